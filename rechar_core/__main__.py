@@ -1,0 +1,8 @@
+"""`python -m rechar_core`: the command line."""
+
+import sys
+
+from .standalone.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

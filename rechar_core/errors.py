@@ -1,0 +1,44 @@
+"""What can go wrong, in one sentence for the person in front of the screen.
+
+Every message says what is wrong, with which file or value, and what to do. Nothing else is raised on bad input.
+"""
+
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class ReCharError(Exception):
+    """Base of all errors that a user can cause and mend."""
+
+
+class FileError(ReCharError):
+    """A file is missing, damaged, of a forbidden type, or cannot be written."""
+
+
+class LoraError(ReCharError):
+    """A LoRA file was read, but what it holds cannot be used as a B-LoRA."""
+
+
+class ModelError(ReCharError):
+    """A base model is not SDXL, is incomplete, or does not fit the LoRA."""
+
+
+class ImageError(ReCharError):
+    """A picture cannot be read or used."""
+
+
+class RecipeError(ReCharError):
+    """A training or sampling setting is outside its range."""
+
+
+class TrainingError(ReCharError):
+    """Training ran but its result is unusable (NaN loss, zero delta, unmatched layer)."""
+
+
+def listed(items: Iterable[str], limit: int = 10) -> str:
+    """The first `limit` items, separated by commas, and how many more there are."""
+    items = list(items)
+    more = f" and {len(items) - limit} more" if len(items) > limit else ""
+    return ", ".join(items[:limit]) + more

@@ -1,0 +1,111 @@
+"""Pictures in and out: reading a file, fitting it to the training resolution, writing a PNG."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .errors import ImageError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+LATENT_SCALE = 8  # pixels a latent cell, SDXL's VAE
+_MOST_PIXELS = 256_000_000  # larger than any real scan; a decompression bomb is refused before it is decoded
+
+
+def list_pictures(path: Path) -> tuple[Path, ...]:
+    """`path` itself, or the pictures directly inside it in name order.
+
+    Raises ImageError if there is no such file or folder, or the folder holds no picture.
+    """
+    if path.is_file():
+        return (path,)
+    if not path.is_dir():
+        raise ImageError(f"There is no picture or folder at {path}; check the path.")
+    found = tuple(sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES and p.is_file()))
+    if not found:
+        raise ImageError(f"The folder {path} holds no picture ({', '.join(PICTURE_SUFFIXES)}); put one in it.")
+    return found
+
+
+def read(path: Path) -> Tensor:
+    """The picture at `path` as (1, 3, H, W) float32 in 0..1, upright (EXIF), transparency over white.
+
+    Raises ImageError if it is missing, not a picture, damaged, or absurdly large.
+    """
+    import numpy as np
+    import torch
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as raw:
+            if raw.width * raw.height > _MOST_PIXELS:
+                raise ImageError(f"{path} is {raw.width} x {raw.height} pixels; scale it down to 16000 x 16000 or less.")
+            rgb = _over_white(ImageOps.exif_transpose(raw))
+    except FileNotFoundError:
+        raise ImageError(f"There is no picture at {path}; check the path.") from None
+    except UnidentifiedImageError:
+        raise ImageError(f"{path} is not a picture that can be read; use PNG, JPEG or WebP.") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ImageError(f"{path} is damaged or cut short ({error}); save it again as PNG.") from None
+    return torch.from_numpy(np.array(rgb, dtype=np.float32) / 255).permute(2, 0, 1)[None].contiguous()
+
+
+def _over_white(picture: Image) -> Image:
+    from PIL import Image
+
+    if picture.mode.startswith("I;16") or picture.mode == "I":
+        picture = picture.point(lambda v: v / 257).convert("L")  # 16-bit scans: PIL's own convert only clips
+    rgba = picture.convert("RGBA")
+    white = Image.new("RGBA", rgba.size, "white")
+    return Image.alpha_composite(white, rgba).convert("RGB")
+
+
+def fit(image: Tensor, resolution: int) -> Tensor:
+    """Scale the shorter side to `resolution` pixels and keep the whole picture: no crop, no squash.
+
+    image: (B, 3, H, W) in 0..1. Returns (B, 3, H', W') in -1..1, the longer side rounded to whole latent cells.
+    Bilinear with antialiasing, as the reference trainer (train_dreambooth_b-lora_sdxl.py, DreamBoothDataset);
+    cropping with true crop offsets is what its authors withdrew. Raises ImageError on an extreme aspect ratio.
+    """
+    import torch.nn.functional as F
+
+    height, width = image.shape[-2:]
+    short, long = sorted((height, width))
+    if short == 0 or long > 8 * short:
+        raise ImageError(f"The picture is {width} x {height}; its sides may differ at most by a factor of 8. Crop it.")
+    longer = max(LATENT_SCALE, round(long * resolution / short / LATENT_SCALE) * LATENT_SCALE)
+    size = (resolution, longer) if height <= width else (longer, resolution)
+    if size != (height, width):
+        image = F.interpolate(image, size, mode="bilinear", antialias=True)
+    return image.clamp(0, 1) * 2 - 1
+
+
+def to_pil(image: Tensor) -> Image:
+    """(3, H, W) in 0..1 as an 8-bit RGB picture."""
+    from PIL import Image
+
+    bytes_ = (image.detach().float().cpu().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+    return Image.fromarray(bytes_)
+
+
+def sheet(rows: Sequence[Sequence[tuple[str, Image]]], title: str, cell: int = 256) -> Image:
+    """A labelled contact sheet: one line of (label, picture) cells per row, under a title."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    gap, label, head = 12, 44, 44
+    columns = max(len(row) for row in rows)
+    size = (gap + columns * (cell + gap), head + len(rows) * (cell + label + gap) + gap)
+    page = Image.new("RGB", size, "white")
+    draw, font = ImageDraw.Draw(page), ImageFont.load_default(15)
+    draw.text((gap, 12), title, fill="black", font=ImageFont.load_default(20))
+    for y, row in enumerate(rows):
+        for x, (text, picture) in enumerate(row):
+            left, top = gap + x * (cell + gap), head + y * (cell + label + gap)
+            page.paste(picture.convert("RGB").resize((cell, cell), Image.Resampling.LANCZOS), (left, top))
+            draw.multiline_text((left, top + cell + 4), text, fill="black", font=font, spacing=2)
+    return page

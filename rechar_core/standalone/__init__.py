@@ -1,0 +1,1 @@
+"""ReChar without ComfyUI: training and generation on diffusers and accelerate, and the command line."""

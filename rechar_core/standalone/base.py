@@ -1,0 +1,153 @@
+"""Loading an SDXL base and asking its encoders: a diffusers folder, a single file, a hub id, or the demo model."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import StableDiffusionXLPipeline
+    from torch import Tensor
+
+    from ..training.denoiser import Conditioning, LatentMoments
+
+DEMO = "demo"
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_FAMILIES = {  # pipeline class prefix -> what people call it
+    "StableDiffusionXL": "SDXL",
+    "StableDiffusion3": "Stable Diffusion 3",
+    "StableDiffusion": "Stable Diffusion 1.x or 2.x",
+    "Flux": "Flux",
+}
+
+
+def load(model: str, dtype: torch.dtype, device: torch.device) -> StableDiffusionXLPipeline:
+    """The SDXL pipeline of `model`, on `device`, its UNet and text encoders in `dtype`, its VAE in fp32.
+
+    model: a diffusers folder, a .safetensors checkpoint, a hub id ("owner/name": the only case that uses the
+    network), or "demo". Raises ModelError if there is no such model, it is incomplete, or it is not SDXL.
+    """
+    pipeline = _load(model, dtype)
+    _check_sdxl(pipeline, model)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.to(device)
+    pipeline.vae.float()  # SDXL's VAE overflows in fp16
+    pipeline.unet.to(dtype)
+    return pipeline
+
+
+def _load(model: str, dtype: torch.dtype) -> StableDiffusionXLPipeline:
+    path = Path(model).expanduser()
+    if model == DEMO:
+        return _demo()
+    if path.is_file():
+        from .single_file import load_single_file
+
+        return load_single_file(path, dtype)
+    if path.is_dir():
+        return _load_folder(path, dtype)
+    if _HUB_ID.fullmatch(model):
+        return _load_hub(model, dtype)
+    raise ModelError(f"There is no model at {model}; give a diffusers folder, a .safetensors file, a hub id or 'demo'.")
+
+
+def _demo() -> StableDiffusionXLPipeline:
+    from diffusers import StableDiffusionXLPipeline
+
+    from ..demo.build import load_demo
+
+    # the demo model learnt the empty prompt as its unconditional; SDXL itself takes zeros
+    return StableDiffusionXLPipeline(**vars(load_demo()), force_zeros_for_empty_prompt=False, add_watermarker=False)
+
+
+def _load_folder(path: Path, dtype: torch.dtype) -> StableDiffusionXLPipeline:
+    from diffusers import StableDiffusionXLPipeline
+
+    index = path / "model_index.json"
+    if not index.is_file():
+        raise ModelError(f"{path} has no model_index.json; give the folder that diffusers saved, or a single file.")
+    try:
+        _check_class(json.loads(index.read_text(encoding="utf-8")).get("_class_name", ""), str(path))
+    except ValueError as error:
+        raise ModelError(f"{index} is damaged ({error}); download the model again.") from None
+    plain = any((path / "unet").glob("*model.safetensors")) or any((path / "unet").glob("*model-0*.safetensors"))
+    settings: dict[str, Any] = {} if plain else {"variant": "fp16"}
+    try:
+        return StableDiffusionXLPipeline.from_pretrained(
+            path, torch_dtype=dtype, use_safetensors=True, local_files_only=True, add_watermarker=False, **settings
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(f"{path} cannot be loaded ({_first_line(error)}); download the model again.") from None
+
+
+def _load_hub(model: str, dtype: torch.dtype) -> StableDiffusionXLPipeline:
+    from diffusers import StableDiffusionXLPipeline
+
+    try:
+        config = StableDiffusionXLPipeline.load_config(model)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"There is no file or folder {model} here, and the hub did not give it ({_first_line(error)}); "
+            "check the name and the network."
+        ) from None
+    _check_class(config.get("_class_name", ""), model)
+    try:
+        return StableDiffusionXLPipeline.from_pretrained(
+            model, torch_dtype=dtype, use_safetensors=True, add_watermarker=False
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(f"{model} cannot be loaded from the hub ({_first_line(error)}); try again.") from None
+
+
+def _check_class(name: str, model: str) -> None:
+    family = next((f for prefix, f in _FAMILIES.items() if name.startswith(prefix)), name or "an unknown kind of model")
+    if family != "SDXL":
+        raise ModelError(f"{model} is {family}; a B-LoRA lives in SDXL only. Choose an SDXL model.")
+
+
+def _check_sdxl(pipeline: StableDiffusionXLPipeline, model: str) -> None:
+    config = pipeline.unet.config
+    missing = [n for n in ("text_encoder", "text_encoder_2", "tokenizer", "vae") if getattr(pipeline, n, None) is None]
+    if missing:
+        raise ModelError(f"{model} lacks {', '.join(missing)} (an SDXL refiner?); choose an SDXL base model.")
+    if config.addition_embed_type != "text_time" or config.in_channels != 4:
+        raise ModelError(
+            f"{model} has {config.in_channels} input channels and '{config.addition_embed_type}' conditioning; "
+            "that is an inpainting, edit or other variant. Choose an SDXL base model."
+        )
+
+
+def encode_prompt(pipeline: StableDiffusionXLPipeline, prompt: str, resolution: int) -> Conditioning:
+    """The conditioning of one prompt at `resolution` squared, no crop.
+
+    time_ids are (R, R, 0, 0, R, R) whatever the aspect ratio, as the reference trainer (compute_time_ids).
+    """
+    import torch
+
+    from ..training.denoiser import Conditioning
+
+    with torch.no_grad():
+        context, _, pooled, _ = pipeline.encode_prompt(prompt, do_classifier_free_guidance=False)
+    r = float(resolution)
+    return Conditioning(context, pooled, torch.tensor([[r, r, 0, 0, r, r]], device=context.device))
+
+
+def encode_picture(pipeline: StableDiffusionXLPipeline, pixels: Tensor) -> LatentMoments:
+    """The VAE's posterior for pixels (1, 3, H, W) in -1..1, encoded once in fp32, scaled."""
+    import torch
+
+    from ..training.denoiser import LatentMoments
+
+    scale = pipeline.vae.config.scaling_factor
+    with torch.no_grad():
+        posterior = pipeline.vae.encode(pixels.to(pipeline.vae.device, torch.float32)).latent_dist
+    return LatentMoments(posterior.mean * scale, posterior.std * scale)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

@@ -1,0 +1,137 @@
+"""The `generate` command: structure + style, structure + text, style + text."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from accelerate import PartialState
+
+from .. import files
+from ..errors import RecipeError
+from ..fusion import AlphaMode, Fusion, applied, fuse
+from .base import load
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionXLPipeline
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to sample. guidance: classifier-free scale, 1 = off; width, height: pixels, None = the model's own size.
+
+    negative None means SDXL's zeros, as the reference; "" is an empty prompt, which is not the same.
+    """
+
+    prompt: str
+    negative: str | None = None
+    steps: int = 30
+    guidance: float = 5.0
+    width: int | None = None
+    height: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.steps <= 1000:
+            raise RecipeError(f"steps is {self.steps}; it must be from 1 to 1000.")
+        if not 0 <= self.guidance <= 100:
+            raise RecipeError(f"guidance is {self.guidance}; it must be from 0 to 100.")
+        for name, size in (("width", self.width), ("height", self.height)):
+            if size is not None and (size < 64 or size > 8192 or size % 8):
+                raise RecipeError(f"{name} is {size}; it must be a multiple of 8 from 64 to 8192.")
+
+
+@dataclass(frozen=True)
+class GenerateJob:
+    """What to draw from what. structure, style: B-LoRA files; seed + i is the seed of picture i."""
+
+    model: str
+    sampling: Sampling
+    output: Path
+    structure: Path | None = None
+    style: Path | None = None
+    structure_alpha: float = 1.0
+    style_alpha: float = 1.0
+    alpha_mode: AlphaMode = "linear"
+    images: int = 4
+    seed: int = 0
+
+
+def generate(job: GenerateJob) -> list[Path]:
+    """Writes `job.images` PNG files into the folder `job.output` and returns their paths.
+
+    Under `accelerate launch` the pictures are shared out between the processes; each returns its own.
+    Raises ReCharError on bad input, before anything is written.
+    """
+    processes = PartialState()
+    if not 1 <= job.images <= 10_000:
+        raise RecipeError(f"images is {job.images}; it must be from 1 to 10000.")
+    fusion = fuse(
+        files.read(job.structure) if job.structure else None,
+        files.read(job.style) if job.style else None,
+        job.structure_alpha,
+        job.style_alpha,
+        job.alpha_mode,
+    )
+    dtype = torch.float16 if processes.device.type == "cuda" else torch.float32
+    pipeline = load(job.model, dtype, processes.device)
+    seeds = [job.seed + i for i in range(job.images)][processes.process_index :: processes.num_processes]
+    written = []
+    job.output.mkdir(parents=True, exist_ok=True)
+    for seed, picture in zip(seeds, sample(pipeline, job.sampling, fusion, seeds), strict=True):
+        written.append(_save(picture, job, seed))
+    processes.wait_for_everyone()
+    return written
+
+
+def sample(
+    pipeline: StableDiffusionXLPipeline, sampling: Sampling, fusion: Fusion, seeds: list[int], progress: bool = True
+) -> Iterator[Image]:
+    """One picture per seed, with `fusion` in the UNet's weights meanwhile; afterwards they are as before.
+
+    The noise is drawn on the CPU: a seed means the same picture on every device, up to its kernels' rounding.
+    """
+    from tqdm import tqdm
+
+    pipeline.unet.eval()
+    with applied(pipeline.unet, fusion), tqdm(
+        total=len(seeds), desc="Drawing", unit="picture", ascii=True, disable=not progress
+    ) as bar:
+        for seed in seeds:
+            yield pipeline(
+                sampling.prompt,
+                negative_prompt=sampling.negative,
+                num_inference_steps=sampling.steps,
+                guidance_scale=sampling.guidance,
+                width=sampling.width,
+                height=sampling.height,
+                generator=torch.Generator().manual_seed(seed),
+            ).images[0]
+            bar.update()
+
+
+def _save(picture: Image, job: GenerateJob, seed: int) -> Path:
+    from PIL.PngImagePlugin import PngInfo
+
+    settings = {
+        "model": job.model,
+        **vars(job.sampling),
+        "seed": seed,
+        "structure": job.structure and job.structure.name,
+        "structure_alpha": job.structure_alpha,
+        "style": job.style and job.style.name,
+        "style_alpha": job.style_alpha,
+        "alpha_mode": job.alpha_mode,
+    }
+    info = PngInfo()
+    info.add_itxt("rechar", json.dumps(settings, ensure_ascii=False))
+    path = job.output / f"seed_{seed:05d}.png"
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    picture.save(temporary, "PNG", pnginfo=info)
+    temporary.replace(path)
+    return path

@@ -1,0 +1,1 @@
+"""Training a B-LoRA: recipe, draws, objective, adapters, loop, resumable state."""

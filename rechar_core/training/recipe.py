@@ -1,0 +1,90 @@
+"""The settings of one training run, frozen and validated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args, get_type_hints
+
+from ..blocks import BLOCKS, Block, block_named
+from ..errors import RecipeError
+
+Target = Literal["both", "structure", "style"]
+Optimizer = Literal["adamw", "adamw8bit", "prodigy"]
+Precision = Literal["no", "fp16", "bf16"]
+Checkpointing = Literal["auto", "on", "off"]
+
+
+@dataclass(frozen=True)
+class TrainingRecipe:
+    """Defaults are the published trainer's (train_dreambooth_b-lora_sdxl.py and its README).
+
+    prompt: what the picture is called in training, the LoRA's trigger. target: the blocks that are trained.
+    rank: of each adapter, 1..1024. steps: optimizer steps. learning_rate: constant, no warm-up.
+    resolution: pixels of the shorter side, a multiple of 8. batch_size: noise draws of one picture a step.
+    weight_decay, betas, epsilon: the optimizer's. max_grad_norm: gradients are clipped to this L2 norm.
+    precision: of the frozen base; the adapters, their gradients and the optimizer are always fp32.
+    """
+
+    prompt: str = "A [v]"
+    target: Target = "both"
+    rank: int = 64
+    steps: int = 1000
+    learning_rate: float = 5e-5
+    resolution: int = 1024
+    seed: int = 0
+    batch_size: int = 1
+    optimizer: Optimizer = "adamw"
+    precision: Precision = "no"
+    gradient_checkpointing: Checkpointing = "auto"
+    weight_decay: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    epsilon: float = 1e-8
+    max_grad_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        self._check_choices()
+        self._check_range("rank", 1, 1024)
+        self._check_range("steps", 1, 1_000_000)
+        self._check_range("batch_size", 1, 256)
+        self._check_range("seed", 0, 2**63 - 1)
+        self._check_range("resolution", 64, 4096)
+        if self.resolution % 8:
+            raise RecipeError(f"resolution is {self.resolution}; it must be a multiple of 8, say 1024.")
+        for name in ("learning_rate", "epsilon", "max_grad_norm"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise RecipeError(f"{name} is {value}; it must be a number above 0.")
+        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            raise RecipeError(f"weight_decay is {self.weight_decay}; it must be 0 or more.")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise RecipeError(f"betas are {self.betas}; each must lie in 0..1, 1 not included.")
+
+    def _check_choices(self) -> None:
+        for name, hint in get_type_hints(type(self)).items():
+            choices = get_args(hint)
+            if choices and isinstance(choices[0], str) and getattr(self, name) not in choices:
+                raise RecipeError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}.")
+
+    def _check_range(self, name: str, low: int, high: int) -> None:
+        value = getattr(self, name)
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise RecipeError(f"{name} is {value!r}; it must be a whole number from {low} to {high}.")
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """The blocks that are trained."""
+        return BLOCKS if self.target == "both" else (block_named(self.target),)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for metadata and logs."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> TrainingRecipe:
+        """The inverse of `to_json`. Raises RecipeError on an unknown name."""
+        unknown = sorted(set(values) - {f.name for f in fields(cls)})
+        if unknown:
+            raise RecipeError(f"The recipe has unknown settings: {', '.join(unknown)}; remove them.")
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})

@@ -1,0 +1,87 @@
+"""Reading and fitting pictures."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from rechar_core import images
+from rechar_core.errors import ImageError
+
+
+def save(path, picture):
+    picture.save(path)
+    return path
+
+
+def test_fit_matches_the_reference_trainers_resize(tmp_path):
+    """The reference resizes with PIL (bilinear, antialias); ours works on tensors and may differ by rounding only."""
+    noise = np.random.default_rng(0).integers(0, 256, (300, 500, 3), dtype=np.uint8)
+    picture = Image.fromarray(noise)
+    ours = images.fit(images.read(save(tmp_path / "a.png", picture)), 240)
+    theirs = np.asarray(picture.resize((400, 240), Image.Resampling.BILINEAR), dtype=np.float32) / 127.5 - 1
+    assert ours.shape == (1, 3, 240, 400)
+    assert np.abs(ours[0].permute(1, 2, 0).numpy() - theirs).max() < 1.5 / 127.5
+
+
+@pytest.mark.parametrize(("size", "expected"), [((100, 200), (64, 128)), ((200, 100), (128, 64)), ((77, 77), (64, 64))])
+def test_fit_keeps_the_whole_picture(size, expected):
+    fitted = images.fit(torch.rand(1, 3, *size), 64)
+    assert tuple(fitted.shape[-2:]) == expected
+    assert fitted.min() >= -1 and fitted.max() <= 1
+
+
+def test_fit_leaves_a_fitting_picture_alone():
+    image = torch.rand(1, 3, 64, 128)
+    assert torch.equal(images.fit(image, 64), image * 2 - 1)
+
+
+def test_extreme_shape_is_refused():
+    with pytest.raises(ImageError, match="1000 x 10; .* factor of 8"):
+        images.fit(torch.rand(1, 3, 10, 1000), 64)
+
+
+def test_read_lays_transparency_on_white_and_turns_upright(tmp_path):
+    clear = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
+    assert images.read(save(tmp_path / "clear.png", clear)).min() == 1
+    turned = Image.new("RGB", (4, 8), "black")
+    exif = turned.getexif()
+    exif[0x0112] = 6  # rotated by 90 degrees
+    turned.save(tmp_path / "turned.jpg", exif=exif)
+    assert images.read(tmp_path / "turned.jpg").shape == (1, 3, 4, 8)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "CMYK", "I;16"])
+def test_read_understands_every_common_mode(tmp_path, mode):
+    suffix = "tif" if mode == "CMYK" else "png"
+    grey = Image.new("I;16", (4, 4), 32896) if mode == "I;16" else Image.new("L", (4, 4), 128).convert(mode)
+    read = images.read(save(tmp_path / f"a.{suffix}", grey))
+    assert read.shape == (1, 3, 4, 4)
+    if mode != "1":
+        assert torch.allclose(read, torch.full_like(read, 128 / 255), atol=0.02)
+
+
+def test_bad_files_are_named(tmp_path):
+    (tmp_path / "text.png").write_text("hello", encoding="utf-8")
+    good = save(tmp_path / "good.png", Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), "uint8")))
+    (tmp_path / "cut.png").write_bytes(good.read_bytes()[:3000])
+    for name, words in [("none.png", "no picture at"), ("text.png", "not a picture"), ("cut.png", "damaged or cut")]:
+        with pytest.raises(ImageError, match=words):
+            images.read(tmp_path / name)
+
+
+def test_list_pictures(tmp_path):
+    with pytest.raises(ImageError, match="holds no picture"):
+        images.list_pictures(tmp_path)
+    with pytest.raises(ImageError, match="no picture or folder"):
+        images.list_pictures(tmp_path / "gone")
+    for name in ("b.png", "a.JPG", "notes.txt"):
+        (tmp_path / name).write_bytes(b"")
+    assert [p.name for p in images.list_pictures(tmp_path)] == ["a.JPG", "b.png"]
+
+
+def test_to_pil_round_trip():
+    picture = torch.randint(0, 256, (3, 5, 7)) / 255
+    assert np.array_equal(np.asarray(images.to_pil(picture)), (picture.permute(1, 2, 0) * 255).round().byte().numpy())
