@@ -3,7 +3,6 @@
 Every message says what is wrong, with which file or value, and what to do. Nothing else is raised on bad input.
 """
 
-
 from __future__ import annotations
 
 from collections.abc import Iterable

@@ -26,7 +26,9 @@ def test_fit_matches_the_reference_trainers_resize(tmp_path):
     assert np.abs(ours[0].permute(1, 2, 0).numpy() - theirs).max() < 1.5 / 127.5
 
 
-@pytest.mark.parametrize(("size", "expected"), [((100, 200), (64, 128)), ((200, 100), (128, 64)), ((77, 77), (64, 64))])
+@pytest.mark.parametrize(
+    ("size", "expected"), [((100, 200), (64, 128)), ((200, 100), (128, 64)), ((77, 77), (64, 64))]
+)
 def test_fit_keeps_the_whole_picture(size, expected):
     fitted = images.fit(torch.rand(1, 3, *size), 64)
     assert tuple(fitted.shape[-2:]) == expected
@@ -65,9 +67,16 @@ def test_read_understands_every_common_mode(tmp_path, mode):
 
 def test_bad_files_are_named(tmp_path):
     (tmp_path / "text.png").write_text("hello", encoding="utf-8")
-    good = save(tmp_path / "good.png", Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), "uint8")))
+    good = save(
+        tmp_path / "good.png",
+        Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), "uint8")),
+    )
     (tmp_path / "cut.png").write_bytes(good.read_bytes()[:3000])
-    for name, words in [("none.png", "no picture at"), ("text.png", "not a picture"), ("cut.png", "damaged or cut")]:
+    for name, words in [
+        ("none.png", "no picture at"),
+        ("text.png", "not a picture"),
+        ("cut.png", "damaged or cut"),
+    ]:
         with pytest.raises(ImageError, match=words):
             images.read(tmp_path / name)
 
@@ -84,4 +93,6 @@ def test_list_pictures(tmp_path):
 
 def test_to_pil_round_trip():
     picture = torch.randint(0, 256, (3, 5, 7)) / 255
-    assert np.array_equal(np.asarray(images.to_pil(picture)), (picture.permute(1, 2, 0) * 255).round().byte().numpy())
+    assert np.array_equal(
+        np.asarray(images.to_pil(picture)), (picture.permute(1, 2, 0) * 255).round().byte().numpy()
+    )

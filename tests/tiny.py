@@ -67,7 +67,9 @@ class PublishedDraws:
 
     def down(self, module: str, rank: int, width: int) -> torch.Tensor:
         out = self.layers[module].weight.shape[0]
-        torch.empty(rank, width).uniform_(generator=self.generator)  # nn.Linear's own initial values, discarded
+        torch.empty(rank, width).uniform_(
+            generator=self.generator
+        )  # nn.Linear's own initial values, discarded
         torch.empty(out, rank).uniform_(generator=self.generator)
         return torch.empty(rank, width).normal_(0, 1 / rank, generator=self.generator)
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from accelerate import PartialState
 
 from .. import files
 from ..errors import RecipeError
 from ..fusion import AlphaMode, Fusion, applied, fuse
 from .base import load
+from .processes import processes
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
@@ -68,7 +68,7 @@ def generate(job: GenerateJob) -> list[Path]:
     Under `accelerate launch` the pictures are shared out between the processes; each returns its own.
     Raises ReCharError on bad input, before anything is written.
     """
-    processes = PartialState()
+    here = processes()
     if not 1 <= job.images <= 10_000:
         raise RecipeError(f"images is {job.images}; it must be from 1 to 10000.")
     fusion = fuse(
@@ -78,14 +78,14 @@ def generate(job: GenerateJob) -> list[Path]:
         job.style_alpha,
         job.alpha_mode,
     )
-    dtype = torch.float16 if processes.device.type == "cuda" else torch.float32
-    pipeline = load(job.model, dtype, processes.device)
-    seeds = [job.seed + i for i in range(job.images)][processes.process_index :: processes.num_processes]
+    dtype = torch.float16 if here.device.type == "cuda" else torch.float32
+    pipeline = load(job.model, dtype, here.device)
+    seeds = [job.seed + i for i in range(job.images)][here.process_index :: here.num_processes]
     written = []
     job.output.mkdir(parents=True, exist_ok=True)
     for seed, picture in zip(seeds, sample(pipeline, job.sampling, fusion, seeds), strict=True):
         written.append(_save(picture, job, seed))
-    processes.wait_for_everyone()
+    here.wait_for_everyone()
     return written
 
 

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import FileError, ModelError
+from ..errors import FileError, ModelError, listed
+from ..storage import opened
 
 if TYPE_CHECKING:
     import torch
@@ -26,12 +27,18 @@ _CROSS = "transformer_blocks.0.attn2.to_k.weight"
 _FAMILIES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("a Chroma model", ("distilled_guidance_layer.in_proj.bias",)),
     ("a Flux.2 model", ("single_stream_modulation.lin.weight",)),
-    ("a Flux model", ("double_blocks.0.img_attn.norm.key_norm.scale", "double_blocks.0.img_attn.qkv.weight")),
-    ("an SD3 model", ("joint_blocks.0.context_block.adaLN_modulation.1.bias",)),
+    ("a Flux model", ("double_blocks.0.img_attn.qkv.weight", "single_transformer_blocks.0.attn.to_q.weight")),
+    (
+        "an SD3 model",
+        (
+            "joint_blocks.0.context_block.adaLN_modulation.1.bias",
+            "transformer_blocks.0.norm1_context.linear.weight",
+        ),
+    ),
     ("an AuraFlow model", ("double_layers.0.attn.w1q.weight",)),
     ("a Z-Image or Lumina 2 model", ("cap_embedder.0.weight",)),
     ("a Wan video model", ("head.modulation",)),
-    ("a Qwen-Image model", ("transformer_blocks.0.attn.add_q_proj.weight",)),
+    ("a Qwen-Image model", ("transformer_blocks.0.img_mod.1.weight",)),
     ("a ControlNet", ("control_model.time_embed.0.weight", "controlnet_cond_embedding.conv_in.weight")),
     ("Playground v2.5, whose noise schedule (EDM) is not SDXL's", ("edm_mean",)),
     ("an SDXL with the EDM noise schedule (CosXL)", ("edm_vpred.sigma_max",)),
@@ -86,22 +93,11 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
     Raises: FileError.
     """
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
-        raise FileError(f"There is no file {path}.")
-    if path.suffix.lower() != ".safetensors":
-        raise FileError(
-            f"{path.name} is not a .safetensors file. Files of other kinds (.ckpt, .pt, .bin) can run code when"
-            " they are opened and are refused: get the model as .safetensors."
-        )
-    try:
-        with safe_open(path, framework="np") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise FileError(
-            f"{path.name} is damaged or not a safetensors file ({error}): download it again."
-        ) from error
+    with opened(path) as file:
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    if path.suffix != ".safetensors":  # diffusers would open any other name as a pickle
+        raise FileError(f"'{path}' holds safetensors under another name; rename it to end in .safetensors.")
+    return shapes
 
 
 def check_base(name: str, shapes: Shapes) -> None:
@@ -182,5 +178,4 @@ def check_complete(name: str, pipeline: Any) -> None:
         f"{p}.{key}" for p in parts for key, value in getattr(pipeline, p).named_parameters() if value.is_meta
     ]
     if empty:
-        more = f" and {len(empty) - 10} more" if len(empty) > 10 else ""
-        raise ModelError(f"{name} lacks {', '.join(empty[:10])}{more}: the file is incomplete.")
+        raise ModelError(f"{name} lacks {listed(empty)}: the file is incomplete.")

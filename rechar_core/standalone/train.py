@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import PartialState
 from accelerate.utils import reduce
 from torch import Tensor
 
@@ -24,8 +23,10 @@ from ..training.loop import Share, Training
 from ..training.recipe import TrainingRecipe
 from .base import encode_picture, encode_prompt, load
 from .denoiser import DiffusersDenoiser
+from .processes import processes, say
 
 if TYPE_CHECKING:
+    from accelerate import PartialState
     from diffusers import StableDiffusionXLPipeline
 
 _DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -51,27 +52,27 @@ def train(job: TrainJob) -> Path:
     On Ctrl-C the state is kept beside the output (`<output>.state`) and KeyboardInterrupt goes on to the caller.
     Raises ReCharError on bad input, before anything is written.
     """
-    processes = PartialState()
+    here = processes()
     pictures = list_pictures(job.image)  # before the model is loaded: a wrong path should not cost a minute
     pixels = [fit(read(p), job.recipe.resolution) for p in pictures]
-    pipeline = load(job.model, _DTYPES[job.recipe.precision], processes.device)
-    training = prepare(pipeline, pixels, job.recipe, _share(processes))
+    pipeline = load(job.model, _DTYPES[job.recipe.precision], here.device)
+    training = prepare(pipeline, pixels, job.recipe, _share(here))
     state = job.output.with_name(job.output.name + ".state")
-    if job.fresh and processes.is_main_process:
+    if job.fresh and here.is_main_process:
         state.unlink(missing_ok=True)
-    processes.wait_for_everyone()
+    here.wait_for_everyone()
     if state.is_file():
         checkpoint.resume(training, state)
-        _say(f"Going on from step {training.done} of {job.recipe.steps} ({state}).")
+        say(f"Going on from step {training.done} of {job.recipe.steps} ({state}).")
     started, first = time.perf_counter(), training.done
-    _run(training, state, processes)
+    _run(training, state, here)
     seconds = time.perf_counter() - started
-    if processes.is_main_process:
+    if here.is_main_process:
         files.write(training.blora(), job.output, thumbnail=thumbnail(pixels[0]), title=job.output.stem)
         state.unlink(missing_ok=True)
-    if job.log and processes.is_main_process:
+    if job.log and here.is_main_process:
         write_log(training, seconds / max(1, training.done - first), job.log)
-    processes.wait_for_everyone()
+    here.wait_for_everyone()
     return job.output
 
 
@@ -103,25 +104,25 @@ def _checkpoint(recipe: TrainingRecipe, device: torch.device) -> bool:
         return False
     free, _ = torch.cuda.mem_get_info(device)
     chosen = free < _ROOMY
-    _say(f"Gradient checkpointing {'on' if chosen else 'off'}: {free / 2**30:.1f} GB of GPU memory are free.")
+    say(f"Gradient checkpointing {'on' if chosen else 'off'}: {free / 2**30:.1f} GB of GPU memory are free.")
     return chosen
 
 
-def _share(processes: PartialState) -> Share:
+def _share(here: PartialState) -> Share:
     def average(tensors: list[Tensor]) -> None:
         flat = reduce(torch.cat([t.reshape(-1) for t in tensors]), "mean")  # one message a step instead of 321
         for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
             tensor.copy_(part.view_as(tensor))
 
-    if processes.num_processes == 1:
+    if here.num_processes == 1:
         return Share()
-    return Share(processes.process_index, processes.num_processes, average)
+    return Share(here.process_index, here.num_processes, average)
 
 
-def _run(training: Training, state: Path, processes: PartialState) -> None:
+def _run(training: Training, state: Path, here: PartialState) -> None:
     from tqdm import tqdm
 
-    total, main = training.recipe.steps, processes.is_main_process
+    total, main = training.recipe.steps, here.is_main_process
     with tqdm(total=total, initial=training.done, desc="Training", unit="step", disable=not main, ascii=True) as bar:
         try:
             for step in training.steps():
@@ -134,7 +135,7 @@ def _run(training: Training, state: Path, processes: PartialState) -> None:
             if main and training.done:
                 state.parent.mkdir(parents=True, exist_ok=True)
                 checkpoint.save(training, state)
-                _say(f"\nStopped at step {training.done} of {total}; the same command goes on from there ({state}).")
+                say(f"\nStopped at step {training.done} of {total}; the same command goes on from there ({state}).")
             raise
 
 
@@ -177,7 +178,3 @@ def peak_memory(device: torch.device) -> int:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
-
-def _say(text: str) -> None:
-    if PartialState().is_main_process:
-        print(text, file=sys.stderr)

@@ -1,0 +1,174 @@
+"""Alpha-controlled fusion: the structure block of one B-LoRA and the style block of another, each with a strength.
+
+The two blocks share no layer, so the fusion is a union and its order does not matter (B-LoRA, Frenkel et al.,
+ECCV 2024, section 4).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, cast
+
+from .blocks import STRUCTURE, STYLE, Block
+from .errors import LoraError, ModelError, listed
+from .keys import PASSTHROUGH
+from .lora import BLora, LoraPair
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
+
+AlphaMode = Literal["linear", "reference"]
+
+# The published code multiplies down and up by alpha each, so its delta grows with the square (../shared/spec/blora.md).
+_STRENGTHS: Mapping[str, Callable[[float], float]] = {
+    "linear": lambda alpha: alpha,
+    "reference": lambda alpha: alpha * alpha,
+}
+ALPHA_MODES: tuple[str, ...] = tuple(_STRENGTHS)
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """What is to be added to a model. Nothing in it has strength 0.
+
+    pairs: diffusers module path -> (pair, strength). passthrough: module path -> (part -> tensor, strength), for the
+    kinds that only the host can apply.
+    """
+
+    pairs: Mapping[str, tuple[LoraPair, float]]
+    passthrough: Mapping[str, tuple[Mapping[str, Tensor], float]]
+
+    def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Compare every layer with the model's weight shapes: module path -> (out, in), or (out, in, 1, 1).
+
+        Raises ModelError listing up to ten layers that the model lacks or has in another shape.
+        """
+        misfits = [m for m in (_misfit(path, p, shapes) for path, (p, _) in self.pairs.items()) if m]
+        misfits += [f"{path} is not in the model" for path in self.passthrough if path not in shapes]
+        if misfits:
+            total = len(self.pairs) + len(self.passthrough)
+            raise ModelError(
+                f"The LoRA does not fit this model in {len(misfits)} of {total} layers ({listed(misfits)}); "
+                "choose the SDXL model it was trained for."
+            )
+
+
+def strength(alpha: float, mode: str = "linear") -> float:
+    """The factor of the delta that a user's alpha means: alpha, or alpha^2 in "reference" mode.
+
+    Raises LoraError if alpha is not finite or the mode is unknown.
+    """
+    if mode not in _STRENGTHS:
+        raise LoraError(f"There is no alpha mode '{mode}'; choose one of {listed(ALPHA_MODES)}.")
+    if not math.isfinite(alpha):
+        raise LoraError(f"Alpha is {alpha}; give a finite number, usually between 0 and 2.")
+    return _STRENGTHS[mode](float(alpha))
+
+
+def fuse(
+    structure: BLora | None,
+    style: BLora | None,
+    structure_alpha: float = 1.0,
+    style_alpha: float = 1.0,
+    alpha_mode: str = "linear",
+) -> Fusion:
+    """The structure block of `structure` and the style block of `style`; either may be None, alpha 0 leaves it out.
+
+    Raises LoraError if a given LoRA has nothing in its block, or an alpha or the mode is unusable.
+    """
+    pairs: dict[str, tuple[LoraPair, float]] = {}
+    passthrough: dict[str, tuple[Mapping[str, Tensor], float]] = {}
+    for block, blora, alpha in ((STRUCTURE, structure, structure_alpha), (STYLE, style, style_alpha)):
+        factor = strength(alpha, alpha_mode)
+        part = None if blora is None else _selected(blora, block)
+        if part is not None and factor != 0:
+            pairs.update({path: (pair, factor) for path, pair in part.pairs.items()})
+            passthrough.update({path: (parts, factor) for path, parts in part.passthrough.items()})
+    return Fusion(pairs, passthrough)
+
+
+@contextmanager
+def applied(unet: Module, fusion: Fusion) -> Iterator[None]:
+    """While open, the linear layers of a diffusers UNet carry the fusion; afterwards their own weights are back.
+
+    The original tensors are set aside, never written to, so what comes back is bit-identical. The fusion is checked
+    against the UNet before anything changes. Raises LoraError for kinds that only ComfyUI can apply, ModelError if
+    the fusion does not fit.
+    """
+    import torch
+
+    kinds = sorted(
+        {PASSTHROUGH[p] for parts, _ in fusion.passthrough.values() for p in parts if p in PASSTHROUGH}
+    )
+    if kinds:
+        raise LoraError(
+            f"Only ComfyUI can apply {listed(kinds)} weights; use this file there, or a plain LoRA here."
+        )
+    fusion.check(weight_shapes(unet))
+    modules = {path: unet.get_submodule(path) for path in fusion.pairs}
+    originals = {path: module._parameters["weight"] for path, module in modules.items()}
+    try:
+        for path, (pair, factor) in fusion.pairs.items():
+            weight = patched(cast("Tensor", originals[path]), pair, factor)
+            modules[path]._parameters["weight"] = torch.nn.Parameter(weight, requires_grad=False)
+        yield
+    finally:
+        for path, original in originals.items():
+            modules[path]._parameters["weight"] = original
+
+
+def patched(weight: Tensor, pair: LoraPair, strength: float) -> Tensor:
+    """A copy of a layer's weight (out, in) with the pair added, computed in fp32 and cast back.
+
+    With a DoRA scale m the changed weight is W' = m * (W + delta) / ||W + delta||, the norm taken per output for m
+    (out, 1) and per input for m (1, in) (DoRA, Liu et al. 2024, eq. 5); strength moves from W to W' in a straight line.
+    """
+    import torch
+
+    with torch.no_grad():
+        base = weight.detach().flatten(1).to(torch.promote_types(weight.dtype, torch.float32))
+        delta = pair.delta().to(base)
+        if pair.dora_scale is not None:
+            delta = _decomposed(base + delta, pair.dora_scale.to(base)) - base
+        return (base + strength * delta).reshape(weight.shape).to(weight.dtype)
+
+
+def weight_shapes(unet: Module) -> dict[str, tuple[int, ...]]:
+    """Module path -> shape of its weight, for all modules of a torch model that have one."""
+    suffix = ".weight"
+    return {n.removesuffix(suffix): tuple(p.shape) for n, p in unet.named_parameters() if n.endswith(suffix)}
+
+
+def _decomposed(weight: Tensor, magnitude: Tensor) -> Tensor:
+    import torch
+
+    per_output = magnitude.shape[0] == weight.shape[0]
+    norm = torch.linalg.vector_norm(weight, dim=1 if per_output else 0, keepdim=True)  # (out, 1) or (1, in)
+    changed: Tensor = weight * (magnitude / norm.clamp_min(torch.finfo(weight.dtype).tiny))
+    return changed
+
+
+def _selected(blora: BLora, block: Block) -> BLora:
+    part = blora.select(block)
+    if not part.modules:
+        has = listed(b.name for b in blora.blocks) or "nothing"
+        raise LoraError(
+            f"The {block.name} LoRA has no weights in the {block.name} block ({block.path}), it has {has}; "
+            f"give a B-LoRA trained for {block.name}."
+        )
+    return part
+
+
+def _misfit(path: str, pair: LoraPair, shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+    """What keeps a pair from fitting the model's layer, or None."""
+    wanted = (pair.up.shape[0], pair.down.shape[1])
+    if path not in shapes:
+        return f"{path} is not in the model"
+    shape = tuple(shapes[path])
+    if shape[:2] == wanted and all(n == 1 for n in shape[2:]):
+        return None
+    return f"{path} is {list(wanted)} in the LoRA and {list(shape)} in the model"

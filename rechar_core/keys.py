@@ -1,0 +1,228 @@
+"""LoRA key grammars: one row of `GRAMMARS` per format a user may hold.
+
+A key is prefix + module + suffix. The prefix and the suffix are literal; the module is spelled in one of a few
+ways, all resolved exactly against the list of layers that the two blocks have, so that "attentions.1" never
+matches "attentions.10" and "to_out_0" is known to mean "to_out.0".
+
+Formats: ../shared/spec/blora.md, "Key formats a user may hold".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from .blocks import BLOCKS
+
+# The layers inside one transformer block, and those around the transformer blocks (the same in both UNets).
+_ATTENTION = tuple(f"{a}.to_{x}" for a in ("attn1", "attn2") for x in ("q", "k", "v", "out.0"))
+_LAYERS = (*_ATTENTION, "ff.net.0.proj", "ff.net.2", "norm1", "norm2", "norm3")
+_EDGES = ("proj_in", "proj_out", "norm")
+
+_DIFFUSERS_ROOTS = (
+    *("down_blocks", "mid_block", "up_blocks"),
+    *("conv_in", "conv_out", "conv_norm_out", "time_embedding", "add_embedding", "class_embedding"),
+)
+_HOST_ROOTS = ("input_blocks", "middle_block", "output_blocks", "time_embed", "label_emb", "out")
+
+# Parts that are not a low-rank pair and that only the host can apply -> the kind they belong to.
+PASSTHROUGH: Mapping[str, str] = {
+    **dict.fromkeys(("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2"), "LoHa"),
+    **dict.fromkeys(("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b"), "LoKr"),
+    **dict.fromkeys(("lokr_t1", "lokr_t2"), "LoKr"),
+    **dict.fromkeys(("a1.weight", "a2.weight", "b1.weight", "b2.weight"), "GLoRA"),
+    **dict.fromkeys(("oft_blocks", "oft_diag", "rescale"), "OFT"),
+    **dict.fromkeys(("diff", "diff_b", "w_norm", "b_norm", "set_weight"), "full difference"),
+    **dict.fromkeys(("lora_mid.weight", "reshape_weight"), "Tucker LoRA"),
+}
+PARTS = ("down", "up", "alpha", "dora_scale", *PASSTHROUGH)
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """How module paths are written in a key: each field maps the written form to diffusers' dotted form."""
+
+    separator: str
+    blocks: Mapping[str, str]
+    layers: Mapping[str, str]
+    edges: Mapping[str, str]
+    roots: tuple[str, ...]
+
+    def resolve(self, text: str) -> tuple[str, bool] | None:
+        """(diffusers path, True) inside the two blocks, (text, False) elsewhere in the UNet, None if neither."""
+        sep = self.separator
+        for written, path in self.blocks.items():
+            if text == written or text.startswith(written + sep):
+                tail = self._tail(text[len(written) + len(sep) :])
+                return None if tail is None else (f"{path}.{tail}", True)
+        known = any(text == root or text.startswith(root + sep) for root in self.roots)
+        return (text, False) if known else None
+
+    def spell(self, path: str) -> str:
+        """The written form of a diffusers path inside the two blocks. Raises KeyError for any other path."""
+        sep = self.separator
+        block = next((w for w, p in self.blocks.items() if path.startswith(p + ".")), None)
+        if block is None:
+            raise KeyError(path)
+        tail = path[len(self.blocks[block]) + 1 :]
+        match = _TRANSFORMER_BLOCK["."].fullmatch(tail)
+        if match:
+            layer = {p: w for w, p in self.layers.items()}[match[2]]
+            return sep.join((block, "transformer_blocks", match[1], layer))
+        return block + sep + {p: w for w, p in self.edges.items()}[tail]
+
+    def _tail(self, text: str) -> str | None:
+        match = _TRANSFORMER_BLOCK[self.separator].fullmatch(text)
+        if match is None:
+            return self.edges.get(text)
+        layer = self.layers.get(match[2])
+        return None if layer is None else f"transformer_blocks.{match[1]}.{layer}"
+
+
+_TRANSFORMER_BLOCK = {
+    ".": re.compile(r"transformer_blocks\.(0|[1-9]\d*)\.(.+)"),
+    "_": re.compile(r"transformer_blocks_(0|[1-9]\d*)_(.+)"),
+}
+
+
+def _spelling(separator: str, *, host: bool) -> Spelling:
+    def written(names: tuple[str, ...]) -> dict[str, str]:
+        return {n.replace(".", separator): n for n in names}
+
+    return Spelling(
+        separator,
+        {(b.host if host else b.path).replace(".", separator): b.path for b in BLOCKS},
+        written(_LAYERS),
+        written(_EDGES),
+        _HOST_ROOTS if host else _DIFFUSERS_ROOTS,
+    )
+
+
+_DOTTED = _spelling(".", host=False)
+_FLAT = _spelling("_", host=False)
+_HOST_DOTTED = _spelling(".", host=True)
+_HOST_FLAT = _spelling("_", host=True)
+# diffusers < 0.18 named the attention processor and left out the ".0" of to_out; it knew no other layers.
+_PROCESSOR = Spelling(
+    ".",
+    _DOTTED.blocks,
+    {layer.replace(".to_", ".processor.to_").removesuffix(".0"): layer for layer in _ATTENTION},
+    {},
+    _DIFFUSERS_ROOTS,
+)
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """One format. Prefixes and suffixes are listed with the one that is written first.
+
+    suffixes: part -> its endings. holds: the parts that may be written; "alpha" is absent where the format has no
+    place for it, and the writer then folds alpha / rank into the up weight.
+    """
+
+    name: str
+    prefixes: tuple[str, ...]
+    spelling: Spelling
+    suffixes: Mapping[str, tuple[str, ...]]
+    holds: frozenset[str]
+
+    def parse(self, key: str) -> Parsed | None:
+        for prefix in self.prefixes:
+            if not key.startswith(prefix):
+                continue
+            for part, endings in self.suffixes.items():
+                for ending in endings:
+                    found = key.endswith(ending) and self.spelling.resolve(key[len(prefix) : -len(ending)])
+                    if found:
+                        return Parsed(self.name, found[0], part, found[1])
+        return None
+
+    def format(self, module: str, part: str) -> str:
+        """The key of a module's part. Raises KeyError for a module outside the two blocks or an unknown part."""
+        return self.prefixes[0] + self.spelling.spell(module) + self.suffixes[part][0]
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """What a key means. `module` is a diffusers path inside the two blocks, and the raw text outside them."""
+
+    format: str
+    module: str
+    part: str
+    inside: bool
+
+
+_KOHYA_SUFFIXES = {
+    "down": (".lora_down.weight",),
+    "up": (".lora_up.weight",),
+    "alpha": (".alpha",),
+    "dora_scale": (".dora_scale",),
+    **{part: ("." + part,) for part in PASSTHROUGH},
+}
+_PEFT_SUFFIXES = {
+    "down": (".lora_A.weight",),
+    "up": (".lora_B.weight",),
+    "alpha": (".alpha",),
+    "dora_scale": (".lora_magnitude_vector",),
+}
+_DIFFUSERS_SUFFIXES = {
+    "down": (".lora.down.weight", ".lora_linear_layer.down.weight", ".lora_down.weight"),
+    "up": (".lora.up.weight", ".lora_linear_layer.up.weight", ".lora_up.weight"),
+    "alpha": (".alpha",),
+    "dora_scale": (".lora_magnitude_vector", ".dora_scale"),
+}
+_PROCESSOR_SUFFIXES = {"down": ("_lora.down.weight",), "up": ("_lora.up.weight",), "alpha": (".alpha",)}
+_COMFY_SUFFIXES = {p: (*e, *_PEFT_SUFFIXES.get(p, ())) for p, e in _KOHYA_SUFFIXES.items()}
+
+_ALL = frozenset(PARTS)
+_NO_ALPHA = frozenset(("down", "up", "dora_scale"))
+_PEFT_PREFIXES = ("unet.", "unet.base_model.model.", "base_model.model.unet.", "base_model.model.", "")
+
+GRAMMARS: tuple[Grammar, ...] = (
+    Grammar("kohya", ("lora_unet_",), _FLAT, _KOHYA_SUFFIXES, _ALL),
+    Grammar("kohya-sgm", ("lora_unet_",), _HOST_FLAT, _KOHYA_SUFFIXES, _ALL),
+    Grammar("comfy", ("diffusion_model.",), _HOST_DOTTED, _COMFY_SUFFIXES, _ALL),
+    Grammar("lycoris", ("lycoris_",), _FLAT, _KOHYA_SUFFIXES, _ALL),
+    Grammar("diffusers", ("unet.", ""), _DOTTED, _DIFFUSERS_SUFFIXES, _NO_ALPHA),
+    Grammar("diffusers-0.24", ("unet.unet.",), _DOTTED, _DIFFUSERS_SUFFIXES, _NO_ALPHA),
+    Grammar("diffusers-processor", ("unet.", ""), _PROCESSOR, _PROCESSOR_SUFFIXES, frozenset(("down", "up"))),
+    Grammar("peft", _PEFT_PREFIXES, _DOTTED, _PEFT_SUFFIXES, _NO_ALPHA),
+)
+WRITABLE: tuple[str, ...] = ("kohya", "kohya-sgm", "diffusers", "peft", "comfy")
+
+# Other components that LoRA files carry. They are never used, only reported.
+_COMPONENTS = (
+    *("lora_te_", "lora_te1_", "lora_te2_", "lycoris_text_model_"),
+    *("text_encoder.", "text_encoder_2.", "text_encoders.", "base_model.model.text_model."),
+    "bundle_emb.",
+)
+
+# PEFT may write the adapter's name into the key: ".lora_A.default.weight", ".lora_magnitude_vector.default.weight".
+_ADAPTER_NAME = (
+    (re.compile(r"\.(lora_[AB])\.[^.]+\.weight$"), r".\1.weight"),
+    (re.compile(r"\.lora_magnitude_vector(\.[^.]+)?(\.weight)?$"), ".lora_magnitude_vector"),
+)
+
+
+def parse(key: str) -> Parsed | None:
+    """What `key` means, or None if no grammar understands it."""
+    if key.startswith(_COMPONENTS):
+        return Parsed("", key, "", False)
+    plain = key
+    for pattern, replacement in _ADAPTER_NAME:
+        plain = pattern.sub(replacement, plain)
+    return next((p for p in (g.parse(plain) for g in GRAMMARS) if p), None)
+
+
+def grammar_named(name: str) -> Grammar:
+    """The row called `name`. Raises KeyError for any other name."""
+    return {g.name: g for g in GRAMMARS}[name]
+
+
+def format_key(format: str, module: str, part: str) -> str:
+    """The key of a part of a module (diffusers path) in a format; the inverse of `parse`.
+
+    Raises KeyError for a name that is not in the tables.
+    """
+    return grammar_named(format).format(module, part)

@@ -1,0 +1,150 @@
+"""Safetensors files: read whole or in part, written atomically and reproducibly. Nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import struct
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import FileError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_PICKLE = "a PyTorch pickle, which can run code when it is opened; convert it to .safetensors first"
+# First bytes -> what the file is and what to do.
+_MAGIC: tuple[tuple[bytes, str], ...] = (
+    (b"PK\x03\x04", f"a zip archive, most likely {_PICKLE}"),
+    (b"\x80\x02", _PICKLE),
+    (b"\x80\x03", _PICKLE),
+    (b"\x80\x04", _PICKLE),
+    (b"\x80\x05", _PICKLE),
+    (b"version https://git-lfs", "a Git LFS pointer and not the weights; download the real file"),
+    (b"<", "a web page, so the download did not work; download the file again"),
+    (b"GGUF", "a GGUF file; give the .safetensors version"),
+    (b"\x89PNG", "a picture; give a .safetensors file"),
+    (b"\xff\xd8\xff", "a picture; give a .safetensors file"),
+)
+_PICKLE_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".pkl")
+
+
+@contextmanager
+def opened(path: str | os.PathLike[str]) -> Iterator[Any]:
+    """A safetensors reader (`safe_open`) on `path`. Raises FileError, naming what the file is instead."""
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    _check_exists(path)
+    try:
+        with safe_open(path, framework="pt", device="cpu") as reader:
+            yield reader
+    except SafetensorError as error:
+        raise FileError(
+            _diagnosis(path) or f"'{path}' is damaged ({error}); download or save it again."
+        ) from error
+    except OSError as error:
+        raise FileError(f"'{path}' cannot be read: {error.strerror or error}.") from error
+
+
+def read_state(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All tensors (dtype and shape as stored, on the CPU, not tied to the file) and the metadata of a file.
+
+    Raises FileError if it is missing, damaged or not safetensors.
+    """
+    with opened(path) as reader:
+        # clone: a mapped tensor would keep the file locked on Windows.
+        tensors = {key: reader.get_tensor(key).clone() for key in reader.keys()}  # noqa: SIM118
+        return tensors, dict(reader.metadata() or {})
+
+
+def write_state(
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: str | os.PathLike[str]
+) -> Path:
+    """Write tensors and metadata to `path`, whole or not at all; equal content gives equal bytes.
+
+    Raises FileError if it cannot be written; an existing file is then left as it was.
+    """
+    table, body = packed(tensors)
+    return write_bytes((header(table, metadata), body), path)
+
+
+def packed(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Any], memoryview]:
+    """The tensors of a safetensors file: its table (key -> dtype, shape, offsets) and their bytes."""
+    from safetensors.torch import save
+
+    data = save(_separate(tensors))
+    (length,) = struct.unpack("<Q", data[:8])
+    return json.loads(data[8 : 8 + length]), memoryview(data)[8 + length :]
+
+
+def header(table: Mapping[str, Any], metadata: Mapping[str, str]) -> bytes:
+    """The header of a safetensors file, with metadata in sorted order (safetensors itself writes a random one)."""
+    if metadata:
+        table = {"__metadata__": dict(sorted(metadata.items())), **table}
+    text = json.dumps(table, separators=(",", ":")).encode("ascii")
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
+
+
+def write_bytes(pieces: tuple[bytes | memoryview, ...], path: str | os.PathLike[str]) -> Path:
+    """Write the pieces to `path` through a temporary file in the same folder. Raises FileError."""
+    path = Path(path)
+    temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "xb") as file:
+            for piece in pieces:
+                file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise FileError(f"'{path}' cannot be written: {error.strerror or error}.") from error
+    finally:
+        # After os.replace there is none; after an error or Ctrl-C there is half of one.
+        with suppress(OSError):
+            temporary.unlink()
+    return path
+
+
+def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors as safetensors wants them: on the CPU, contiguous, none sharing memory with another."""
+    result: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for key, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        storage = tensor.untyped_storage()
+        if storage.nbytes() != tensor.nbytes or storage.data_ptr() in seen:
+            tensor = tensor.clone()
+        seen.add(tensor.untyped_storage().data_ptr())
+        result[key] = tensor
+    return result
+
+
+def _check_exists(path: Path) -> None:
+    if path.is_dir():
+        raise FileError(f"'{path}' is a folder; give a .safetensors file.")
+    if not path.exists():
+        raise FileError(f"There is no file '{path}'; check its name and folder.")
+
+
+def _diagnosis(path: Path) -> str | None:
+    """Why a file that safetensors refused cannot be read, if its first bytes or its length tell."""
+    size = path.stat().st_size
+    if size == 0:
+        return f"'{path}' is empty; download or save it again."
+    with open(path, "rb") as file:
+        start = file.read(64)
+    what = next((what for magic, what in _MAGIC if start.startswith(magic)), None)
+    if what is None and path.suffix.lower() in _PICKLE_SUFFIXES:
+        what = _PICKLE
+    if what is not None:
+        return f"'{path}' is {what}."
+    if start[8:9] == b"{":
+        return f"'{path}' is cut short ({size} bytes are there) or damaged; download or save it again."
+    return f"'{path}' is not a safetensors file; give a LoRA saved as .safetensors."

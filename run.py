@@ -1,0 +1,232 @@
+"""The two commands of README.md, on Linux, Windows and macOS, with nothing but Python installed.
+
+    python run.py demo [--output DIR]     the whole story on the tiny model that ships here: a contact sheet
+    python run.py test [pytest options]   lint, types and all tests; with options: pytest alone, with them
+
+Each makes its own environment in `.venv` beside this file, the first time only. `--here` uses the running
+Python as it is instead, with what is installed in it.
+
+On Linux pip takes PyTorch's large CUDA build; to have the small CPU build, set PIP_EXTRA_INDEX_URL to the
+index that PyTorch's own install page names for "CPU".
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+OLDEST, NEWEST = (3, 10), (3, 13)
+KINDS = {"demo": ["requirements.txt"], "test": ["requirements.txt", "tests/requirements.txt"]}
+CONSTRAINTS = "tests/constraints.txt"
+NOT_NEEDED = ("bitsandbytes",)  # a CUDA optimizer: neither command uses it
+
+
+class RunError(Exception):
+    """What stopped the command, in one sentence for the person who typed it."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one of the two commands; the exit status says whether all of it succeeded."""
+    options, rest = parser().parse_known_args(arguments)
+    try:
+        check_python(sys.version_info[:2])
+        python = Path(sys.executable) if options.here else ready_environment(ROOT / ".venv", options.command)
+        return demo(python, options.output, rest) if options.command == "demo" else test(python, rest)
+    except RunError as error:
+        say(f"error: {error}")
+        return 2
+    except KeyboardInterrupt:
+        say("stopped")
+        return 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; what it does not know is handed on to the command."""
+    common = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    common.add_argument("--here", action="store_true", help="use the running Python instead of .venv")
+    top = argparse.ArgumentParser(prog="run.py", description="ReChar: see the demo, or run the tests.")
+    commands = top.add_subparsers(dest="command", required=True)
+    show = commands.add_parser("demo", parents=[common], allow_abbrev=False, help="make the contact sheet")
+    show.add_argument("--output", type=Path, default=ROOT / "demo-out", help="folder for the pictures")
+    commands.add_parser("test", parents=[common], allow_abbrev=False, help="run lint, types and all tests")
+    return top
+
+
+def check_python(version: tuple[int, ...]) -> None:
+    """Refuse a Python that is too old; warn of one that nobody has tried.
+
+    Raises: RunError.
+    """
+    name = ".".join(map(str, version))
+    if version < OLDEST:
+        raise RunError(f"Python {name} is too old: install one of 3.10 to 3.13 and run it with that")
+    if version > NEWEST:
+        say(f"note: Python {name} is newer than the versions tested (3.10 to 3.13); trying all the same")
+
+
+def say(line: str) -> None:
+    """One line of progress, plain ASCII, at once."""
+    print(f"[run] {line}", flush=True)
+
+
+# The environment
+
+
+def ready_environment(folder: Path, kind: str) -> Path:
+    """The Python of an environment in `folder` that holds what `kind` needs, made or completed if necessary.
+
+    The marker is written last and removed before any change: an environment without it is never trusted.
+    Raises: RunError.
+    """
+    python, marker, wanted = python_of(folder), folder / "rechar-ready.txt", fingerprint(ROOT)
+    held = marker.read_text(encoding="utf-8").split() if marker.is_file() else []
+    if held[:1] != [wanted] or not works(python):
+        create(folder)
+        held = [wanted]
+    if kind in held or "test" in held:  # what the tests need includes what the demo needs
+        return python
+    marker.unlink(missing_ok=True)
+    install(python, kind)
+    marker.write_text("\n".join([*held, kind]) + "\n", encoding="utf-8")
+    return python
+
+
+def python_of(folder: Path) -> Path:
+    """Where an environment keeps its interpreter on this system."""
+    return folder / "Scripts" / "python.exe" if os.name == "nt" else folder / "bin" / "python"
+
+
+def fingerprint(root: Path) -> str:
+    """A hash of all that decides what is installed: the requirement files and the running Python."""
+    digest = hashlib.sha256(repr((sys.version_info[:3], sys.base_prefix)).encode())
+    for name in (*KINDS["test"], CONSTRAINTS):
+        digest.update((root / name).read_text(encoding="utf-8").encode())
+    return digest.hexdigest()
+
+
+def works(python: Path) -> bool:
+    """Whether the interpreter is there and starts (a moved or updated base Python breaks it)."""
+    try:
+        return subprocess.run([python, "-c", "import pip"], capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False
+
+
+def create(folder: Path) -> None:
+    """Make a new, bare environment, in the place of any old one.
+
+    Raises: RunError.
+    """
+    say(f"making an environment in {folder.name}")
+    try:
+        if folder.exists():
+            shutil.rmtree(folder)
+        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    except OSError as error:
+        raise RunError(f"{folder} cannot be replaced ({error}): close what uses it and try again") from error
+    except subprocess.CalledProcessError as error:
+        raise RunError(
+            "Python's venv module failed: on Debian and Ubuntu run 'apt install python3-venv' and try again"
+        ) from error
+
+
+def install(python: Path, kind: str) -> None:
+    """Install what `kind` needs, at the versions of the constraints file.
+
+    Raises: RunError.
+    """
+    wanted = [line for name in KINDS[kind] for line in requirements(ROOT / name)]
+    say(f"installing {len(wanted)} packages and what they need; the first time this takes some minutes")
+    if sys.platform == "linux" and not shutil.which("nvidia-smi") and "PIP_EXTRA_INDEX_URL" not in os.environ:
+        say("note: no NVIDIA driver is found; the top of run.py says how to get PyTorch's small CPU build")
+    command: list[str | Path] = [
+        python,
+        "-m",
+        "pip",
+        "install",
+        "--disable-pip-version-check",
+        "--progress-bar",
+        "off",
+    ]
+    if subprocess.run([*command, "-c", ROOT / CONSTRAINTS, *wanted], check=False).returncode != 0:
+        raise RunError("pip could not install the packages; its own message is above (network, disk, proxy?)")
+
+
+def requirements(file: Path) -> list[str]:
+    """The requirements that a file lists, without comments and without what the two commands never use."""
+    lines = (line.split("#")[0].strip() for line in file.read_text(encoding="utf-8").splitlines())
+    return [line for line in lines if line and not line.startswith(NOT_NEEDED)]
+
+
+# The commands
+
+
+def demo(python: Path, output: Path, rest: Sequence[str]) -> int:
+    """Run the demo of rechar_core into `output`."""
+    return call([python, "-m", "rechar_core", "demo", "--output", output.resolve(), *rest], ROOT)
+
+
+def test(python: Path, rest: Sequence[str]) -> int:
+    """Run lint, types and all tests; with pytest options or paths, pytest alone."""
+    if not rest:
+        for name, step in (("lint", lint), ("format", layout), ("types", types)):
+            say(name)
+            status = step(python)
+            if status != 0:
+                say(f"{name} failed: see above")
+                return status
+    say("tests")
+    named = any((ROOT / word.split("::")[0]).exists() for word in rest if not word.startswith("-"))
+    return call([python, "-m", "pytest", *([] if named else ["tests"]), *rest], ROOT)
+
+
+def lint(python: Path) -> int:
+    """Ruff's rules, as pyproject.toml chooses them."""
+    return call([python, "-m", "ruff", "check", "."], ROOT)
+
+
+def layout(python: Path) -> int:
+    """Ruff's formatting, checked and not changed."""
+    return call([python, "-m", "ruff", "format", "--check", "."], ROOT)
+
+
+def types(python: Path) -> int:
+    """Mypy on the shipped code, copied into a package with a plain name.
+
+    The repository's root is a package that ComfyUI loads from a folder of any name; mypy resolves the
+    relative imports from nodes/ to rechar_core/ only if that name is an identifier.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        pack = Path(folder) / "rechar_pack"
+        pack.mkdir()
+        (pack / "__init__.py").touch()
+        for name in ("__init__.py", "run.py"):
+            if (ROOT / name).is_file():
+                shutil.copy(ROOT / name, pack / name)
+        for name in ("rechar_core", "nodes"):
+            if (ROOT / name).is_dir():
+                shutil.copytree(ROOT / name, pack / name, ignore=not_code)
+        command: list[str | Path] = [python, "-m", "mypy", "--config-file", ROOT / "pyproject.toml"]
+        return call([*command, "--cache-dir", ROOT / ".mypy_cache", "-p", "rechar_pack"], Path(folder))
+
+
+def not_code(folder: str, names: list[str]) -> list[str]:
+    """What a copy for the type checker leaves out."""
+    return [name for name in names if not name.endswith(".py") and not (Path(folder) / name).is_dir()]
+
+
+def call(command: Sequence[str | Path], folder: Path) -> int:
+    """Run a command in `folder`, its output going straight to the console."""
+    return subprocess.run(command, cwd=folder, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

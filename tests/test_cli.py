@@ -1,0 +1,254 @@
+"""The command line as scripts and people use it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from rechar_core import files
+from rechar_core.images import fit, read
+from rechar_core.standalone.cli import main
+from rechar_core.training import objective
+from rechar_core.training.draws import SeededDraws
+
+ROOT = Path(__file__).parents[1]
+GLYPH, STYLE = tiny.REFERENCE / "structure.png", tiny.REFERENCE / "style.png"
+SMALL = ["--rank", "4", "--steps", "4", "--resolution", "64", "--learning-rate", "1e-2"]
+
+
+def train(output: Path, *options: str, image: Path = GLYPH) -> int:
+    base = ["train", "--model", str(tiny.MODEL), "--image", str(image), "--prompt", "A [v]", "--output", str(output)]
+    return main([*base, *SMALL, *options])
+
+
+def generate(output: Path, *options: str, prompt: str = "A [v]") -> list[np.ndarray]:
+    base = ["generate", "--model", str(tiny.MODEL), "--prompt", prompt, "--output", str(output)]
+    assert main([*base, "--steps", "2", "--width", "64", "--height", "64", "--images", "2", *options]) == 0
+    return [np.asarray(Image.open(p)) for p in sorted(output.glob("*.png"))]
+
+
+@pytest.fixture(scope="module")
+def loras(tmp_path_factory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("loras")
+    assert train(folder / "glyph.safetensors", "--log-json", str(folder / "log.json")) == 0
+    assert train(folder / "style.safetensors", image=STYLE) == 0
+    return {"structure": folder / "glyph.safetensors", "style": folder / "style.safetensors", "log": folder / "log.json"}
+
+
+def test_train_writes_a_b_lora_and_a_log(loras):
+    blora = files.read(loras["structure"])
+    assert [b.name for b in blora.blocks] == ["structure", "style"]
+    assert (blora.ranks, blora.alphas, blora.trigger) == ((4,), (4.0,), "A [v]")
+    log = json.loads(loras["log"].read_text(encoding="utf-8"))
+    assert len(log["losses"]) == 4 and log["seconds_per_step"] > 0 and log["peak_memory_bytes"] > 2**20
+    leftovers = {p.name for p in loras["structure"].parent.iterdir()}
+    assert leftovers == {"glyph.safetensors", "style.safetensors", "log.json"}
+
+
+def test_same_command_same_bytes(loras, tmp_path):
+    """A failure means that a seed does not name one result."""
+    assert train(tmp_path / "glyph.safetensors") == 0
+    assert (tmp_path / "glyph.safetensors").read_bytes() == loras["structure"].read_bytes()
+
+
+def test_the_references_three_uses_differ_and_alpha_zero_is_no_lora(loras, tmp_path):
+    structure, style = ["--structure", str(loras["structure"])], ["--style", str(loras["style"])]
+    plain = generate(tmp_path / "plain")
+    zero = generate(tmp_path / "zero", *structure, "--structure-alpha", "0")
+    assert all(np.array_equal(a, b) for a, b in zip(plain, zero, strict=True))
+    uses = [generate(tmp_path / str(i), *use) for i, use in enumerate(([*structure, *style], structure, style))]
+    pictures = [use[0] for use in (plain, *uses)]
+    for i, a in enumerate(pictures):
+        assert not any(np.array_equal(a, b) for b in pictures[:i])
+
+
+def test_seed_names_the_picture_not_its_place(loras, tmp_path):
+    _, second = generate(tmp_path / "a", "--seed", "3")
+    first, _ = generate(tmp_path / "b", "--seed", "4")
+    assert np.array_equal(first, second)
+    saved = json.loads(Image.open(tmp_path / "b" / "seed_00004.png").info["rechar"])
+    assert (saved["seed"], saved["prompt"]) == (4, "A [v]")
+
+
+def test_reference_mode_squares_alpha(loras, tmp_path):
+    lora = ["--structure", str(loras["structure"])]
+    squared = generate(tmp_path / "a", *lora, "--structure-alpha", "0.5", "--alpha-mode", "reference")
+    quarter = generate(tmp_path / "b", *lora, "--structure-alpha", "0.25")
+    assert np.array_equal(squared[0], quarter[0])
+
+
+def test_inspect_and_convert(loras, tmp_path, capsys):
+    assert main(["inspect", str(loras["structure"]), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["blocks"] == ["structure", "style"] and report["format"] == "kohya"
+    for format in ("kohya-sgm", "diffusers", "peft", "comfy"):
+        out = tmp_path / f"{format}.safetensors"
+        assert main(["convert", str(loras["structure"]), str(out), "--format", format]) == 0
+        assert generate(tmp_path / format, "--structure", str(out))[0].any()
+    drawn = [np.asarray(Image.open(tmp_path / f / "seed_00000.png")) for f in ("kohya-sgm", "diffusers", "peft", "comfy")]
+    assert all(np.array_equal(d, drawn[0]) for d in drawn)
+
+
+def command(*arguments: str, launcher: tuple[str, ...] = ()) -> list[str]:
+    return [sys.executable, "-m", *(launcher or ()), *(("-m",) if launcher else ()), "rechar_core", *arguments]
+
+
+def long_training(output: Path, steps: int) -> list[str]:
+    options = ["train", "--model", str(tiny.MODEL), "--image", str(GLYPH), "--prompt", "A [v]", "--output", str(output)]
+    return command(*options, *SMALL, "--steps", str(steps))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot send Ctrl-C to one child process only")
+def test_ctrl_c_keeps_a_state_that_goes_on_to_the_same_result(tmp_path):
+    """A failure means that cancelling loses work, leaves half a file, or changes the result."""
+    straight, stopped = tmp_path / "straight.safetensors", tmp_path / "stopped.safetensors"
+    child = subprocess.Popen(long_training(stopped, 120), cwd=ROOT, stderr=subprocess.PIPE, env=one_thread())
+    seen = b""
+    while b"loss=" not in seen:  # the bar shows a loss from step 10 on
+        seen += child.stderr.read1(200)
+    child.send_signal(signal.SIGINT)
+    assert child.wait(timeout=60) == 130
+    assert b"the same command goes on" in seen + child.stderr.read()
+    assert [p.name for p in tmp_path.iterdir()] == ["stopped.safetensors.state"]
+    for output in (stopped, straight):
+        subprocess.run(long_training(output, 120), cwd=ROOT, check=True, capture_output=True, env=one_thread())
+    ours, theirs = load_file(stopped), load_file(straight)  # not the bytes: the title in the metadata differs
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["stopped.safetensors", "straight.safetensors"]
+
+
+def one_thread() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def test_accelerate_shares_pictures_between_two_processes(tmp_path):
+    """A failure means that `accelerate launch` trains on one picture only, or several files are written."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i, source in enumerate((GLYPH, STYLE)):
+        Image.open(source).save(folder / f"{i}.png")
+    options = ["--model", str(tiny.MODEL), "--image", str(folder), "--prompt", "A [v]", "--log-json"]
+    options += [str(tmp_path / "log.json"), "--output", str(tmp_path / "both.safetensors"), *SMALL]
+    launcher = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1")
+    run = command("train", *options, launcher=(*launcher, "--mixed_precision", "no", "--dynamo_backend", "no"))
+    done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, env=one_thread(), check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    log = json.loads((tmp_path / "log.json").read_text(encoding="utf-8"))
+    assert log["processes"] == 2
+    assert log["losses"][0] == pytest.approx(base_loss_of_two_samples([GLYPH, STYLE]), abs=1e-5)
+    assert files.read(tmp_path / "both.safetensors").ranks == (4,)
+
+
+def base_loss_of_two_samples(pictures: list[Path]) -> float:
+    """What the first step must see: up is still zero, so it is the base model's loss on samples 0 and 1."""
+    from rechar_core.standalone.denoiser import DiffusersDenoiser
+
+    pipe = tiny.pipeline()
+    denoiser, draws = DiffusersDenoiser(pipe.unet, pipe.scheduler.config), SeededDraws(0)
+    conditioning = tiny.conditioning_of(pipe, "A [v]", 64)
+    chosen = [draws.picture(k, 2) for k in range(2)]
+    assert sorted(chosen) == [0, 1]
+    losses = []
+    for k, i in enumerate(chosen):
+        moments = tiny.moments_of(pipe, fit(read(pictures[i]), 64))
+        drawn = draws.step(k, tuple(moments.mean.shape), 1000)
+        with torch.no_grad():
+            losses.append(float(objective.loss(denoiser, moments.sample(drawn.posterior), drawn, conditioning)))
+    return sum(losses) / 2
+
+
+def make_model_folder(folder: Path, index: str) -> str:
+    folder.mkdir()
+    (folder / "model_index.json").write_text(index, encoding="utf-8")
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("index", "words"),
+    [
+        ('{"_class_name": "StableDiffusionPipeline"}', "is Stable Diffusion 1.x or 2.x; a B-LoRA lives in SDXL only"),
+        ('{"_class_name": "StableDiffusion3Pipeline"}', "is Stable Diffusion 3"),
+        ('{"_class_name": "FluxPipeline"}', "is Flux"),
+        ('{"_class_name": "KolorsPipeline"}', "is KolorsPipeline"),
+        ('{"_class_name": "Stable', "model_index.json is damaged"),
+        ('{"_class_name": "StableDiffusionXLPipeline"}', "cannot be loaded"),
+    ],
+)
+def test_a_base_that_is_not_sdxl_is_refused_by_name(tmp_path, capsys, index, words):
+    model = make_model_folder(tmp_path / "m", index)
+    out = tmp_path / "x.safetensors"
+    assert main(["train", "--model", model, "--image", str(GLYPH), "--prompt", "A", "--output", str(out)]) == 1
+    error = capsys.readouterr().err
+    assert words in error and "Traceback" not in error
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"--image": "gone.png"}, "There is no picture or folder at gone.png"),
+        ({"--model": "/no/such/model"}, "There is no model at /no/such/model"),
+        ({"--model": str(ROOT / "tests")}, "has no model_index.json"),
+        ({"--rank": "0"}, "rank is 0"),
+        ({"--resolution": "65"}, "resolution is 65"),
+    ],
+)
+def test_bad_training_input_is_one_clear_sentence(tmp_path, capsys, options, words):
+    chosen = {"--model": str(tiny.MODEL), "--image": str(GLYPH), "--prompt": "A [v]"} | options
+    flat = [x for pair in chosen.items() for x in pair]
+    assert main(["train", *flat, "--output", str(tmp_path / "x.safetensors")]) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ") and words in error
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--steps", "0"], "steps is 0"),
+        (["--width", "100"], "width is 100; it must be a multiple of 8"),
+        (["--guidance", "-1"], "guidance is -1.0"),
+        (["--images", "0"], "images is 0"),
+        (["--structure", "gone.safetensors"], "gone.safetensors"),
+        (["--style", str(GLYPH)], "structure.png"),
+    ],
+)
+def test_bad_generation_input_is_one_clear_sentence(tmp_path, capsys, options, words):
+    base = ["generate", "--model", str(tiny.MODEL), "--prompt", "A", "--output", str(tmp_path / "out")]
+    assert main([*base, *options]) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ") and words in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unfinished_run_of_another_job_is_not_overwritten(tmp_path, capsys):
+    from rechar_core.training import checkpoint
+
+    run = tiny.training(tiny.pipeline())
+    next(run.steps())
+    state = tmp_path / "x.safetensors.state"
+    checkpoint.save(run, state)
+    assert train(tmp_path / "x.safetensors") == 1
+    assert "unfinished training of another job" in capsys.readouterr().err
+    assert state.exists()
+    assert train(tmp_path / "x.safetensors", "--fresh") == 0
+    assert not state.exists()
+
+
+def test_help_needs_no_heavy_import():
+    started = time.perf_counter()
+    done = subprocess.run(command("--help"), cwd=ROOT, capture_output=True, text=True, check=True)
+    assert all(name in done.stdout for name in ("train", "generate", "inspect", "convert", "demo"))
+    assert time.perf_counter() - started < 5  # importing torch and diffusers alone takes longer than this

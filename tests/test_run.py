@@ -1,0 +1,251 @@
+"""run.py, the two commands: when the environment is made, kept, completed or thrown away; what is then run."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+import run
+
+ROOT = Path(run.__file__).resolve().parent
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
+    """run.py over a copy of the requirement files, making and installing only on paper."""
+    (tmp_path / "tests").mkdir()
+    for name in (*run.KINDS["test"], run.CONSTRAINTS):
+        shutil.copy(ROOT / name, tmp_path / name)
+    events: list[str] = []
+    state = {
+        "root": tmp_path,
+        "folder": tmp_path / ".venv",
+        "events": events,
+        "works": True,
+        "interrupt": False,
+    }
+
+    def create(folder: Path) -> None:
+        events.append("create")
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+
+    def install(python: Path, kind: str) -> None:
+        events.append(f"install {kind}")
+        if state["interrupt"]:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "ROOT", tmp_path)
+    monkeypatch.setattr(run, "create", create)
+    monkeypatch.setattr(run, "install", install)
+    monkeypatch.setattr(run, "works", lambda python: state["works"] and python.parent.parent.is_dir())
+    return state
+
+
+def done(world: dict, kind: str) -> list[str]:
+    """What readying the environment for `kind` does."""
+    world["events"].clear()
+    run.ready_environment(world["folder"], kind)
+    return list(world["events"])
+
+
+def test_made_once_and_kept(world: dict) -> None:
+    assert done(world, "demo") == ["create", "install demo"]
+    assert done(world, "demo") == []
+
+
+def test_completed_for_the_tests_and_then_good_for_both(world: dict) -> None:
+    done(world, "demo")
+    assert done(world, "test") == ["install test"]
+    assert done(world, "test") == []
+    assert done(world, "demo") == []
+
+
+def test_the_tests_environment_serves_the_demo(world: dict) -> None:
+    done(world, "test")
+    assert done(world, "demo") == []
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "tests/requirements.txt", "tests/constraints.txt"])
+def test_remade_when_a_requirement_changes(world: dict, name: str) -> None:
+    done(world, "demo")
+    with (world["root"] / name).open("a", encoding="utf-8") as file:
+        file.write("six\n")
+    assert done(world, "demo") == ["create", "install demo"]
+
+
+def test_remade_when_its_python_no_longer_starts(world: dict) -> None:
+    done(world, "demo")
+    world["works"] = False
+    assert done(world, "demo") == ["create", "install demo"]
+
+
+@pytest.mark.parametrize("first", [None, "demo"])
+def test_an_interrupted_installation_is_never_trusted(world: dict, first: str | None) -> None:
+    if first:
+        done(world, first)
+    world["interrupt"] = True
+    with pytest.raises(KeyboardInterrupt):
+        done(world, "test")
+    world["interrupt"] = False
+    assert done(world, "test") == ["create", "install test"]
+
+
+def test_a_folder_without_marker_is_never_trusted(world: dict) -> None:
+    world["folder"].mkdir()
+    assert done(world, "demo") == ["create", "install demo"]
+
+
+def test_a_real_environment_is_made_over_a_broken_one(tmp_path: Path) -> None:
+    folder = tmp_path / "env"
+    folder.mkdir()
+    (folder / "rubbish").touch()
+    assert not run.works(run.python_of(folder))
+    run.create(folder)
+    assert run.works(run.python_of(folder))
+    assert not (folder / "rubbish").exists()
+
+
+# Python versions
+
+
+def test_an_old_python_gets_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "version_info", (3, 9, 7, "final", 0))
+    assert run.main(["test"]) == 2
+    assert (
+        capsys.readouterr().out
+        == "[run] error: Python 3.9 is too old: install one of 3.10 to 3.13 and run it with that\n"
+    )
+
+
+@pytest.mark.parametrize("version", [(3, 10), (3, 11), (3, 12), (3, 13)])
+def test_supported_pythons_pass_in_silence(version: tuple[int, int], capsys: pytest.CaptureFixture) -> None:
+    run.check_python(version)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_newer_python_is_tried(capsys: pytest.CaptureFixture) -> None:
+    run.check_python((3, 15))
+    assert "Python 3.15 is newer than the versions tested" in capsys.readouterr().out
+
+
+def test_run_py_can_be_read_by_an_old_python() -> None:
+    import ast
+
+    ast.parse((ROOT / "run.py").read_text(encoding="utf-8"), feature_version=(3, 7))
+
+
+# What is run
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The commands run.py would start; each succeeds."""
+    made: list[list[str]] = []
+    monkeypatch.setattr(run, "call", lambda command, folder: made.append([str(c) for c in command[2:]]) or 0)
+    return made
+
+
+def test_all_of_the_tests(calls: list[list[str]]) -> None:
+    assert run.main(["test", "--here"]) == 0
+    assert [call[0] for call in calls] == ["ruff", "ruff", "mypy", "pytest"]
+    assert calls[-1] == ["pytest", "tests"]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["-k", "keys", "-x"], ["pytest", "tests", "-k", "keys", "-x"]),
+        (["tests/test_run.py"], ["pytest", "tests/test_run.py"]),
+        (
+            ["tests/test_run.py::test_all_of_the_tests", "-q"],
+            ["pytest", "tests/test_run.py::test_all_of_the_tests", "-q"],
+        ),
+    ],
+)
+def test_some_of_the_tests(calls: list[list[str]], given: list[str], expected: list[str]) -> None:
+    assert run.main(["test", "--here", *given]) == 0
+    assert calls == [expected]
+
+
+def test_lint_that_fails_ends_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setattr(run, "call", lambda command, folder: 1)
+    assert run.main(["test", "--here"]) == 1
+    assert capsys.readouterr().out.splitlines() == ["[run] lint", "[run] lint failed: see above"]
+
+
+def test_the_demo(calls: list[list[str]], tmp_path: Path) -> None:
+    assert run.main(["demo", "--here", "--output", str(tmp_path / "o"), "--seed", "3"]) == 0
+    assert calls == [["rechar_core", "demo", "--output", str((tmp_path / "o").resolve()), "--seed", "3"]]
+
+
+# The house's papers
+
+
+def test_requirements_leave_the_host_alone() -> None:
+    lines = [
+        line
+        for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+        if line[:1] != "#"
+    ]
+    assert all(re.fullmatch(r'[a-z]+>=[\d.]+( ; sys_platform != "darwin")?', line) for line in lines), lines
+    names = [re.split(">=", line)[0] for line in lines]
+    assert set(names) == {
+        *(
+            "accelerate",
+            "bitsandbytes",
+            "diffusers",
+            "numpy",
+            "pillow",
+            "safetensors",
+            "torch",
+            "transformers",
+        ),
+        "uharfbuzz",
+    }
+    assert [line for line in lines if "darwin" in line] == [line for line in lines if "bitsandbytes" in line]
+
+
+def test_the_two_commands_do_not_fetch_what_they_do_not_use() -> None:
+    kept = run.requirements(ROOT / "requirements.txt")
+    assert not any(line.startswith(("bitsandbytes", "#")) for line in kept)
+    assert any(line.startswith("torch>=") for line in kept)
+
+
+def test_hosted_checks_run_the_documented_command() -> None:
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    assert [line for line in script if line[:1] != "#"] == [
+        "set -euo pipefail",
+        'cd "$(dirname "$0")/.."',
+        "python3 run.py test",
+    ]
+    workflow = (ROOT / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8")
+    assert re.findall(r"- run: (.*)", workflow) == ["python run.py test"]
+
+
+def test_every_data_file_of_the_core_is_packed() -> None:
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    data = [
+        f
+        for f in (ROOT / "rechar_core").rglob("*")
+        if f.is_file() and f.suffix not in (".py", ".pyc", ".tmp")
+    ]
+    patterns = re.findall(r'"\*\*/([^"]+)"', project)
+    assert data
+    assert [f.name for f in data if not any(fnmatch(f.name, pattern) for pattern in patterns)] == []
+
+
+def test_version_and_changelog_agree() -> None:
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    found = re.search(r'^name = "(.+)"\nversion = "(\d+\.\d+\.\d+)"$', project, re.MULTILINE)
+    assert found
+    assert "comfyui" not in found[1].lower()
+    assert f"## [{found[2]}]" in changes
