@@ -125,6 +125,10 @@ def create(folder: Path) -> None:
 
     Raises: RunError.
     """
+    if Path(sys.prefix).resolve() == folder.resolve():
+        raise RunError(
+            f"{folder.name} must be made anew and is in use: run this with the Python outside of it"
+        )
     say(f"making an environment in {folder.name}")
     try:
         if folder.exists():
@@ -147,16 +151,14 @@ def install(python: Path, kind: str) -> None:
     say(f"installing {len(wanted)} packages and what they need; the first time this takes some minutes")
     if sys.platform == "linux" and not shutil.which("nvidia-smi") and "PIP_EXTRA_INDEX_URL" not in os.environ:
         say("note: no NVIDIA driver is found; the top of run.py says how to get PyTorch's small CPU build")
-    command: list[str | Path] = [
-        python,
-        "-m",
-        "pip",
-        "install",
+    options = [
         "--disable-pip-version-check",
         "--progress-bar",
         "off",
+        "--constraint",
+        str(ROOT / CONSTRAINTS),
     ]
-    if subprocess.run([*command, "-c", ROOT / CONSTRAINTS, *wanted], check=False).returncode != 0:
+    if subprocess.run([python, "-m", "pip", "install", *options, *wanted], check=False).returncode != 0:
         raise RunError("pip could not install the packages; its own message is above (network, disk, proxy?)")
 
 

@@ -44,8 +44,7 @@ def compose(blora: BLora, *, format: str, digest: str, thumbnail: bytes | None, 
     }
     if thumbnail is not None:
         fields["modelspec.thumbnail"] = _data_url(thumbnail)
-    # A lone surrogate (half an emoji, from a damaged prompt) cannot be stored as UTF-8.
-    return {k: v.encode("utf-8", "replace").decode("utf-8") for k, v in {**kept, **fields}.items()}
+    return {**kept, **fields}
 
 
 def trigger_of(metadata: Mapping[str, str]) -> str:

@@ -85,7 +85,9 @@ def packed(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Any], memoryview]:
 def header(table: Mapping[str, Any], metadata: Mapping[str, str]) -> bytes:
     """The header of a safetensors file, with metadata in sorted order (safetensors itself writes a random one)."""
     if metadata:
-        table = {"__metadata__": dict(sorted(metadata.items())), **table}
+        # A lone surrogate (half an emoji, from a damaged prompt) is not UTF-8, and the file could not be read again.
+        clean = {k: v.encode("utf-8", "replace").decode("utf-8") for k, v in sorted(metadata.items())}
+        table = {"__metadata__": clean, **table}
     text = json.dumps(table, separators=(",", ":")).encode("ascii")
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text

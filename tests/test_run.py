@@ -111,6 +111,13 @@ def test_a_real_environment_is_made_over_a_broken_one(tmp_path: Path) -> None:
     assert not (folder / "rubbish").exists()
 
 
+def test_an_environment_does_not_delete_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    with pytest.raises(run.RunError, match="is in use: run this with the Python outside of it"):
+        run.create(tmp_path)
+    assert tmp_path.is_dir()
+
+
 # Python versions
 
 
