@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, cast
 
-from .blocks import STRUCTURE, STYLE, Block
+from .blocks import BLOCKS, STRUCTURE, STYLE, Block, block_of
 from .errors import LoraError, ModelError, listed
 from .keys import PASSTHROUGH
 from .lora import BLora, LoraPair
@@ -42,6 +42,16 @@ class Fusion:
     pairs: Mapping[str, tuple[LoraPair, float]]
     passthrough: Mapping[str, tuple[Mapping[str, Tensor], float]]
 
+    def __str__(self) -> str:
+        """What goes into the model, a line for each block."""
+        lines = []
+        for block in BLOCKS:
+            parts = (*self.pairs.items(), *self.passthrough.items())
+            strengths = [factor for path, (_, factor) in parts if block_of(path) is block]
+            found = f"{len(strengths)} layers at strength {strengths[0]:g}" if strengths else "nothing"
+            lines.append(f"{block.name}: {found}")
+        return "\n".join(lines)
+
     def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Compare every layer with the model's weight shapes: module path -> (out, in), or (out, in, 1, 1).
 
@@ -69,6 +79,21 @@ def strength(alpha: float, mode: str = "linear") -> float:
     return _STRENGTHS[mode](float(alpha))
 
 
+def alpha_list(text: str) -> list[float]:
+    """Alphas from a list in text ("0, 0.5, 1"). Raises LoraError if it is empty, too long, or not numbers."""
+    try:
+        alphas = [
+            float(part) for part in text.replace("\uff0c", ",").replace("\n", ",").split(",") if part.strip()
+        ]
+    except ValueError:
+        raise LoraError(
+            f"'{text}' is no list of alphas; write numbers separated by commas, like 0, 0.5, 1."
+        ) from None
+    if not 1 <= len(alphas) <= 32 or not all(math.isfinite(a) for a in alphas):
+        raise LoraError(f"'{text}' gives {len(alphas)} alphas; give 1 to 32 finite numbers.")
+    return alphas
+
+
 def fuse(
     structure: BLora | None,
     style: BLora | None,
@@ -84,7 +109,7 @@ def fuse(
     passthrough: dict[str, tuple[Mapping[str, Tensor], float]] = {}
     for block, blora, alpha in ((STRUCTURE, structure, structure_alpha), (STYLE, style, style_alpha)):
         factor = strength(alpha, alpha_mode)
-        part = None if blora is None else _selected(blora, block)
+        part = None if blora is None else selected(blora, block)
         if part is not None and factor != 0:
             pairs.update({path: (pair, factor) for path, pair in part.pairs.items()})
             passthrough.update({path: (parts, factor) for path, parts in part.passthrough.items()})
@@ -152,7 +177,8 @@ def _decomposed(weight: Tensor, magnitude: Tensor) -> Tensor:
     return changed
 
 
-def _selected(blora: BLora, block: Block) -> BLora:
+def selected(blora: BLora, block: Block) -> BLora:
+    """The part of a LoRA that lies in `block`. Raises LoraError if there is none, saying what it has."""
     part = blora.select(block)
     if not part.modules:
         has = listed(b.name for b in blora.blocks) or "nothing"

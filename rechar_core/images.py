@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +29,9 @@ def list_pictures(path: Path) -> tuple[Path, ...]:
         raise ImageError(f"There is no picture or folder at {path}; check the path.")
     found = tuple(sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES and p.is_file()))
     if not found:
-        raise ImageError(f"The folder {path} holds no picture ({', '.join(PICTURE_SUFFIXES)}); put one in it.")
+        raise ImageError(
+            f"The folder {path} holds no picture ({', '.join(PICTURE_SUFFIXES)}); put one in it."
+        )
     return found
 
 
@@ -44,7 +47,9 @@ def read(path: Path) -> Tensor:
     try:
         with Image.open(path) as raw:
             if raw.width * raw.height > _MOST_PIXELS:
-                raise ImageError(f"{path} is {raw.width} x {raw.height} pixels; scale it down to 16000 x 16000 or less.")
+                raise ImageError(
+                    f"{path} is {raw.width} x {raw.height} pixels; scale it down to 16000 x 16000 or less."
+                )
             rgb = _over_white(ImageOps.exif_transpose(raw))
     except FileNotFoundError:
         raise ImageError(f"There is no picture at {path}; check the path.") from None
@@ -77,7 +82,9 @@ def fit(image: Tensor, resolution: int) -> Tensor:
     height, width = image.shape[-2:]
     short, long = sorted((height, width))
     if short == 0 or long > 8 * short:
-        raise ImageError(f"The picture is {width} x {height}; its sides may differ at most by a factor of 8. Crop it.")
+        raise ImageError(
+            f"The picture is {width} x {height}; its sides may differ at most by a factor of 8. Crop it."
+        )
     longer = max(LATENT_SCALE, round(long * resolution / short / LATENT_SCALE) * LATENT_SCALE)
     size = (resolution, longer) if height <= width else (longer, resolution)
     if size != (height, width):
@@ -91,6 +98,23 @@ def to_pil(image: Tensor) -> Image:
 
     bytes_ = (image.detach().float().cpu().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
     return Image.fromarray(bytes_)
+
+
+def to_tensor(picture: Image) -> Tensor:
+    """An RGB picture as IMAGE (1, H, W, 3) in 0..1, ComfyUI's layout."""
+    import numpy as np
+    import torch
+
+    return torch.from_numpy(np.array(picture.convert("RGB"), dtype=np.float32) / 255)[None]
+
+
+def jpeg(image: Tensor, side: int = 256) -> bytes:
+    """A small JPEG of (3, H, W) in 0..1, for a file's metadata; `side`: pixels of its longer side."""
+    buffer = io.BytesIO()
+    picture = to_pil(image)
+    picture.thumbnail((side, side))
+    picture.save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
 
 
 def sheet(rows: Sequence[Sequence[tuple[str, Image]]], title: str, cell: int = 256) -> Image:

@@ -47,6 +47,15 @@ class Report:
         result: dict[str, Any] = json.loads(json.dumps(asdict(self), default=str))
         return result
 
+    def by_block(self) -> dict[str, dict[str, float]]:
+        """Block name -> {layer inside the block: energy}."""
+        tables: dict[str, dict[str, float]] = {name: {} for name in self.blocks}
+        for path, value in self.layers.items():
+            block = block_of(path)
+            if block:
+                tables[block.name][path.removeprefix(block.path + ".")] = value
+        return tables
+
     def __str__(self) -> str:
         """A table in ASCII: consoles on Windows cannot show more."""
         text = "\n".join((*_head(self), "", *_table(self)))

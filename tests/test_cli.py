@@ -29,7 +29,17 @@ SMALL = ["--rank", "4", "--steps", "4", "--resolution", "64", "--learning-rate",
 
 
 def train(output: Path, *options: str, image: Path = GLYPH) -> int:
-    base = ["train", "--model", str(tiny.MODEL), "--image", str(image), "--prompt", "A [v]", "--output", str(output)]
+    base = [
+        "train",
+        "--model",
+        str(tiny.MODEL),
+        "--image",
+        str(image),
+        "--prompt",
+        "A [v]",
+        "--output",
+        str(output),
+    ]
     return main([*base, *SMALL, *options])
 
 
@@ -44,7 +54,11 @@ def loras(tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("loras")
     assert train(folder / "glyph.safetensors", "--log-json", str(folder / "log.json")) == 0
     assert train(folder / "style.safetensors", image=STYLE) == 0
-    return {"structure": folder / "glyph.safetensors", "style": folder / "style.safetensors", "log": folder / "log.json"}
+    return {
+        "structure": folder / "glyph.safetensors",
+        "style": folder / "style.safetensors",
+        "log": folder / "log.json",
+    }
 
 
 def test_train_writes_a_b_lora_and_a_log(loras):
@@ -68,7 +82,9 @@ def test_the_references_three_uses_differ_and_alpha_zero_is_no_lora(loras, tmp_p
     plain = generate(tmp_path / "plain")
     zero = generate(tmp_path / "zero", *structure, "--structure-alpha", "0")
     assert all(np.array_equal(a, b) for a, b in zip(plain, zero, strict=True))
-    uses = [generate(tmp_path / str(i), *use) for i, use in enumerate(([*structure, *style], structure, style))]
+    uses = [
+        generate(tmp_path / str(i), *use) for i, use in enumerate(([*structure, *style], structure, style))
+    ]
     pictures = [use[0] for use in (plain, *uses)]
     for i, a in enumerate(pictures):
         assert not any(np.array_equal(a, b) for b in pictures[:i])
@@ -97,16 +113,36 @@ def test_inspect_and_convert(loras, tmp_path, capsys):
         out = tmp_path / f"{format}.safetensors"
         assert main(["convert", str(loras["structure"]), str(out), "--format", format]) == 0
         assert generate(tmp_path / format, "--structure", str(out))[0].any()
-    drawn = [np.asarray(Image.open(tmp_path / f / "seed_00000.png")) for f in ("kohya-sgm", "diffusers", "peft", "comfy")]
+    drawn = [
+        np.asarray(Image.open(tmp_path / f / "seed_00000.png"))
+        for f in ("kohya-sgm", "diffusers", "peft", "comfy")
+    ]
     assert all(np.array_equal(d, drawn[0]) for d in drawn)
 
 
 def command(*arguments: str, launcher: tuple[str, ...] = ()) -> list[str]:
-    return [sys.executable, "-m", *(launcher or ()), *(("-m",) if launcher else ()), "rechar_core", *arguments]
+    return [
+        sys.executable,
+        "-m",
+        *(launcher or ()),
+        *(("-m",) if launcher else ()),
+        "rechar_core",
+        *arguments,
+    ]
 
 
 def long_training(output: Path, steps: int) -> list[str]:
-    options = ["train", "--model", str(tiny.MODEL), "--image", str(GLYPH), "--prompt", "A [v]", "--output", str(output)]
+    options = [
+        "train",
+        "--model",
+        str(tiny.MODEL),
+        "--image",
+        str(GLYPH),
+        "--prompt",
+        "A [v]",
+        "--output",
+        str(output),
+    ]
     return command(*options, *SMALL, "--steps", str(steps))
 
 
@@ -123,7 +159,9 @@ def test_ctrl_c_keeps_a_state_that_goes_on_to_the_same_result(tmp_path):
     assert b"the same command goes on" in seen + child.stderr.read()
     assert [p.name for p in tmp_path.iterdir()] == ["stopped.safetensors.state"]
     for output in (stopped, straight):
-        subprocess.run(long_training(output, 120), cwd=ROOT, check=True, capture_output=True, env=one_thread())
+        subprocess.run(
+            long_training(output, 120), cwd=ROOT, check=True, capture_output=True, env=one_thread()
+        )
     ours, theirs = load_file(stopped), load_file(straight)  # not the bytes: the title in the metadata differs
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["stopped.safetensors", "straight.safetensors"]
@@ -142,7 +180,9 @@ def test_accelerate_shares_pictures_between_two_processes(tmp_path):
     options = ["--model", str(tiny.MODEL), "--image", str(folder), "--prompt", "A [v]", "--log-json"]
     options += [str(tmp_path / "log.json"), "--output", str(tmp_path / "both.safetensors"), *SMALL]
     launcher = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1")
-    run = command("train", *options, launcher=(*launcher, "--mixed_precision", "no", "--dynamo_backend", "no"))
+    run = command(
+        "train", *options, launcher=(*launcher, "--mixed_precision", "no", "--dynamo_backend", "no")
+    )
     done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, env=one_thread(), check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     log = json.loads((tmp_path / "log.json").read_text(encoding="utf-8"))
@@ -165,7 +205,9 @@ def base_loss_of_two_samples(pictures: list[Path]) -> float:
         moments = tiny.moments_of(pipe, fit(read(pictures[i]), 64))
         drawn = draws.step(k, tuple(moments.mean.shape), 1000)
         with torch.no_grad():
-            losses.append(float(objective.loss(denoiser, moments.sample(drawn.posterior), drawn, conditioning)))
+            losses.append(
+                float(objective.loss(denoiser, moments.sample(drawn.posterior), drawn, conditioning))
+            )
     return sum(losses) / 2
 
 
@@ -178,7 +220,10 @@ def make_model_folder(folder: Path, index: str) -> str:
 @pytest.mark.parametrize(
     ("index", "words"),
     [
-        ('{"_class_name": "StableDiffusionPipeline"}', "is Stable Diffusion 1.x or 2.x; a B-LoRA lives in SDXL only"),
+        (
+            '{"_class_name": "StableDiffusionPipeline"}',
+            "is Stable Diffusion 1.x or 2.x; a B-LoRA lives in SDXL only",
+        ),
         ('{"_class_name": "StableDiffusion3Pipeline"}', "is Stable Diffusion 3"),
         ('{"_class_name": "FluxPipeline"}', "is Flux"),
         ('{"_class_name": "KolorsPipeline"}', "is KolorsPipeline"),
@@ -189,7 +234,9 @@ def make_model_folder(folder: Path, index: str) -> str:
 def test_a_base_that_is_not_sdxl_is_refused_by_name(tmp_path, capsys, index, words):
     model = make_model_folder(tmp_path / "m", index)
     out = tmp_path / "x.safetensors"
-    assert main(["train", "--model", model, "--image", str(GLYPH), "--prompt", "A", "--output", str(out)]) == 1
+    assert (
+        main(["train", "--model", model, "--image", str(GLYPH), "--prompt", "A", "--output", str(out)]) == 1
+    )
     error = capsys.readouterr().err
     assert words in error and "Traceback" not in error
     assert not out.exists()

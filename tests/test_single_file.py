@@ -78,6 +78,32 @@ def test_a_missing_part_is_named(prefix: str, part: str) -> None:
         check_base("model.safetensors", partial)
 
 
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("model.diffusion_model.out.2.bias", "only 1679 of 1680 tensors of its UNet"),
+        ("first_stage_model.decoder.conv_out.bias", "only 247 of 248 tensors of its VAE"),
+        (
+            "conditioner.embedders.1.model.transformer.resblocks.7.attn.in_proj_weight",
+            r"only 388 of 389 tensors of its second text encoder \(CLIP-bigG\)",
+        ),
+    ],
+)
+def test_an_incomplete_part_is_named(key: str, message: str) -> None:
+    optional = {key, "conditioner.embedders.1.model.logit_scale"}
+    partial = {name: shape for name, shape in XL.items() if name not in optional}
+    with pytest.raises(ModelError, match=f"model.safetensors has {message}: the file is incomplete"):
+        check_base("model.safetensors", partial)
+
+
+def test_optional_tensors_may_be_missing() -> None:
+    optional = (".logit_scale", ".position_ids")
+    check_base(
+        "model.safetensors", {name: shape for name, shape in XL.items() if not name.endswith(optional)}
+    )
+    check_base("model.safetensors", XL)
+
+
 def write_header(path: Path, shapes: dict[str, tuple[int, ...]]) -> Path:
     """A safetensors file of zeros (half precision), sparse where the disk can be."""
     entries, offset = {}, 0

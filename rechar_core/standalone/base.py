@@ -53,7 +53,9 @@ def _load(model: str, dtype: torch.dtype) -> StableDiffusionXLPipeline:
         return _load_folder(path, dtype)
     if _HUB_ID.fullmatch(model):
         return _load_hub(model, dtype)
-    raise ModelError(f"There is no model at {model}; give a diffusers folder, a .safetensors file, a hub id or 'demo'.")
+    raise ModelError(
+        f"There is no model at {model}; give a diffusers folder, a .safetensors file, a hub id or 'demo'."
+    )
 
 
 def _demo() -> StableDiffusionXLPipeline:
@@ -62,7 +64,9 @@ def _demo() -> StableDiffusionXLPipeline:
     from ..demo.build import load_demo
 
     # the demo model learnt the empty prompt as its unconditional; SDXL itself takes zeros
-    return StableDiffusionXLPipeline(**vars(load_demo()), force_zeros_for_empty_prompt=False, add_watermarker=False)
+    return StableDiffusionXLPipeline(
+        **vars(load_demo()), force_zeros_for_empty_prompt=False, add_watermarker=False
+    )
 
 
 def _load_folder(path: Path, dtype: torch.dtype) -> StableDiffusionXLPipeline:
@@ -70,19 +74,30 @@ def _load_folder(path: Path, dtype: torch.dtype) -> StableDiffusionXLPipeline:
 
     index = path / "model_index.json"
     if not index.is_file():
-        raise ModelError(f"{path} has no model_index.json; give the folder that diffusers saved, or a single file.")
+        raise ModelError(
+            f"{path} has no model_index.json; give the folder that diffusers saved, or a single file."
+        )
     try:
         _check_class(json.loads(index.read_text(encoding="utf-8")).get("_class_name", ""), str(path))
     except ValueError as error:
         raise ModelError(f"{index} is damaged ({error}); download the model again.") from None
-    plain = any((path / "unet").glob("*model.safetensors")) or any((path / "unet").glob("*model-0*.safetensors"))
+    plain = any((path / "unet").glob("*model.safetensors")) or any(
+        (path / "unet").glob("*model-0*.safetensors")
+    )
     settings: dict[str, Any] = {} if plain else {"variant": "fp16"}
     try:
         return StableDiffusionXLPipeline.from_pretrained(
-            path, torch_dtype=dtype, use_safetensors=True, local_files_only=True, add_watermarker=False, **settings
+            path,
+            torch_dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            add_watermarker=False,
+            **settings,
         )
     except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(f"{path} cannot be loaded ({_first_line(error)}); download the model again.") from None
+        raise ModelError(
+            f"{path} cannot be loaded ({_first_line(error)}); download the model again."
+        ) from None
 
 
 def _load_hub(model: str, dtype: torch.dtype) -> StableDiffusionXLPipeline:
@@ -101,18 +116,26 @@ def _load_hub(model: str, dtype: torch.dtype) -> StableDiffusionXLPipeline:
             model, torch_dtype=dtype, use_safetensors=True, add_watermarker=False
         )
     except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(f"{model} cannot be loaded from the hub ({_first_line(error)}); try again.") from None
+        raise ModelError(
+            f"{model} cannot be loaded from the hub ({_first_line(error)}); try again."
+        ) from None
 
 
 def _check_class(name: str, model: str) -> None:
-    family = next((f for prefix, f in _FAMILIES.items() if name.startswith(prefix)), name or "an unknown kind of model")
+    family = next(
+        (f for prefix, f in _FAMILIES.items() if name.startswith(prefix)), name or "an unknown kind of model"
+    )
     if family != "SDXL":
         raise ModelError(f"{model} is {family}; a B-LoRA lives in SDXL only. Choose an SDXL model.")
 
 
 def _check_sdxl(pipeline: StableDiffusionXLPipeline, model: str) -> None:
     config = pipeline.unet.config
-    missing = [n for n in ("text_encoder", "text_encoder_2", "tokenizer", "vae") if getattr(pipeline, n, None) is None]
+    missing = [
+        n
+        for n in ("text_encoder", "text_encoder_2", "tokenizer", "vae")
+        if getattr(pipeline, n, None) is None
+    ]
     if missing:
         raise ModelError(f"{model} lacks {', '.join(missing)} (an SDXL refiner?); choose an SDXL base model.")
     if config.addition_embed_type != "text_time" or config.in_channels != 4:

@@ -20,7 +20,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a gbk or cp1252 console must not crash on a file name
             stream.reconfigure(errors="backslashreplace")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a job scheduler's stop keeps the state, as Ctrl-C
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # a job scheduler's stop keeps the state, as Ctrl-C
     try:
         options.command(options)
     except ReCharError as error:
@@ -41,7 +43,9 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = root.add_subparsers(required=True, metavar="command")
     for name, (help_text, add_options, command) in _COMMANDS.items():
-        sub = commands.add_parser(name, help=help_text, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        sub = commands.add_parser(
+            name, help=help_text, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        )
         add_options(sub)
         sub.set_defaults(command=command)
     return root
@@ -62,7 +66,12 @@ def _train_options(sub: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0)
     add("--optimizer", choices=("adamw", "adamw8bit", "prodigy"), default="adamw")
     add("--mixed-precision", choices=("no", "fp16", "bf16"), default="no", help="of the frozen base")
-    add("--gradient-checkpointing", choices=("auto", "on", "off"), default="auto", help="less memory, more time")
+    add(
+        "--gradient-checkpointing",
+        choices=("auto", "on", "off"),
+        default="auto",
+        help="less memory, more time",
+    )
     add("--log-json", type=Path, help="write losses, seconds per step and peak memory here")
     add("--fresh", action="store_true", help="forget an unfinished run of this output")
 
@@ -84,7 +93,9 @@ def _train(options: argparse.Namespace) -> None:
         precision=options.mixed_precision,
         gradient_checkpointing=options.gradient_checkpointing,
     )
-    print(train(TrainJob(options.model, options.image, options.output, recipe, options.log_json, options.fresh)))
+    print(
+        train(TrainJob(options.model, options.image, options.output, recipe, options.log_json, options.fresh))
+    )
 
 
 def _generate_options(sub: argparse.ArgumentParser) -> None:
@@ -94,7 +105,12 @@ def _generate_options(sub: argparse.ArgumentParser) -> None:
     add("--structure-alpha", type=float, default=1.0)
     add("--style", type=Path, help="B-LoRA file to take the style block from")
     add("--style-alpha", type=float, default=1.0)
-    add("--alpha-mode", choices=("linear", "reference"), default="linear", help="'reference' squares the alphas")
+    add(
+        "--alpha-mode",
+        choices=("linear", "reference"),
+        default="linear",
+        help="'reference' squares the alphas",
+    )
     add("--prompt", required=True)
     add("--negative", help="negative prompt; without it SDXL's zeros")
     add("--output", required=True, type=Path, help="folder for the PNG files")
@@ -154,7 +170,9 @@ def _convert(options: argparse.Namespace) -> None:
 
 
 def _demo_options(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--output", type=Path, default=Path("rechar-demo"), help="folder for pictures and LoRA files")
+    sub.add_argument(
+        "--output", type=Path, default=Path("rechar-demo"), help="folder for pictures and LoRA files"
+    )
     sub.add_argument("--seed", type=int, default=0)
 
 

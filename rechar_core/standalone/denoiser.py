@@ -33,7 +33,7 @@ class DiffusersDenoiser:
 
     def layers(self) -> dict[str, nn.Module]:
         """q, k, v and out of every attention in both blocks, in the reference trainer's order."""
-        found = {}
+        found: dict[str, nn.Module] = {}
         for name, module in self.unet.named_modules():
             if name.endswith((".attn1", ".attn2")) and block_of(name):
                 found |= {f"{name}.{p}": module.get_submodule(p) for p in _PROJECTIONS}
@@ -44,4 +44,6 @@ class DiffusersDenoiser:
         cond = conditioning.to(self.device, dtype)
         added = {"text_embeds": cond.pooled.expand(batch, -1), "time_ids": cond.time_ids.expand(batch, -1)}
         context = cond.context.expand(batch, -1, -1)
-        return self.unet(noisy.to(dtype), timesteps, encoder_hidden_states=context, added_cond_kwargs=added).sample
+        return self.unet(
+            noisy.to(dtype), timesteps, encoder_hidden_states=context, added_cond_kwargs=added
+        ).sample

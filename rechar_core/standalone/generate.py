@@ -90,7 +90,11 @@ def generate(job: GenerateJob) -> list[Path]:
 
 
 def sample(
-    pipeline: StableDiffusionXLPipeline, sampling: Sampling, fusion: Fusion, seeds: list[int], progress: bool = True
+    pipeline: StableDiffusionXLPipeline,
+    sampling: Sampling,
+    fusion: Fusion,
+    seeds: list[int],
+    progress: bool = True,
 ) -> Iterator[Image]:
     """One picture per seed, with `fusion` in the UNet's weights meanwhile; afterwards they are as before.
 
@@ -99,9 +103,10 @@ def sample(
     from tqdm import tqdm
 
     pipeline.unet.eval()
-    with applied(pipeline.unet, fusion), tqdm(
-        total=len(seeds), desc="Drawing", unit="picture", ascii=True, disable=not progress
-    ) as bar:
+    with (
+        applied(pipeline.unet, fusion),
+        tqdm(total=len(seeds), desc="Drawing", unit="picture", ascii=True, disable=not progress) as bar,
+    ):
         for seed in seeds:
             yield pipeline(
                 sampling.prompt,

@@ -49,13 +49,12 @@ _FAMILIES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("a UNet alone in diffusers' layout", ("down_blocks.0.resnets.0.conv1.weight",)),
     ("a VAE alone", ("decoder.conv_in.weight",)),
 )
+# Part, its keys' prefix, how many tensors it has at least (CLIP-L's position_ids and bigG's logit_scale are optional).
 _PARTS = (
-    ("VAE", "first_stage_model.encoder.conv_in.weight"),
-    (
-        "first text encoder (CLIP-L)",
-        "conditioner.embedders.0.transformer.text_model.embeddings.token_embedding.weight",
-    ),
-    ("second text encoder (CLIP-bigG)", "conditioner.embedders.1.model.token_embedding.weight"),
+    ("UNet", _UNET, 1680),
+    ("VAE", "first_stage_model.", 248),
+    ("first text encoder (CLIP-L)", "conditioner.embedders.0.transformer.text_model.", 196),
+    ("second text encoder (CLIP-bigG)", "conditioner.embedders.1.model.", 389),
 )
 
 
@@ -103,17 +102,21 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 def check_base(name: str, shapes: Shapes) -> None:
     """Let a complete SDXL base model pass.
 
-    Raises: ModelError for any other base, or if whole parts are missing.
+    Raises: ModelError for any other base, or if a part is missing or incomplete.
     """
     found = looks_like(shapes)
     if found != "SDXL":
         raise ModelError(f"{name} looks like {found}; ReChar needs an SDXL base model.")
-    missing = [part for part, key in _PARTS if key not in shapes]
+    counts = [(part, sum(key.startswith(prefix) for key in shapes), least) for part, prefix, least in _PARTS]
+    missing = [part for part, count, _ in counts if count == 0]
     if missing:
         raise ModelError(
             f"{name} is an SDXL model without its {' and '.join(missing)}; get the full checkpoint"
             " (about 7 GB) or a diffusers folder."
         )
+    short = [f"{count} of {least} tensors of its {part}" for part, count, least in counts if count < least]
+    if short:
+        raise ModelError(f"{name} has only {' and '.join(short)}: the file is incomplete, download it again.")
 
 
 def looks_like(shapes: Shapes) -> str:

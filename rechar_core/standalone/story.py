@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .. import files
 from ..demo import build
 from ..fusion import Fusion, fuse
-from ..images import fit, read, sheet
+from ..images import fit, jpeg, read, sheet
 from ..training.recipe import TrainingRecipe
 
 if TYPE_CHECKING:
@@ -50,10 +50,12 @@ def tell(output: Path, seed: int = 0) -> Path:
     return page
 
 
-def _learn(pipeline: StableDiffusionXLPipeline, kind: str, script: dict[str, Any], output: Path, seed: int) -> BLora:
+def _learn(
+    pipeline: StableDiffusionXLPipeline, kind: str, script: dict[str, Any], output: Path, seed: int
+) -> BLora:
     from tqdm import tqdm
 
-    from .train import prepare, thumbnail
+    from .train import prepare
 
     recipe = replace(TrainingRecipe.from_json(script[kind]["recipe"]), seed=seed)
     pixels = fit(read(build.FOLDER / script[kind]["picture"]), recipe.resolution)
@@ -61,7 +63,9 @@ def _learn(pipeline: StableDiffusionXLPipeline, kind: str, script: dict[str, Any
     for step in tqdm(training.steps(), desc=f"Training {kind}", total=recipe.steps, unit="step", ascii=True):
         del step
     blora = training.blora()
-    files.write(blora, output / f"{kind}.safetensors", thumbnail=thumbnail(pixels), title=f"demo {kind}")
+    files.write(
+        blora, output / f"{kind}.safetensors", thumbnail=jpeg(pixels[0] / 2 + 0.5), title=f"demo {kind}"
+    )
     return blora
 
 
@@ -86,10 +90,19 @@ def _rows(
             draw(f"{prompt}\nstyle LoRA", prompt, fuse(None, style)),
         ]
     prompt = script["fusion_prompt"]
-    yield [draw(f"style alpha {a}\nstructure alpha 1", prompt, fuse(structure, style, 1.0, a)) for a in script["alphas"]]
-    yield [draw(f"structure alpha {a}\nstyle alpha 1", prompt, fuse(structure, style, a, 1.0)) for a in script["alphas"]]
+    yield [
+        draw(f"style alpha {a}\nstructure alpha 1", prompt, fuse(structure, style, 1.0, a))
+        for a in script["alphas"]
+    ]
+    yield [
+        draw(f"structure alpha {a}\nstyle alpha 1", prompt, fuse(structure, style, a, 1.0))
+        for a in script["alphas"]
+    ]
     prompt = script["element_prompt"]
-    yield [draw(f"{prompt}\nboth LoRAs, alpha {a}", prompt, fuse(structure, style, a, a)) for a in script["alphas"]]
+    yield [
+        draw(f"{prompt}\nboth LoRAs, alpha {a}", prompt, fuse(structure, style, a, a))
+        for a in script["alphas"]
+    ]
 
 
 def _draw(

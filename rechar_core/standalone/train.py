@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import io
 import json
 import os
 import sys
@@ -17,7 +16,7 @@ from accelerate.utils import reduce
 from torch import Tensor
 
 from .. import files
-from ..images import fit, list_pictures, read, to_pil
+from ..images import fit, jpeg, list_pictures, read
 from ..training import checkpoint
 from ..training.loop import Share, Training
 from ..training.recipe import TrainingRecipe
@@ -31,7 +30,9 @@ if TYPE_CHECKING:
 
 _DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _SAVE_EVERY = 250  # steps between safety copies of the state
-_ROOMY = 12 * 2**30  # bytes of free GPU memory above which checkpointing only costs time (spec: 9.2 GB at 1024)
+_ROOMY = (
+    12 * 2**30
+)  # bytes of free GPU memory above which checkpointing only costs time (spec: 9.2 GB at 1024)
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,9 @@ def train(job: TrainJob) -> Path:
     _run(training, state, here)
     seconds = time.perf_counter() - started
     if here.is_main_process:
-        files.write(training.blora(), job.output, thumbnail=thumbnail(pixels[0]), title=job.output.stem)
+        files.write(
+            training.blora(), job.output, thumbnail=jpeg(pixels[0][0] / 2 + 0.5), title=job.output.stem
+        )
         state.unlink(missing_ok=True)
     if job.log and here.is_main_process:
         write_log(training, seconds / max(1, training.done - first), job.log)
@@ -77,7 +80,10 @@ def train(job: TrainJob) -> Path:
 
 
 def prepare(
-    pipeline: StableDiffusionXLPipeline, pixels: list[Tensor], recipe: TrainingRecipe, share: Share | None = None
+    pipeline: StableDiffusionXLPipeline,
+    pixels: list[Tensor],
+    recipe: TrainingRecipe,
+    share: Share | None = None,
 ) -> Training:
     """Encodes pictures and prompt once, frees the encoders, and makes the run ready.
 
@@ -110,7 +116,9 @@ def _checkpoint(recipe: TrainingRecipe, device: torch.device) -> bool:
 
 def _share(here: PartialState) -> Share:
     def average(tensors: list[Tensor]) -> None:
-        flat = reduce(torch.cat([t.reshape(-1) for t in tensors]), "mean")  # one message a step instead of 321
+        flat = reduce(
+            torch.cat([t.reshape(-1) for t in tensors]), "mean"
+        )  # one message a step instead of 321
         for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
             tensor.copy_(part.view_as(tensor))
 
@@ -123,7 +131,9 @@ def _run(training: Training, state: Path, here: PartialState) -> None:
     from tqdm import tqdm
 
     total, main = training.recipe.steps, here.is_main_process
-    with tqdm(total=total, initial=training.done, desc="Training", unit="step", disable=not main, ascii=True) as bar:
+    with tqdm(
+        total=total, initial=training.done, desc="Training", unit="step", disable=not main, ascii=True
+    ) as bar:
         try:
             for step in training.steps():
                 bar.update()
@@ -135,17 +145,10 @@ def _run(training: Training, state: Path, here: PartialState) -> None:
             if main and training.done:
                 state.parent.mkdir(parents=True, exist_ok=True)
                 checkpoint.save(training, state)
-                say(f"\nStopped at step {training.done} of {total}; the same command goes on from there ({state}).")
+                say(
+                    f"\nStopped at step {training.done} of {total}; the same command goes on from there ({state})."
+                )
             raise
-
-
-def thumbnail(pixels: Tensor, side: int = 256) -> bytes:
-    """A small JPEG of pixels (1, 3, H, W) in -1..1, for the file's metadata."""
-    buffer = io.BytesIO()
-    picture = to_pil(pixels[0] / 2 + 0.5)
-    picture.thumbnail((side, side))
-    picture.save(buffer, "JPEG", quality=85)
-    return buffer.getvalue()
 
 
 def write_log(training: Training, seconds_per_step: float, path: Path) -> None:
@@ -177,4 +180,3 @@ def peak_memory(device: torch.device) -> int:
         return int(psutil.Process().memory_info().peak_wset)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-

@@ -36,7 +36,9 @@ class Adapter:
 class Adapters:
     """The adapters of one run, by diffusers module path, in model order."""
 
-    def __init__(self, layers: Mapping[str, nn.Module], recipe: TrainingRecipe, draws: Draws, device: torch.device):
+    def __init__(
+        self, layers: Mapping[str, nn.Module], recipe: TrainingRecipe, draws: Draws, device: torch.device
+    ):
         self.layers = chosen_layers(layers, recipe.blocks)
         self.by_path: dict[str, Adapter] = {}
         for path, layer in self.layers.items():
@@ -63,14 +65,20 @@ class Adapters:
         """Raises TrainingError if a layer took no part in the forward pass: its LoRA would be saved untrained."""
         idle = [path for path, a in self.by_path.items() if a.up.grad is None]
         if idle:
-            raise TrainingError(f"{_some(idle)} took no part in training; this model's attention bypasses its layers.")
+            raise TrainingError(
+                f"{_some(idle)} took no part in training; this model's attention bypasses its layers."
+            )
 
     def to_blora(self, recipe: TrainingRecipe) -> BLora:
         """The trained values on the CPU, fp32. Raises TrainingError on NaN/Inf, or if nothing was learnt."""
         pairs = {p: _pair(a, recipe.rank) for p, a in self.by_path.items()}
-        broken = [p for p, pair in pairs.items() if not (pair.down.isfinite().all() and pair.up.isfinite().all())]
+        broken = [
+            p for p, pair in pairs.items() if not (pair.down.isfinite().all() and pair.up.isfinite().all())
+        ]
         if broken:
-            raise TrainingError(f"{_some(broken)} became NaN or infinite; train with a lower learning rate or in bf16.")
+            raise TrainingError(
+                f"{_some(broken)} became NaN or infinite; train with a lower learning rate or in bf16."
+            )
         untouched = [p for p, pair in pairs.items() if not pair.up.any()]
         if untouched:
             raise TrainingError(f"{_some(untouched)} learnt nothing (zero change); raise the learning rate.")
@@ -82,14 +90,18 @@ def chosen_layers(layers: Mapping[str, nn.Module], blocks: tuple[Block, ...]) ->
     chosen = {path: layer for path, layer in layers.items() if block_of(path) in blocks}
     for block in blocks:
         if not any(block_of(path) is block for path in chosen):
-            raise TrainingError(f"The model has no attention layer in {block.path}; a B-LoRA needs an SDXL model.")
+            raise TrainingError(
+                f"The model has no attention layer in {block.path}; a B-LoRA needs an SDXL model."
+            )
     return chosen
 
 
 def _widths(layer: nn.Module, path: str) -> tuple[int, int]:
     weight = getattr(layer, "weight", None)
     if weight is None or weight.ndim != 2:
-        raise TrainingError(f"{path} is a {type(layer).__name__}, not a linear layer; use an unquantised SDXL model.")
+        raise TrainingError(
+            f"{path} is a {type(layer).__name__}, not a linear layer; use an unquantised SDXL model."
+        )
     out, width = weight.shape
     return width, out
 

@@ -48,7 +48,9 @@ def resume(training: Training, path: Path) -> None:
     """
     tensors, metadata = read_state(path)
     if metadata.get("format") != _FORMAT:
-        raise RecipeError(f"{path} is not a training state of this version of ReChar; delete it to start afresh.")
+        raise RecipeError(
+            f"{path} is not a training state of this version of ReChar; delete it to start afresh."
+        )
     changed = _changes(json.loads(metadata["job"]), job(training))
     if changed:
         raise RecipeError(
@@ -78,7 +80,9 @@ def job(training: Training) -> dict[str, Any]:
 
 def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return [
-        f"another {name}" if name in ("picture", "conditioning", "model") else f"{name} {old.get(name)} -> {new[name]}"
+        f"another {name}"
+        if name in ("picture", "conditioning", "model")
+        else f"{name} {old.get(name)} -> {new[name]}"
         for name in new
         if old.get(name) != new[name]
     ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -14,7 +16,11 @@ def build(parameters: list[nn.Parameter], recipe: TrainingRecipe) -> torch.optim
 
     Raises RecipeError where its package is not installed (bitsandbytes, prodigyopt), with what to install or choose.
     """
-    settings = {"lr": recipe.learning_rate, "betas": recipe.betas, "weight_decay": recipe.weight_decay}
+    settings: dict[str, Any] = {
+        "lr": recipe.learning_rate,
+        "betas": recipe.betas,
+        "weight_decay": recipe.weight_decay,
+    }
     if recipe.optimizer == "adamw":
         on_gpu = parameters[0].is_cuda
         return torch.optim.AdamW(parameters, eps=recipe.epsilon, fused=on_gpu, foreach=not on_gpu, **settings)
@@ -33,4 +39,6 @@ def build(parameters: list[nn.Parameter], recipe: TrainingRecipe) -> torch.optim
         raise RecipeError(
             "optimizer prodigy needs the package prodigyopt, which is not installed; install it or choose adamw."
         ) from None
-    return Prodigy(parameters, eps=recipe.epsilon, use_bias_correction=True, safeguard_warmup=True, **settings)
+    return Prodigy(
+        parameters, eps=recipe.epsilon, use_bias_correction=True, safeguard_warmup=True, **settings
+    )

@@ -79,7 +79,9 @@ class TrainingRecipe:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for metadata and logs."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        return {
+            name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()
+        }
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> TrainingRecipe:
@@ -87,4 +89,5 @@ class TrainingRecipe:
         unknown = sorted(set(values) - {f.name for f in fields(cls)})
         if unknown:
             raise RecipeError(f"The recipe has unknown settings: {', '.join(unknown)}; remove them.")
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**settings)

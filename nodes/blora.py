@@ -1,0 +1,157 @@
+"""Load, save and inspect B-LoRA files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..rechar_core.blocks import STRUCTURE, STYLE, Block
+from .host import folders
+from .sockets import BLora
+
+
+def _load_schema(block: Block, name: str, node_id: str) -> io.Schema:
+    return io.Schema(
+        node_id=node_id,
+        display_name=f"Load {name} LoRA",
+        category="ReChar/B-LoRA",
+        description=(
+            f"Reads the {block.name} block of a B-LoRA, or of any SDXL LoRA: kohya, diffusers, PEFT, LyCORIS, "
+            "the authors' own files. What lies outside the block is reported and not used."
+        ),
+        inputs=[
+            io.Combo.Input(
+                "file", options=folders.lora_names(), tooltip="A .safetensors file in models/loras."
+            )
+        ],
+        outputs=[
+            BLora.Output("blora", display_name="BLORA", tooltip=f"The {block.name} block."),
+            io.String.Output(
+                "trigger",
+                display_name="trigger",
+                tooltip="The prompt it was trained with, if the file says it.",
+            ),
+            io.String.Output("report", display_name="report", tooltip="What the whole file holds."),
+        ],
+    )
+
+
+def _load(file: str, block: Block) -> io.NodeOutput:
+    from ..rechar_core import files
+    from ..rechar_core.fusion import selected
+    from ..rechar_core.inspect import inspect
+
+    whole = files.read(folders.lora_path(file))
+    return io.NodeOutput(selected(whole, block), whole.trigger, str(inspect(whole)))
+
+
+class ReCharLoadStructureLoRA(io.ComfyNode):
+    """The structure block of a file in models/loras."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return _load_schema(STRUCTURE, "Structure", "ReCharLoadStructureLoRA")
+
+    @classmethod
+    def fingerprint_inputs(cls, file: str) -> Any:
+        return folders.lora_path(file).stat().st_mtime_ns
+
+    @classmethod
+    def execute(cls, file: str) -> io.NodeOutput:
+        return _load(file, STRUCTURE)
+
+
+class ReCharLoadStyleLoRA(io.ComfyNode):
+    """The style block of a file in models/loras."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return _load_schema(STYLE, "Style", "ReCharLoadStyleLoRA")
+
+    @classmethod
+    def fingerprint_inputs(cls, file: str) -> Any:
+        return folders.lora_path(file).stat().st_mtime_ns
+
+    @classmethod
+    def execute(cls, file: str) -> io.NodeOutput:
+        return _load(file, STYLE)
+
+
+class ReCharSaveBLoRA(io.ComfyNode):
+    """B-LoRAs as files in the loras folder."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ReCharSaveBLoRA",
+            display_name="Save B-LoRA",
+            category="ReChar/B-LoRA",
+            description=(
+                "Writes NAME_structure.safetensors and NAME_style.safetensors into the loras folder (kohya keys: "
+                "ComfyUI, A1111, Forge and diffusers read them), with trigger word, recipe and thumbnail inside."
+            ),
+            inputs=[
+                io.String.Input(
+                    "name",
+                    default="my_glyph",
+                    tooltip="File name without ending; 'folder/name' for a subfolder.",
+                ),
+                BLora.Input("structure", optional=True, tooltip="Saved as NAME_structure."),
+                BLora.Input("style", optional=True, tooltip="Saved as NAME_style."),
+                io.Image.Input(
+                    "thumbnail",
+                    optional=True,
+                    tooltip="Shown by LoRA managers; the picture it was trained on, say.",
+                ),
+            ],
+            outputs=[
+                io.String.Output(
+                    "files",
+                    display_name="files",
+                    tooltip="The names to choose in the load nodes, a line each.",
+                )
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls, name: str, structure: Any = None, style: Any = None, thumbnail: Any = None
+    ) -> io.NodeOutput:
+        from .host.saving import save
+
+        written = save(name, {"structure": structure, "style": style}, thumbnail)
+        return io.NodeOutput("\n".join(written), ui={"text": written})
+
+
+class ReCharInspectBLoRA(io.ComfyNode):
+    """What a B-LoRA holds."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ReCharInspectBLoRA",
+            display_name="Inspect B-LoRA",
+            category="ReChar/B-LoRA",
+            description="Format, blocks, rank, trigger word and the strength of every layer, as text and as a chart.",
+            inputs=[BLora.Input("blora", tooltip="From a load or train node.")],
+            outputs=[
+                io.String.Output("report", display_name="report", tooltip="The facts as a table."),
+                io.Image.Output(
+                    "chart", display_name="IMAGE", tooltip="The norm of each layer's weight change."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, blora: Any) -> io.NodeOutput:
+        from ..rechar_core.charts import energy_chart
+        from ..rechar_core.images import to_tensor
+        from ..rechar_core.inspect import inspect
+
+        report = inspect(blora)
+        return io.NodeOutput(str(report), to_tensor(energy_chart(report.by_block())))
+
+
+NODES = [ReCharLoadStructureLoRA, ReCharLoadStyleLoRA, ReCharSaveBLoRA, ReCharInspectBLoRA]

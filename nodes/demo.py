@@ -1,0 +1,35 @@
+"""The demo model as a node: something to try every other node on, without a download."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from .host.demo_model import shared_demo
+
+
+class ReCharDemoModel(io.ComfyNode):
+    """The tiny SDXL that ships with ReChar."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ReCharDemoModel",
+            display_name="Load Demo Model (ReChar)",
+            category="ReChar/Models",
+            description=(
+                "A tiny SDXL that ships with ReChar, trained on glyphs and patterns of its own: it draws 256 x 256 "
+                "pictures in seconds on a CPU. It is for trying workflows; for real pictures use Load Checkpoint."
+            ),
+            outputs=[
+                io.Model.Output("model", display_name="MODEL", tooltip="The UNet. Use latents of 256 x 256."),
+                io.Clip.Output("clip", display_name="CLIP", tooltip="Both text encoders; they know few words."),
+                io.Vae.Output("vae", display_name="VAE", tooltip="Turns 256 x 256 pictures into latents and back."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        return io.NodeOutput(*shared_demo())
+
+
+NODES = [ReCharDemoModel]

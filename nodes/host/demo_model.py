@@ -1,0 +1,225 @@
+"""The demo model of rechar_core as ordinary host objects: MODEL, CLIP and VAE, in fp32 on every device.
+
+The host knows full-size SDXL alone, so each part is its own class with the demo's sizes put in; the weights go from
+diffusers' names to the host's by the host's own tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import comfy.diffusers_convert
+import comfy.model_base
+import comfy.model_management
+import comfy.model_patcher
+import comfy.sd
+import comfy.sdxl_clip
+import comfy.supported_models
+import comfy.supported_models_base
+import comfy.utils
+import folder_paths
+import torch
+from torch import Tensor, nn
+
+from ...rechar_core.demo.build import demo_state
+from ...rechar_core.errors import ModelError, listed
+
+Config = Mapping[str, Any]
+State = Mapping[str, Tensor]
+
+# A text encoder's sizes, by the names that transformers and the host share.
+TEXT_SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_act")
+PREDICTIONS = {
+    "epsilon": comfy.model_base.ModelType.EPS,
+    "v_prediction": comfy.model_base.ModelType.V_PREDICTION,
+}
+
+
+def shared_demo() -> tuple[Any, Any, Any]:
+    """MODEL, CLIP and VAE of the shipped demo model.
+
+    They are built once a process. Each call gives new clones of the two patchers over the same weights, as two
+    wires from one checkpoint loader would be: what a workflow patches stays in its own clone.
+    Raises: ReCharError for damaged files, ModelError where weights and host do not fit.
+    """
+    model, clip, vae = _built()
+    return model.clone(), clip.clone(), vae
+
+
+@lru_cache(maxsize=1)
+def _built() -> tuple[Any, Any, Any]:
+    return load_demo(*demo_state())
+
+
+def load_demo(state: State, config: Config) -> tuple[Any, Any, Any]:
+    """Host objects (ModelPatcher, CLIP, VAE) from what `demo_state` gives.
+
+    state: fp32 tensors under "unet.", "vae.", "text_encoder." and "text_encoder_2.", named as in diffusers.
+    config: each part's configuration under the same names, and the scheduler's.
+    Raises: ModelError.
+    """
+    model = load_unet(_part(state, "unet."), config)
+    clip = load_clip(_part(state, "text_encoder."), _part(state, "text_encoder_2."), config)
+    return model, clip, load_vae(_part(state, "vae."), config["vae"])
+
+
+def _part(state: State, prefix: str) -> dict[str, Tensor]:
+    return {name[len(prefix) :]: tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+
+def _fill(module: nn.Module, tensors: State, part: str) -> None:
+    """Copy the tensors into the module; every name and every shape must match.
+
+    Raises: ModelError.
+    """
+    own = module.state_dict()
+    wrong = [name for name in own.keys() & tensors.keys() if own[name].shape != tensors[name].shape]
+    wrong += own.keys() ^ tensors.keys()
+    if wrong:
+        raise ModelError(
+            f"The demo model's {part} does not fit this ComfyUI or its own configuration: {listed(sorted(wrong))}. "
+            "Install ReChar again, or report this with your ComfyUI version."
+        )
+    module.load_state_dict(dict(tensors))
+
+
+# The UNet
+
+
+class DemoSDXL(comfy.supported_models.SDXL):
+    """SDXL in another size, with the noise schedule and the latent scale of the demo's configuration."""
+
+    unet_extra_config: dict[str, Any] = {}  # full SDXL's head width; unet_sizes says the demo's
+
+    def __init__(self, config: Config):
+        super().__init__(unet_sizes(config["unet"]))
+        schedule = config["scheduler"]
+        self.sampling_settings = {
+            "beta_schedule": {"scaled_linear": "linear"}[schedule["beta_schedule"]],
+            "linear_start": schedule["beta_start"],
+            "linear_end": schedule["beta_end"],
+            "timesteps": schedule["num_train_timesteps"],
+            "zsnr": schedule.get("rescale_betas_zero_snr", False),
+        }
+        self.latent_format.scale_factor = config["vae"]["scaling_factor"]
+        self.prediction = PREDICTIONS[schedule["prediction_type"]]
+
+    def model_type(self, state_dict: Any, prefix: str = "") -> Any:
+        """Asked by the host; a checkpoint would be probed for it."""
+        return self.prediction
+
+
+def unet_sizes(unet: Config) -> dict[str, Any]:
+    """The host's UNet arguments for a diffusers UNet configuration of SDXL's kind.
+
+    The host counts depths for each residual block, the decoder's taken from the end of its list, and heads by their
+    width; diffusers counts depths for each level, and its attention_head_dim is the number of heads.
+    """
+    widths, blocks = unet["block_out_channels"], unet["layers_per_block"]
+    with_attention = ["CrossAttn" in kind for kind in unet["down_block_types"]]
+    depths = [depth * on for depth, on in zip(unet["transformer_layers_per_block"], with_attention)]
+    (head_width,) = {width // heads for width, heads in zip(widths, unet["attention_head_dim"])}
+    return {
+        "use_checkpoint": False,
+        "image_size": 32,
+        "in_channels": unet["in_channels"],
+        "out_channels": unet["out_channels"],
+        "use_spatial_transformer": True,
+        "legacy": False,
+        "num_classes": "sequential",
+        "adm_in_channels": unet["projection_class_embeddings_input_dim"],
+        "model_channels": widths[0],
+        "channel_mult": [width // widths[0] for width in widths],
+        "num_res_blocks": [blocks] * len(widths),
+        "transformer_depth": [depth for depth in depths for _ in range(blocks)],
+        "transformer_depth_output": [depth for depth in depths for _ in range(blocks + 1)],
+        "transformer_depth_middle": depths[-1],
+        "use_linear_in_transformer": unet["use_linear_projection"],
+        "context_dim": unet["cross_attention_dim"],
+        "num_heads": -1,
+        "num_head_channels": head_width,
+        "use_temporal_attention": False,
+        "use_temporal_resblock": False,
+    }
+
+
+def load_unet(tensors: State, config: Config) -> Any:
+    """A ModelPatcher over the host's own SDXL model; `tensors` under diffusers' names. Raises: ModelError."""
+    sizes = DemoSDXL(config)
+    sizes.set_inference_dtype(torch.float32, None)
+    offload = comfy.model_management.unet_offload_device()
+    model = sizes.get_model({}, "", device=offload)
+    names = comfy.utils.unet_to_diffusers(sizes.unet_config)
+    _fill(model.diffusion_model, {names.get(name, name): value for name, value in tensors.items()}, "UNet")
+    device = comfy.model_management.get_torch_device()
+    return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=offload)
+
+
+# The text encoders
+
+
+def load_clip(first: State, second: State, config: Config) -> Any:
+    """The host's CLIP with its SDXL tokenizer over both encoders; tensors under transformers' names.
+
+    The host's class gives every encoder a projection and a logit scale that the first encoder's file does not have
+    and whose result SDXL does not use: the projection is the identity, the scale is as made.
+    Raises: ModelError.
+    """
+    options = {"dtype": torch.float32}
+    for name, part in (("clip_l", "text_encoder"), ("clip_g", "text_encoder_2")):
+        options[f"{name}_model_config"] = {size: config[part][size] for size in TEXT_SIZES} | {
+            "max_position_embeddings": config[part]["max_position_embeddings"],
+            "eos_token_id": config[part]["eos_token_id"],
+        }
+    target = comfy.supported_models_base.ClipTarget(
+        comfy.sdxl_clip.SDXLTokenizer, comfy.sdxl_clip.SDXLClipModel
+    )
+    embeddings = folder_paths.get_folder_paths("embeddings")
+    clip = comfy.sd.CLIP(target, embedding_directory=embeddings, model_options=options)
+    identity = {"text_projection.weight": torch.eye(config["text_encoder"]["hidden_size"])}
+    _fill(clip.cond_stage_model.clip_l.transformer, {**first, **identity}, "first text encoder")
+    _fill(clip.cond_stage_model.clip_g.transformer, second, "second text encoder")
+    return clip
+
+
+# The VAE
+
+
+class Width:
+    """One level's width where the host computes `ch * ch_mult[level]`: not every width is a multiple of the first."""
+
+    def __init__(self, channels: int):
+        self.channels = channels
+
+    def __rmul__(self, _: int) -> int:
+        return self.channels
+
+
+def load_vae(tensors: State, vae: Config) -> Any:
+    """The host's VAE (latents of an eighth of the picture's size); tensors under diffusers' names.
+
+    Raises: ModelError.
+    """
+    widths = vae["block_out_channels"]
+    sizes = {
+        "double_z": True,
+        "z_channels": vae["latent_channels"],
+        "resolution": vae["sample_size"],
+        "in_channels": vae["in_channels"],
+        "out_ch": vae["out_channels"],
+        "ch": widths[0],
+        "ch_mult": [Width(channels) for channels in widths],
+        "num_res_blocks": vae["layers_per_block"],
+        "attn_resolutions": [],
+        "dropout": 0.0,
+    }
+    converted = comfy.diffusers_convert.convert_vae_state_dict(dict(tensors))
+    params = {"params": {"ddconfig": sizes, "embed_dim": vae["latent_channels"]}}
+    try:
+        made = comfy.sd.VAE(sd=converted, config=params, dtype=torch.float32)
+    except RuntimeError as error:  # a shape; the host only logs a missing name, so _fill looks again
+        raise ModelError(f"The demo model's VAE does not fit its own configuration: {error}") from error
+    _fill(made.first_stage_model, converted, "VAE")
+    return made

@@ -1,0 +1,79 @@
+"""Words become CONDITIONING: tokens are encoded together, and dropped ones leave the context sequence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...rechar_core.elements import Word, without_elements
+
+Tokens = dict[str, list[list[tuple[Any, float]]]]
+
+
+def element_conditioning(clip: Any, words: tuple[Word, ...], region: Tensor | None) -> list[Any]:
+    """CONDITIONING of the words; with a region (MASK) the elements act inside it only.
+
+    Outside the region the same prompt without its elements is used; both parts tile the picture exactly.
+    """
+    if region is None:
+        return [_encode(clip, words)]
+    region = region if region.ndim == 3 else region[None]
+    inside, outside = _encode(clip, words), _encode(clip, without_elements(words))
+    for (_, options), mask in ((inside, region), (outside, 1 - region)):
+        options.update(mask=mask, mask_strength=1.0, set_area_to_bounds=False)
+    return [inside, outside]
+
+
+def _encode(clip: Any, words: tuple[Word, ...]) -> list[Any]:
+    tokens, kept = _tokens(clip, words)
+    context, pooled = clip.encode_from_tokens(tokens, return_pooled=True)  # (1, 77 * chunks, width)
+    if not all(w.kept for w in words):
+        rows = torch.tensor(kept, device=context.device)
+        context = context[:, rows]
+    return [context, {"pooled_output": pooled}]
+
+
+def _tokens(clip: Any, words: tuple[Word, ...]) -> tuple[Tokens, list[int]]:
+    """What clip.tokenize would give for the prompt, and the rows of the kept words' tokens.
+
+    Row 0, the start token, always stays: it has seen no word and serves the attention as a sink. The end token and
+    the padding have seen all words, so they go with the dropped ones.
+    """
+    empty = clip.tokenize("")
+    per_word = [clip.tokenize(_escaped(w.text), return_word_ids=True) for w in words]
+    tokens: Tokens = {key: [] for key in empty}
+    kept: list[int] = [0]
+    for key, chunks in empty.items():
+        start, end, pad, length = chunks[0][0], chunks[0][1], chunks[0][-1], len(chunks[0])
+        groups = [
+            [(t, word.weight) for chunk in found[key] for t, _, i in chunk if i]
+            for word, found in zip(words, per_word, strict=True)
+        ]
+        packed, rows = _pack(groups, words, length)
+        tokens[key] = [[start, *chunk, end, *[pad] * (length - 2 - len(chunk))] for chunk in packed]
+        kept = [0, *rows]
+    return tokens, kept
+
+
+def _pack(
+    groups: list[list[tuple[Any, float]]], words: tuple[Word, ...], length: int
+) -> tuple[list[Any], list[int]]:
+    """Words into chunks of `length` - 2 tokens, none torn apart unless longer than a chunk; rows of the kept ones."""
+    chunks: list[list[tuple[Any, float]]] = [[]]
+    rows = []
+    for group, word in zip(groups, words, strict=True):
+        if len(chunks[-1]) + len(group) > length - 2 and chunks[-1]:
+            chunks.append([])
+        for token in group:
+            if len(chunks[-1]) == length - 2:
+                chunks.append([])
+            chunks[-1].append(token)
+            if word.kept:
+                rows.append((len(chunks) - 1) * length + len(chunks[-1]))
+    return chunks, rows
+
+
+def _escaped(text: str) -> str:
+    return text.replace("(", "\\(").replace(")", "\\)")

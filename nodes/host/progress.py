@@ -1,0 +1,37 @@
+"""Progress, previews and cancel, as the host shows them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+
+class Progress:
+    """A node's progress bar of `total` steps. Each step raises the host's interrupt if the user cancelled."""
+
+    def __init__(self, total: int):
+        import comfy.utils
+
+        self.total = total
+        self.bar = comfy.utils.ProgressBar(total)
+
+    def show(self, step: int, preview: Image | None = None) -> None:
+        """Step `step` of the total is done; a preview picture may go with it."""
+        import comfy.model_management
+
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        self.bar.update_absolute(step, self.total, preview and ("JPEG", preview, 512))
+
+
+def latent_preview(latent_format: Any, latent: Tensor) -> Image:
+    """A rough picture of latents (1, 4, h, w) in the model's scale, by the host's linear latent-to-RGB table."""
+    import torch
+    from PIL import Image
+
+    factors = torch.tensor(latent_format.latent_rgb_factors, dtype=torch.float32)
+    bias = torch.tensor(latent_format.latent_rgb_factors_bias or [0.0] * 3, dtype=torch.float32)
+    rgb = torch.einsum("chw,cr->hwr", latent[0].detach().float().cpu(), factors) + bias
+    return Image.fromarray(((rgb + 1) * 127.5).clamp(0, 255).byte().numpy())

@@ -1,0 +1,31 @@
+"""Saving B-LoRAs into the host's loras folder."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ...rechar_core import files
+from ...rechar_core.errors import LoraError
+from ...rechar_core.images import jpeg
+from .folders import new_lora_path
+
+if TYPE_CHECKING:
+    from ...rechar_core.lora import BLora
+
+
+def save(name: str, parts: dict[str, BLora | None], thumbnail: Any = None) -> list[str]:
+    """Writes each given part as NAME_PART.safetensors; returns the names as the load nodes list them.
+
+    thumbnail: IMAGE (B, H, W, C) in 0..1, or None. Raises LoraError if no part is given, FileError on a bad name.
+    """
+    given = {part: blora for part, blora in parts.items() if blora is not None}
+    if not given:
+        raise LoraError("There is nothing to save: connect a structure or a style BLORA.")
+    path = new_lora_path(name)
+    small = None if thumbnail is None else jpeg(thumbnail[0].movedim(-1, 0)[:3])
+    written = []
+    for part, blora in given.items():
+        file = path.with_name(f"{path.name}_{part}.safetensors")
+        files.write(blora, file, thumbnail=small, title=file.stem)
+        written.append(file.name if "/" not in name else f"{name.rsplit('/', 1)[0]}/{file.name}")
+    return written

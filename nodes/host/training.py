@@ -1,0 +1,114 @@
+"""Training on the MODEL in the graph: encode, train, show, keep. An unchanged job is never trained twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...rechar_core import charts, files
+from ...rechar_core.lora import BLora
+from ...rechar_core.training import checkpoint
+from ...rechar_core.training.denoiser import LatentMoments
+from ...rechar_core.training.loop import Training
+from ...rechar_core.training.recipe import TrainingRecipe
+from .denoiser import HostDenoiser, checkpointed, encode_pictures, encode_prompt, ordinary, trainable
+from .folders import cache_folder
+from .patch import check_sdxl
+from .progress import Progress, latent_preview
+
+_PREVIEWS = 40  # at most this many a run; each costs one forward pass
+_PREVIEW_TIMESTEP = 700  # noisy enough that what is drawn comes from the LoRA, not from the picture
+_ROOMY = 12 * 2**30  # bytes of free GPU memory above which checkpointing only costs time
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run gave. losses: one a step; cached: it was trained before and only read now."""
+
+    blora: BLora
+    losses: list[float]
+    cached: bool
+
+
+def train(model: Any, clip: Any, vae: Any, images: Tensor, recipe: TrainingRecipe) -> Trained:
+    """Trains on IMAGE (B, H, W, C), all its pictures, with MODEL's own UNet; MODEL is bit-unchanged afterwards.
+
+    A cancelled run keeps its state and goes on from there when the same job is queued again.
+    Raises ReCharError on bad input, the host's interrupt on cancel.
+    """
+    check_sdxl(model)
+    conditioning = encode_prompt(clip, recipe.prompt, recipe.resolution)
+    moments = encode_pictures(vae, images, recipe.resolution, model.model.latent_format.scale_factor)
+    with trainable(model) as denoiser, checkpointed(model, _checkpoint(recipe, denoiser.device)):
+        pictures = [LatentMoments(*(t.to(denoiser.device).clone() for t in (m.mean, m.std))) for m in moments]
+        training = Training(denoiser, pictures, ordinary(conditioning, denoiser.device), recipe)
+        kept = cache_folder() / f"{_job_hash(training)}.safetensors"
+        if kept.is_file():
+            return _read(kept)
+        _run(training, denoiser, kept.with_suffix(".state"))
+        blora = training.blora()
+    losses = training.loss_values()
+    files.write(replace(blora, metadata={**blora.metadata, "rechar.losses": json.dumps(losses)}), kept)
+    return Trained(blora, losses, cached=False)
+
+
+def _run(training: Training, denoiser: HostDenoiser, state: Path) -> None:
+    total = training.recipe.steps
+    if state.is_file():
+        checkpoint.resume(training, state)
+    progress, every = Progress(total), max(1, total // _PREVIEWS)
+    try:
+        for step in training.steps():
+            show = step.number % every == 0 or step.number == total
+            progress.show(step.number, _preview(training, denoiser) if show else None)
+    except BaseException:
+        if training.done < total and training.losses and torch.stack(training.losses).isfinite().all():
+            checkpoint.save(training, state)
+        raise
+    state.unlink(missing_ok=True)
+
+
+def _preview(training: Training, denoiser: HostDenoiser) -> Any:
+    """What the UNet now makes of the first picture under much noise, beside the loss so far."""
+    picture = training.pictures[0]
+    with torch.no_grad():
+        t = torch.tensor([_PREVIEW_TIMESTEP], device=denoiser.device)
+        abar = denoiser.alphas_cumprod.to(denoiser.device)[t].view(-1, 1, 1, 1)
+        noise = training.draws.step(0, tuple(picture.mean.shape), 1000).noise.to(denoiser.device)
+        noisy = abar.sqrt() * picture.mean + (1 - abar).sqrt() * noise
+        out = denoiser.predict(noisy, t, training.conditioning)
+        if denoiser.prediction == "epsilon":
+            x0 = (noisy - (1 - abar).sqrt() * out) / abar.sqrt()
+        else:
+            x0 = abar.sqrt() * noisy - (1 - abar).sqrt() * out
+    drawn = latent_preview(denoiser.model.latent_format, x0)
+    return charts.beside(
+        drawn.resize((256, 256 * drawn.height // drawn.width)),
+        charts.loss_chart(training.loss_values(), training.recipe.steps),
+    )
+
+
+def _checkpoint(recipe: TrainingRecipe, device: torch.device) -> bool:
+    if recipe.gradient_checkpointing != "auto":
+        return recipe.gradient_checkpointing == "on"
+    import comfy.model_management
+
+    return device.type != "cpu" and comfy.model_management.get_free_memory(device) < _ROOMY
+
+
+def _job_hash(training: Training) -> str:
+    job = {**checkpoint.job(training), "version": 1}
+    for how in ("gradient_checkpointing",):  # how it is computed does not change what comes out
+        job.pop(how)
+    return hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _read(kept: Path) -> Trained:
+    blora = files.read(kept)
+    return Trained(blora, json.loads(blora.metadata["rechar.losses"]), cached=True)

@@ -1,0 +1,5 @@
+"""Our socket types, each declared once."""
+
+from comfy_api.latest import io
+
+BLora = io.Custom("BLORA")

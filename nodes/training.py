@@ -1,0 +1,146 @@
+"""Train B-LoRA: pictures in the graph become a structure and a style B-LoRA."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from .sockets import BLora
+
+# How the base is run, by what the card has. More is decided by the recipe inputs.
+_PRESETS = {"auto": "auto", "fast (12 GB or more)": "off", "low VRAM (8 GB)": "on"}
+
+
+class ReCharTrainBLoRA(io.ComfyNode):
+    """Trains natively on the MODEL in the graph."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ReCharTrainBLoRA",
+            display_name="Train B-LoRA",
+            category="ReChar/Training",
+            description=(
+                "Learns the structure and the style of one picture (or several of one thing) as two small LoRAs, "
+                "on the MODEL in the graph. MODEL itself is unchanged. A job that was trained before is read from disk; "
+                "a cancelled one goes on where it stopped."
+            ),
+            inputs=[
+                io.Model.Input(
+                    "model", tooltip="An SDXL model; a LoRA it already carries is trained on top of."
+                ),
+                io.Clip.Input("clip", tooltip="The checkpoint's CLIP; used once, for the prompt."),
+                io.Vae.Input("vae", tooltip="The checkpoint's VAE; used once, in fp32."),
+                io.Image.Input(
+                    "image",
+                    tooltip="The picture to learn, whole, never cropped. A batch is one thing seen often.",
+                ),
+                io.String.Input(
+                    "prompt",
+                    default="A [v]",
+                    tooltip="What to call the picture: the trigger word to use when drawing.",
+                ),
+                io.Combo.Input(
+                    "target",
+                    options=["both", "structure", "style"],
+                    default="both",
+                    tooltip="Which blocks to train.",
+                ),
+                io.Combo.Input(
+                    "preset",
+                    options=list(_PRESETS),
+                    default="auto",
+                    tooltip="Speed against memory; the result is the same.",
+                ),
+                io.Int.Input(
+                    "steps",
+                    default=1000,
+                    min=1,
+                    max=1_000_000,
+                    tooltip="Optimizer steps. The published recipe takes 1000.",
+                ),
+                io.Float.Input(
+                    "learning_rate",
+                    default=5e-5,
+                    min=1e-7,
+                    max=1.0,
+                    step=1e-6,
+                    round=False,
+                    tooltip="Published: 0.00005.",
+                ),
+                io.Int.Input(
+                    "rank",
+                    default=64,
+                    min=1,
+                    max=1024,
+                    tooltip="Size of the LoRA. Published: 64 (113 MB for both blocks).",
+                ),
+                io.Int.Input(
+                    "resolution",
+                    default=1024,
+                    min=64,
+                    max=4096,
+                    step=8,
+                    tooltip="Pixels of the picture's shorter side in training.",
+                ),
+                io.Int.Input(
+                    "batch_size",
+                    default=1,
+                    min=1,
+                    max=256,
+                    tooltip="Noise draws of the picture in each step.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**63 - 1,
+                    control_after_generate=False,
+                    tooltip="The same seed gives the same LoRA.",
+                ),
+                io.Combo.Input(
+                    "optimizer",
+                    options=["adamw", "adamw8bit", "prodigy"],
+                    default="adamw",
+                    tooltip="adamw needs nothing else installed.",
+                ),
+            ],
+            outputs=[
+                BLora.Output(
+                    "structure",
+                    display_name="structure BLORA",
+                    tooltip="The structure block of what was trained.",
+                ),
+                BLora.Output(
+                    "style", display_name="style BLORA", tooltip="The style block of what was trained."
+                ),
+                io.LoraModel.Output(
+                    "lora_model",
+                    display_name="LORA_MODEL",
+                    tooltip="Both blocks for ComfyUI's own save and load nodes.",
+                ),
+                io.LossMap.Output(
+                    "loss_map", display_name="LOSS_MAP", tooltip="The losses, for ComfyUI's plot node."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, model: Any, clip: Any, vae: Any, image: Any, preset: str, **recipe: Any
+    ) -> io.NodeOutput:
+        from ..rechar_core import files
+        from ..rechar_core.blocks import STRUCTURE, STYLE
+        from ..rechar_core.training.recipe import TrainingRecipe
+        from .host.training import train
+
+        recipe["gradient_checkpointing"] = _PRESETS[preset]
+        done = train(model, clip, vae, image, TrainingRecipe(**recipe))
+        blora = done.blora
+        return io.NodeOutput(
+            blora.select(STRUCTURE), blora.select(STYLE), files.convert(blora, "comfy"), {"loss": done.losses}
+        )
+
+
+NODES = [ReCharTrainBLoRA]

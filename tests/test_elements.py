@@ -1,0 +1,76 @@
+"""Which words of a prompt stay in the cross-attention."""
+
+from __future__ import annotations
+
+import pytest
+
+from rechar_core.elements import Word, compose, kept_text, prompt, split_elements, without_elements
+from rechar_core.errors import RecipeError
+
+TEMPLATE = "A [c] in [s] style"
+
+
+def test_auto_keeps_triggers_and_content_words():
+    words = compose(TEMPLATE, "A [v]", "the [s1]", "plum blossoms, a crane")
+    assert prompt(words) == "A [ v ] in [ s1 ] style with plum blossoms , a crane"
+    assert kept_text(words) == "[ v ] [ s1 ] plum blossoms crane"
+
+
+def test_all_keeps_everything_and_nothing_is_lost():
+    words = compose("an old [e] tree", elements="plum, 梅の花", mode="all")
+    assert kept_text(words) == prompt(words) == "an old plum , 梅の花 tree"
+
+
+def test_brackets_keep_what_they_mark():
+    words = compose("a [golden] [c] on paper", "A [v]", elements="one [red] crane", mode="brackets")
+    assert prompt(words) == "a golden [ v ] on paper with one red crane"
+    assert kept_text(words) == "golden [ v ] red"
+
+
+def test_weight_is_the_elements_alone():
+    words = compose(TEMPLATE, "A [v]", "A [s]", "stars", weight=1.5)
+    assert {w.text for w in words if w.weight != 1} == {"stars"}
+
+
+def test_region_leaves_the_rest_of_the_prompt_outside():
+    words = compose("A [c]", "A [v]", elements="stars")
+    assert prompt(without_elements(words)) == "A [ v ]"
+    assert without_elements(words)[0] == Word("A", "normal", 1.0, False)
+
+
+@pytest.mark.parametrize(
+    ("text", "elements"),
+    [
+        ("a, b;c\nd", ("a", "b", "c", "d")),
+        ("梅花，鶴、雲；月", ("梅花", "鶴", "雲", "月")),
+        (" , ", ()),
+        ("", ()),
+    ],
+)
+def test_element_lists_of_every_script(text, elements):
+    assert split_elements(text) == elements
+
+
+def test_apostrophes_and_hyphens_do_not_tear_words():
+    assert (
+        prompt(compose("[e]", elements="baby's-breath, art-deco fans", mode="all"))
+        == "baby's-breath , art-deco fans"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"template": "a cat", "mode": "auto"}, "Nothing of 'a cat' would be kept"),
+        ({"template": "a cat", "mode": "brackets"}, "Nothing of 'a cat'"),
+        (
+            {"template": "[c]", "mode": "some"},
+            "There is no keep mode 'some'; choose one of auto, brackets, all",
+        ),
+        ({"template": "[c]", "weight": -1.0}, "The element weight is -1.0"),
+        ({"template": "", "mode": "all"}, "Nothing of ''"),
+    ],
+)
+def test_bad_input_says_what_is_wrong(arguments, words):
+    with pytest.raises(RecipeError, match=words):
+        compose(**arguments)
