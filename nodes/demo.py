@@ -22,8 +22,12 @@ class ReCharDemoModel(io.ComfyNode):
             ),
             outputs=[
                 io.Model.Output("model", display_name="MODEL", tooltip="The UNet. Use latents of 256 x 256."),
-                io.Clip.Output("clip", display_name="CLIP", tooltip="Both text encoders; they know few words."),
-                io.Vae.Output("vae", display_name="VAE", tooltip="Turns 256 x 256 pictures into latents and back."),
+                io.Clip.Output(
+                    "clip", display_name="CLIP", tooltip="Both text encoders; they know few words."
+                ),
+                io.Vae.Output(
+                    "vae", display_name="VAE", tooltip="Turns 256 x 256 pictures into latents and back."
+                ),
             ],
         )
 

@@ -41,7 +41,7 @@ class ReCharFuse(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Model.Output("model", display_name="MODEL", tooltip="MODEL with the fusion."),
+                io.Model.Output("fused", display_name="MODEL", tooltip="MODEL with the fusion."),
                 io.String.Output("report", display_name="report", tooltip="What was fused, in words."),
             ],
         )

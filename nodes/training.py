@@ -23,8 +23,8 @@ class ReCharTrainBLoRA(io.ComfyNode):
             category="ReChar/Training",
             description=(
                 "Learns the structure and the style of one picture (or several of one thing) as two small LoRAs, "
-                "on the MODEL in the graph. MODEL itself is unchanged. A job that was trained before is read from disk; "
-                "a cancelled one goes on where it stopped."
+                "on the MODEL in the graph. MODEL itself is unchanged. A job that was trained before is read from "
+                "disk; a cancelled one goes on where it stopped."
             ),
             inputs=[
                 io.Model.Input(

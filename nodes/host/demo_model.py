@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import comfy.diffusers_convert
 import comfy.model_base
@@ -91,7 +91,7 @@ def _fill(module: nn.Module, tensors: State, part: str) -> None:
 class DemoSDXL(comfy.supported_models.SDXL):
     """SDXL in another size, with the noise schedule and the latent scale of the demo's configuration."""
 
-    unet_extra_config: dict[str, Any] = {}  # full SDXL's head width; unet_sizes says the demo's
+    unet_extra_config: ClassVar[dict[str, Any]] = {}  # full SDXL's head width; unet_sizes says the demo's
 
     def __init__(self, config: Config):
         super().__init__(unet_sizes(config["unet"]))
@@ -167,7 +167,7 @@ def load_clip(first: State, second: State, config: Config) -> Any:
     and whose result SDXL does not use: the projection is the identity, the scale is as made.
     Raises: ModelError.
     """
-    options = {"dtype": torch.float32}
+    options: dict[str, Any] = {"dtype": torch.float32}
     for name, part in (("clip_l", "text_encoder"), ("clip_g", "text_encoder_2")):
         options[f"{name}_model_config"] = {size: config[part][size] for size in TEXT_SIZES} | {
             "max_position_embeddings": config[part]["max_position_embeddings"],

@@ -98,7 +98,8 @@ def trainable(model: Any) -> Iterator[HostDenoiser]:
 
     clone = model.clone()
     comfy.model_management.load_models_gpu([clone], force_full_load=True)
-    unet = clone.model.diffusion_model
+    # the host leaves this on, unused: the part before the LoRA would be tracked by autograd for nothing
+    unet = clone.model.diffusion_model.requires_grad_(False)
     with torch.inference_mode(False), torch.enable_grad(), ExitStack() as restore:
         for part in (unet.output_blocks, unet.out):
             for module in part.modules():

@@ -54,7 +54,7 @@ def train(model: Any, clip: Any, vae: Any, images: Tensor, recipe: TrainingRecip
         _run(training, denoiser, kept.with_suffix(".state"))
         blora = training.blora()
     losses = training.loss_values()
-    files.write(replace(blora, metadata={**blora.metadata, "rechar.losses": json.dumps(losses)}), kept)
+    files.write(replace(blora, metadata={**blora.metadata, "training_losses": json.dumps(losses)}), kept)
     return Trained(blora, losses, cached=False)
 
 
@@ -111,4 +111,4 @@ def _job_hash(training: Training) -> str:
 
 def _read(kept: Path) -> Trained:
     blora = files.read(kept)
-    return Trained(blora, json.loads(blora.metadata["rechar.losses"]), cached=True)
+    return Trained(blora, json.loads(blora.metadata["training_losses"]), cached=True)
