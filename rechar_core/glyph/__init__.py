@@ -1,0 +1,29 @@
+"""Text or a picture becomes a glyph's mask: shaping by HarfBuzz, outlines, fit, anti-aliased raster.
+
+    face = open_face(find(name, known()))
+    drawing = render("羅", face, (1024, 1024))     # drawing.mask (H, W), drawing.parts (N, H, W)
+    image = paint(drawing.mask[None], colour("#000000"), colour("#ffffff"))
+
+Not covered: automatic font fallback; vertical text in scripts whose letters join or attach (Arabic, Mongolian, Indic,
+Thai), sideways Latin in vertical text; bidi embeddings and paired brackets; justification; colour and bitmap fonts.
+"""
+
+from .colours import colour, paint
+from .errors import GlyphError
+from .face import Face, open_face
+from .library import find, known
+from .picture import from_picture
+from .render import Drawing, render
+
+__all__ = [
+    "Drawing",
+    "Face",
+    "GlyphError",
+    "colour",
+    "find",
+    "from_picture",
+    "known",
+    "open_face",
+    "paint",
+    "render",
+]

@@ -1,0 +1,146 @@
+"""A font file, checked and opened: one face, at one place of its variation axes."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from ..errors import FileError
+from .library import SUFFIXES, is_font_name
+
+if TYPE_CHECKING:
+    import uharfbuzz as hb
+
+_OUTLINES = {"glyf", "CFF ", "CFF2"}
+_COLOURED = {"CBDT", "sbix", "COLR", "SVG ", "EBDT"}
+_HEADERS = (b"\0\1\0\0", b"OTTO", b"true")
+
+
+@dataclass(frozen=True)
+class Face:
+    """An opened font. Its lengths are in font units, `upem` of them to the em."""
+
+    name: str
+    upem: int
+    coloured: bool  # has colour or bitmap glyphs, which we cannot draw
+    font: hb.Font
+
+    def has(self, character: str) -> bool:
+        """Whether the font maps the character to a glyph."""
+        return bool(self.font.get_nominal_glyph(ord(character)))
+
+
+def open_face(path: Path, index: int = 0, variations: str = "") -> Face:
+    """Open face `index` of a font file (a .ttc or .otc holds several), at variations such as "wght=700, wdth=85".
+
+    Raises FileError if the file is missing, damaged, holds no outlines or no such face, or has no such axis.
+    """
+    import uharfbuzz as hb
+
+    data = _read(path)
+    tables = _checked(path, data, index)
+    face = hb.Face(hb.Blob(data), index)
+    if not face.glyph_count:
+        raise FileError(f"The font {path.name} is damaged: it holds no glyph. Install it anew.")
+    font = hb.Font(face)
+    if settings := _settings(path.name, face, variations):
+        font.set_variations(settings)
+    return Face(path.name, face.upem, bool(_COLOURED & set(tables)), font)
+
+
+def _read(path: Path) -> bytes:
+    if not is_font_name(path.name):
+        raise FileError(f"{path.name} is not a font that can be read; use one of {', '.join(SUFFIXES)}.")
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise FileError(f"There is no font file at {path}; check the path.") from None
+    except OSError as error:
+        raise FileError(f"The font {path} cannot be read ({error.strerror or error}).") from None
+
+
+def _checked(path: Path, data: bytes, index: int) -> dict[str, tuple[int, int]]:
+    """The tables of face `index`. Raises FileError if the font is cut short or cannot be drawn."""
+    import io
+
+    tables = read_tables(path, io.BytesIO(data), index)
+    for tag, (offset, length) in tables.items():
+        if offset + length > len(data):
+            raise FileError(
+                f"The font {path.name} is cut short (its table '{tag.strip()}'); install it anew."
+            )
+    if not _OUTLINES & set(tables):
+        what = "only bitmap or colour glyphs" if _COLOURED & set(tables) else "no outlines"
+        raise FileError(f"The font {path.name} holds {what}; choose an outline font.")
+    return tables
+
+
+def read_tables(path: Path, file: BinaryIO, index: int = 0) -> dict[str, tuple[int, int]]:
+    """Tag to (offset, length) of the tables of face `index`. Raises FileError if this is not a font."""
+    try:
+        start, header = 0, file.read(12)
+        if header[:4] == b"ttcf":
+            count = struct.unpack(">I", header[8:12])[0]
+            if not 0 <= index < count:
+                raise FileError(
+                    f"{path.name} holds {count} faces, numbered from 0; there is no face {index}."
+                )
+            file.seek(12 + 4 * index)
+            start = struct.unpack(">I", file.read(4))[0]
+            file.seek(start)
+            header = file.read(12)
+        elif index:
+            raise FileError(f"{path.name} is a single font, not a collection; set the face to 0.")
+        if header[:4] not in _HEADERS:
+            raise FileError(f"{path.name} is not a font file or is damaged; install it anew.")
+        records = [struct.unpack(">4sIII", file.read(16)) for _ in range(struct.unpack(">H", header[4:6])[0])]
+    except struct.error:
+        raise FileError(f"The font {path.name} is cut short; install it anew.") from None
+    return {tag.decode("latin-1"): (offset, length) for tag, _, offset, length in records}
+
+
+def _settings(name: str, face: Any, variations: str) -> dict[str, float]:
+    """ "wght=700, wdth=85" as {"wght": 700.0, ...}, each within its axis."""
+    axes = {axis.tag: axis for axis in face.axis_infos}
+    found = {}
+    for part in filter(None, (p.strip() for p in variations.split(","))):
+        tag, _, number = (p.strip() for p in part.partition("="))
+        if not axes:
+            raise FileError(f"{name} is not a variable font; leave its variations empty.")
+        try:
+            value, axis = float(number), axes[tag]
+        except (KeyError, ValueError):
+            legal = ", ".join(f"{t}={a.min_value:g}..{a.max_value:g}" for t, a in axes.items())
+            raise FileError(f"'{part}' is not a variation of {name}; it has {legal}.") from None
+        if not axis.min_value <= value <= axis.max_value:
+            raise FileError(
+                f"{tag} of {name} runs from {axis.min_value:g} to {axis.max_value:g}, not {value:g}."
+            )
+        found[tag] = value
+    return found
+
+
+def covering(characters: Iterable[str], fonts: Mapping[str, Path]) -> list[str]:
+    """Names of the fonts that have all `characters`; reads nothing but character maps, skips broken files."""
+    wanted = [ord(character) for character in characters]
+    return [name for name, path in fonts.items() if _covers(path, wanted)]
+
+
+def _covers(path: Path, wanted: list[int]) -> bool:
+    import uharfbuzz as hb
+
+    try:
+        with path.open("rb") as file:
+            tables = read_tables(path, file)
+            if "cmap" not in tables or not _OUTLINES & set(tables):
+                return False
+            file.seek(tables["cmap"][0])
+            cmap = file.read(tables["cmap"][1])
+    except (FileError, OSError, struct.error):
+        return False
+    face = hb.Face.create_for_tables(lambda _, tag, __: cmap if tag == "cmap" else None, None)
+    font = hb.Font(face)
+    return all(font.get_nominal_glyph(character) for character in wanted)

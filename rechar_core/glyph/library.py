@@ -1,0 +1,77 @@
+"""Which fonts there are: those shipped, the user's own, the system's. Only names are listed, no file is opened."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from ..errors import FileError
+
+SUFFIXES = (".ttf", ".otf", ".ttc", ".otc")
+_SHIPPED = Path(__file__).parents[1] / "fonts"
+SHIPPED: dict[str, Path] = {
+    "ReChar CJK": _SHIPPED / "ReCharCJK.otf",
+    "ReChar Arabic": _SHIPPED / "ReCharArabic.ttf",
+    "ReChar Devanagari": _SHIPPED / "ReCharDevanagari.ttf",
+}
+
+
+def is_font_name(name: str) -> bool:
+    """Whether a file of this name can be an outline font that we read."""
+    return name.lower().endswith(SUFFIXES)
+
+
+def known(own: Mapping[str, Path] | None = None) -> dict[str, Path]:
+    """Name to file: the shipped fonts, then `own` (name as in its folder), then "system/<file name>"."""
+    return {**SHIPPED, **dict(own or {}), **_system_fonts(_system_folders())}
+
+
+def find(name: str, fonts: Mapping[str, Path]) -> Path:
+    """The file of a known name, or of the full path of a font file on this computer.
+
+    Relative paths and network paths are refused: a name from a graph never leaves the listed folders.
+    Raises FileError.
+    """
+    name = name.strip().strip('"')  # as copied from Windows' file manager
+    if name in fonts:
+        return fonts[name]
+    path = Path(name)
+    network = name.startswith(("\\\\", "//"))
+    if path.is_absolute() and not network and is_font_name(name):
+        if not path.is_file():
+            raise FileError(f"There is no font file at {name}; check the path.")
+        return path
+    if path.is_absolute() or network:
+        raise FileError(f"'{name}' is not the full path of a font file here ({', '.join(SUFFIXES)}).")
+    near = difflib.get_close_matches(name, list(fonts), n=3, cutoff=0.5)
+    hint = f" Similar: {', '.join(near)}." if near else ""
+    raise FileError(
+        f"There is no font '{name}'.{hint} Put the file into models/fonts, or give its full path."
+    )
+
+
+def _system_folders() -> tuple[Path, ...]:
+    """Where this system keeps its fonts, the user's first."""
+    home = Path.home()
+    if sys.platform == "win32":
+        local = Path(os.environ.get("LOCALAPPDATA", home / "AppData" / "Local"))
+        windows = Path(os.environ.get("WINDIR", "C:/Windows"))
+        return (local / "Microsoft" / "Windows" / "Fonts", windows / "Fonts")
+    if sys.platform == "darwin":
+        return (home / "Library" / "Fonts", Path("/Library/Fonts"), Path("/System/Library/Fonts"))
+    data = Path(os.environ.get("XDG_DATA_HOME", home / ".local" / "share"))
+    return (data / "fonts", home / ".fonts", Path("/usr/local/share/fonts"), Path("/usr/share/fonts"))
+
+
+def _system_fonts(folders: Iterable[Path]) -> dict[str, Path]:
+    """Every font file below `folders`, in name order; of two of the same name, the first folder's."""
+    found: dict[str, Path] = {}
+    for folder in folders:
+        for parent, inner, names in os.walk(folder):  # os.walk skips what it may not read
+            inner.sort()
+            for name in filter(is_font_name, names):
+                found.setdefault(f"system/{name}", Path(parent, name))
+    return dict(sorted(found.items()))

@@ -1,0 +1,176 @@
+"""A picture of a glyph becomes a clean mask: ink parted from paper, fitted and padded, never squashed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..errors import ImageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+INVERTS = ("auto", "off", "on")
+_LEAST_CONTRAST = 0.02
+_LEAST_SIDE_WITH_GRAIN = 64
+
+
+def from_picture(
+    image: Tensor,
+    size: tuple[int, int],
+    *,
+    threshold: float | None = None,
+    invert: str = "auto",
+    margin: float = 0.1,
+) -> Tensor:
+    """The glyph in every picture as a mask (B, H, W) in 0..1, its ink box centred within the margin.
+
+    image: (B, h, w, 3 or 4) in 0..1, transparency over white. size: height and width in pixels.
+    threshold: grey in 0..1 that parts ink from paper; None finds it (Otsu).
+    invert: "off" takes the dark side as ink, "on" the light side, "auto" the side that touches the border less.
+    margin: part of the shorter side, 0..0.45. Raises ImageError.
+    """
+    import torch
+
+    if invert not in INVERTS:
+        raise ImageError(f"'{invert}' is not a way to invert; choose one of {', '.join(INVERTS)}.")
+    if not 0 <= margin <= 0.45:
+        raise ImageError(f"The margin is {margin:g}; it must be 0 to 0.45 of the shorter side.")
+    if min(size) < 1 or image.ndim != 4 or 0 in image.shape:
+        raise ImageError(
+            f"The picture {tuple(image.shape)} or the canvas {size} is empty; each side needs a pixel."
+        )
+    return torch.stack([_one(_grey(picture), size, threshold, invert, margin) for picture in image])
+
+
+def _grey(picture: Tensor) -> Tensor:
+    """(h, w, C) as luminance (h, w), Rec. 601."""
+    rgb = picture[..., :3].float()
+    if picture.shape[-1] == 4:
+        rgb = 1 + picture[..., 3:].float() * (rgb - 1)
+    if rgb.shape[-1] == 1:
+        return rgb[..., 0]
+    return rgb @ rgb.new_tensor([0.299, 0.587, 0.114])
+
+
+def _one(grey: Tensor, size: tuple[int, int], threshold: float | None, invert: str, margin: float) -> Tensor:
+    if float(grey.max() - grey.min()) < _LEAST_CONTRAST:
+        raise ImageError("The picture is of one colour; there is no glyph to find in it.")
+    level = otsu(grey) if threshold is None else threshold
+    field = level - grey  # positive is ink
+    if invert == "on" or (invert == "auto" and _is_paper(field > 0)):
+        field = -field
+    field = _without_specks(field)
+    ink = field > 0
+    if not bool(ink.any()) or bool(ink.all()):
+        raise ImageError(
+            f"At a threshold of {level:.2f} the picture is all {'ink' if bool(ink.all()) else 'paper'}; "
+            f"its greys run from {float(grey.min()):.2f} to {float(grey.max()):.2f}. Choose auto or a value between."
+        )
+    return _placed(field, size, margin * min(size))
+
+
+def otsu(grey: Tensor) -> float:
+    """The grey that parts the picture into two classes with the greatest variance between them (Otsu, 1979).
+
+    Every level between two well parted classes is as good as the next: the middle one is taken.
+    """
+    import torch
+
+    low, high = float(grey.min()), float(grey.max())
+    counts = torch.histc(grey, 256, low, high).double()
+    share = counts.cumsum(0) / counts.sum()
+    mean = (counts * torch.arange(256)).cumsum(0) / counts.sum()
+    between = (mean[-1] * share - mean) ** 2 / (share * (1 - share)).clamp_min(1e-12)
+    best = (between[:-1] >= between[:-1].max() * (1 - 1e-9)).nonzero().double().mean()
+    return low + (high - low) * (float(best) + 1) / 256
+
+
+def _is_paper(dark: Tensor) -> bool:
+    """Whether the dark side is the paper: it holds more of the border, or at a tie more of the picture."""
+    border = [dark[0], dark[-1], dark[:, 0], dark[:, -1]]
+    share = sum(float(side.float().mean()) for side in border) / 4
+    return share > 0.5 if share != 0.5 else float(dark.float().mean()) > 0.5
+
+
+def _without_specks(field: Tensor) -> Tensor:
+    """Specks and pinholes of one or two pixels take their surroundings' side: the grain of a scan.
+
+    A stroke one pixel wide stays. A picture smaller than 64 pixels is left alone: there a pixel may mean something.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    if min(field.shape) < _LEAST_SIDE_WITH_GRAIN:
+        return field
+    for _ in ("specks", "pinholes"):
+        ink = (field > 0).float()[None, None]
+        crowded = (F.avg_pool2d(ink, 3, 1, 1) > 2.5 / 9).float()  # three of nine
+        near = F.max_pool2d(crowded, 3, 1, 1)[0, 0] > 0
+        field = -torch.where((field > 0) & ~near, -field, field)
+    return field
+
+
+def _placed(field: Tensor, size: tuple[int, int], margin: float) -> Tensor:
+    """The mask of a field, its ink box scaled alike in both directions to the middle of the canvas."""
+    room = (size[0] - 2 * margin, size[1] - 2 * margin)
+    (top, bottom), (left, right) = _ink_box(field > 0)
+    scale = min(room[0] / (bottom - top), room[1] / (right - left))
+    if scale <= 1:
+        return _smaller(_soft(field)[top:bottom, left:right], size, scale)
+    middle = ((top + bottom) / 2, (left + right) / 2)
+    mask = _larger(field, size, scale, middle)
+    box = _ink_box(
+        mask >= 0.5
+    )  # now the box is known more finely than in the picture's pixels: once more with it
+    y, x = ((first + last - side) / 2 / scale for (first, last), side in zip(box, size))
+    middle = (middle[0] + y, middle[1] + x)
+    scale *= min(space / (last - first) for space, (first, last) in zip(room, box))
+    return _larger(field, size, scale, middle)
+
+
+def _ink_box(ink: Tensor) -> tuple[tuple[int, int], tuple[int, int]]:
+    """First row with ink and the one after the last, and the same of columns."""
+    rows, columns = (ink.any(dim=side).nonzero() for side in (1, 0))
+    return (int(rows[0]), int(rows[-1]) + 1), (int(columns[0]), int(columns[-1]) + 1)
+
+
+def _smaller(mask: Tensor, size: tuple[int, int], scale: float) -> Tensor:
+    """The mask shrunk by area, in the middle of the canvas."""
+    import torch.nn.functional as F
+
+    inner = [max(1, min(side, round(own * scale))) for side, own in zip(size, mask.shape)]
+    glyph = F.interpolate(mask[None, None], inner, mode="bilinear", antialias=True)[0, 0].clamp(0, 1)
+    top, left = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
+    return F.pad(glyph, (left, size[1] - inner[1] - left, top, size[0] - inner[0] - top))
+
+
+def _larger(field: Tensor, size: tuple[int, int], scale: float, middle: tuple[float, float]) -> Tensor:
+    """The smooth field enlarged about `middle` (y, x), cut at the threshold only then: no stairs.
+
+    Beyond the picture's border all is paper.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    field = F.pad(field, (1, 1, 1, 1), value=-float(field.abs().max()))
+    axes = []
+    for side, own, centre in zip(size, field.shape, middle):
+        at = (torch.arange(side) + 0.5 - side / 2) / scale + centre + 1  # in the padded picture's pixels
+        axes.append(at / own * 2 - 1)
+    y, x = torch.meshgrid(*axes, indexing="ij")
+    grid = torch.stack([x, y], dim=-1)[None]
+    larger = F.grid_sample(
+        field[None, None], grid, mode="bicubic", padding_mode="border", align_corners=False
+    )
+    return _soft(larger[0, 0])
+
+
+def _soft(field: Tensor) -> Tensor:
+    """A field that is 0 at the edge as a mask whose edge is one pixel wide."""
+    import torch
+    import torch.nn.functional as F
+
+    padded = F.pad(field[None, None], (1, 1, 1, 1), mode="replicate")[0, 0]
+    across, down = padded[1:-1, 2:] - padded[1:-1, :-2], padded[2:, 1:-1] - padded[:-2, 1:-1]
+    slope = torch.sqrt(across**2 + down**2) / 2  # change of the field over one pixel
+    return (field / slope.clamp_min(1e-4) + 0.5).clamp(0, 1)

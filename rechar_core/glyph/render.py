@@ -1,0 +1,212 @@
+"""Text becomes coverage: shape, outline, fit into the canvas, raster; whole and character by character."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .errors import GlyphError
+from .face import Face
+from .outline import outline
+from .raster import band, coverage
+from .shaping import Line, shape
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+FITS = ("ink", "em")
+MOST_PIXELS = 8192  # a side
+MOST_STROKE = 128
+_MOST_PARTS = 2**28  # values in all character masks together: 1 GiB
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A text as masks: 1 is ink, 0 is paper, between them the covered part of a pixel."""
+
+    mask: Tensor  # (H, W) float32
+    parts: Tensor  # (N, H, W) float32, one a character with ink, in reading order; they add up to `mask`
+    characters: tuple[str, ...]  # the text of each part: one character, a ligature or a syllable
+
+
+@dataclass(frozen=True)
+class Box:
+    """Left, bottom, right, top."""
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+    def __or__(self, other: Box) -> Box:
+        return Box(
+            min(self.x0, other.x0), min(self.y0, other.y0), max(self.x1, other.x1), max(self.y1, other.y1)
+        )
+
+    def moved(self, x: float, y: float) -> Box:
+        return Box(self.x0 + x, self.y0 + y, self.x1 + x, self.y1 + y)
+
+
+@dataclass(frozen=True)
+class _Set:
+    """A line with its outlines: where each character's polygons are, in font units, y upwards."""
+
+    characters: dict[int, list[np.ndarray]]
+    box: Box
+
+
+def render(
+    text: str,
+    face: Face,
+    size: tuple[int, int],
+    *,
+    direction: str = "auto",
+    fit: str = "ink",
+    margin: float = 0.1,
+    stroke: float = 0.0,
+    outline_only: bool = False,
+    line_spacing: float = 1.0,
+    language: str = "",
+    fonts: Mapping[str, Path] | None = None,
+) -> Drawing:
+    """Draw `text`, as large as it fits, centred, never clipped.
+
+    size: height and width in pixels. direction: see shaping.shape; vertical columns run from right to left.
+    fit: "ink" fills the canvas with the drawn shape's own box; "em" with the font's line height and advance,
+    so that different characters keep their relative sizes. margin: part of the shorter side, 0..0.45, on each side.
+    stroke: pixels by which the shape grows all round, 0..128; outline_only leaves that rim alone.
+    line_spacing: times the font's own, 0.5..3. fonts: those to name when a character is missing.
+    Raises GlyphError.
+    """
+    _check(size, fit, margin, stroke, outline_only, line_spacing)
+    text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\t", " ").strip("\n")
+    lines = shape(text, face, direction, language, fonts)
+    vertical = direction == "vertical"
+    fineness = 20 * max(size) / max(1, sum(len(line.glyphs) for line in lines)) ** 0.5
+    sets = [_set(line, face, fit, vertical, fineness) for line in lines]
+    placed, box = _block(sets, face, vertical, line_spacing)
+    if not placed:
+        raise GlyphError(_inkless(text, face))
+    pixels = _fitted(placed, box, size, margin * min(size), stroke)
+    names = _names(text, sorted({glyph.cluster for line in lines for glyph in line.glyphs}))
+    return _raster([names[cluster] for cluster in pixels], list(pixels.values()), size, stroke, outline_only)
+
+
+def _check(
+    size: tuple[int, int], fit: str, margin: float, stroke: float, outline_only: bool, line_spacing: float
+) -> None:
+    height, width = size
+    if not (1 <= height <= MOST_PIXELS and 1 <= width <= MOST_PIXELS):
+        raise GlyphError(f"The canvas is {width} x {height} pixels; each side must be 1 to {MOST_PIXELS}.")
+    if fit not in FITS:
+        raise GlyphError(f"'{fit}' is not a fit; choose one of {', '.join(FITS)}.")
+    if not 0 <= margin <= 0.45:
+        raise GlyphError(f"The margin is {margin:g}; it must be 0 to 0.45 of the shorter side.")
+    if not 0 <= stroke <= MOST_STROKE:
+        raise GlyphError(f"The stroke is {stroke:g} pixels; it must be 0 to {MOST_STROKE}.")
+    if outline_only and not stroke:
+        raise GlyphError("An outline needs a stroke; set the stroke to 1 pixel or more.")
+    if not 0.5 <= line_spacing <= 3:
+        raise GlyphError(f"The line spacing is {line_spacing:g}; it must be 0.5 to 3.")
+
+
+def _set(line: Line, face: Face, fit: str, vertical: bool, fineness: float) -> _Set | None:
+    """The line's outlines; None if it has no ink."""
+    import numpy as np
+
+    characters: dict[int, list[np.ndarray]] = {}
+    for glyph in line.glyphs:
+        at = np.array([glyph.x, glyph.y])
+        shapes = [polygon + at for polygon in outline(face, glyph.glyph, fineness)]
+        if shapes:
+            characters.setdefault(glyph.cluster, []).extend(shapes)
+    if not characters:
+        return None
+    points = np.concatenate([polygon for shapes in characters.values() for polygon in shapes])
+    ink = Box(*points.min(axis=0).tolist(), *points.max(axis=0).tolist())
+    if fit == "ink":
+        return _Set(characters, ink)
+    extents = face.font.get_font_extents("ttb" if vertical else "ltr")
+    if vertical:
+        return _Set(characters, ink | Box(extents.descender, -line.advance, extents.ascender, 0))
+    return _Set(characters, ink | Box(0, extents.descender, line.advance, extents.ascender))
+
+
+def _block(
+    sets: Sequence[_Set | None], face: Face, vertical: bool, spacing: float
+) -> tuple[dict[int, list[np.ndarray]], Box]:
+    """All lines in one: horizontal lines centred under each other, columns hung from the top, right to left."""
+    extents = face.font.get_font_extents("ttb" if vertical else "ltr")
+    pitch = (extents.ascender - extents.descender + extents.line_gap) * spacing
+    placed: dict[int, list[np.ndarray]] = {}
+    whole: Box | None = None
+    for i, line in enumerate(sets):
+        if line is None:
+            continue
+        move = (-i * pitch, 0.0) if vertical else (-(line.box.x0 + line.box.x1) / 2, -i * pitch)
+        for cluster, shapes in line.characters.items():
+            placed[cluster] = [polygon + move for polygon in shapes]
+        box = line.box.moved(*move)
+        whole = whole | box if whole else box
+    return dict(sorted(placed.items())), whole or Box(0, 0, 0, 0)
+
+
+def _fitted(
+    placed: dict[int, list[np.ndarray]], box: Box, size: tuple[int, int], margin: float, stroke: float
+) -> dict[int, list[np.ndarray]]:
+    """The polygons in pixels, y downwards: `box`, grown by the stroke, fills the canvas less its margins."""
+    height, width = size
+    rim = 2 * (margin + stroke)
+    if min(size) - rim < 1:
+        raise GlyphError(
+            f"Margin and stroke leave no room on a canvas of {width} x {height}; make one of them smaller."
+        )
+    scale = min((width - rim) / max(box.x1 - box.x0, 1e-6), (height - rim) / max(box.y1 - box.y0, 1e-6))
+    middle = ((box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2)
+    centre = (width / 2, height / 2)
+    return {
+        cluster: [(polygon - middle) * (scale, -scale) + centre for polygon in shapes]
+        for cluster, shapes in placed.items()
+    }
+
+
+def _raster(
+    names: list[str], shapes: list[list[np.ndarray]], size: tuple[int, int], stroke: float, outline_only: bool
+) -> Drawing:
+    """The whole, and what each character adds to it: where two overlap, the earlier one has the ink."""
+    import numpy as np
+    import torch
+
+    if len(shapes) * size[0] * size[1] > _MOST_PARTS:
+        most = _MOST_PARTS // (size[0] * size[1])
+        raise GlyphError(
+            f"{len(shapes)} characters are too many for this canvas: at most {most}, or a smaller one."
+        )
+    parts = np.zeros((len(shapes), *size), np.float32)
+    fill = coverage([polygon for polygons in shapes for polygon in polygons], size)
+    for part, polygons in zip(parts, shapes):
+        own = coverage(polygons, size)
+        part[:] = np.maximum(own, coverage(band(polygons, stroke), size)) if stroke else own
+    mask = np.maximum(fill, parts.max(axis=0)) if stroke else fill
+    if outline_only:
+        mask -= fill
+    left = mask.copy()
+    for part in parts:
+        part[:] = np.minimum(np.maximum(part - fill, 0) if outline_only else part, left)
+        left -= part
+    return Drawing(torch.from_numpy(mask), torch.from_numpy(parts), tuple(names))
+
+
+def _names(text: str, clusters: Sequence[int]) -> dict[int, str]:
+    """The text of each character: up to where the next begins."""
+    ends = [*clusters[1:], len(text)]
+    return {start: text[start:end].strip() for start, end in zip(clusters, ends)}
+
+
+def _inkless(text: str, face: Face) -> str:
+    if face.coloured:
+        return f"The font {face.name} draws '{text.strip()[:20]}' only in colour; choose an outline font."
+    return f"The font {face.name} draws nothing for this text; write other characters or choose another font."
