@@ -1,0 +1,332 @@
+"""Load, train, fuse, save, inspect and prompt inside a real ComfyUI server."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import graphs
+import numpy as np
+import pytest
+import torch
+from graphs import demo, draw, fuse, node, show, train
+from safetensors.torch import load_file, save_file
+from server import Server
+
+from rechar_core import files
+from rechar_core.lora import BLora, LoraPair
+
+pytest_plugins = ["server"]  # for its fixture, the running server
+pytestmark = pytest.mark.host
+
+BOTH = (["train", 0], ["train", 1])
+
+
+def done(made: Any) -> Any:
+    assert not made.error, made.error
+    return made
+
+
+@pytest.fixture(scope="module")
+def saved(comfy: Server) -> dict[str, str]:
+    """The names of a structure and a style LoRA, trained and saved by a workflow."""
+    save = node("ReCharSaveBLoRA", name="test/羅", structure=BOTH[0], style=BOTH[1], thumbnail=["glyph", 0])
+    made = done(comfy.run(demo(train=train(), save=save)))
+    return dict(zip(("structure", "style"), made.outputs["save"]["text"], strict=True))
+
+
+def lora_file(comfy: Server, name: str) -> Path:
+    return comfy.base / "models" / "loras" / name
+
+
+def test_saved_files_say_what_they_are(comfy: Server, saved: dict[str, str]):
+    assert saved == {"structure": "test/羅_structure.safetensors", "style": "test/羅_style.safetensors"}
+    for part, name in saved.items():
+        blora = files.read(lora_file(comfy, name))
+        assert [b.name for b in blora.blocks] == [part]
+        assert (blora.trigger, blora.ranks, blora.recipe["steps"]) == ("A [v]", (4,), 3)
+        assert blora.metadata["modelspec.thumbnail"].startswith("data:image/jpeg;base64,")
+        assert (
+            saved[part]
+            in comfy.object_info()[f"ReCharLoad{part.title()}LoRA"]["input"]["required"]["file"][1]["options"]
+        )
+
+
+def test_alpha_moves_the_picture_and_zero_is_bit_identical_to_none(comfy: Server):
+    """A failure means that alpha does nothing, or that 0 is not off."""
+    alphas = {
+        "zero": (0.0, 0.0),
+        "structure": (1.0, 0.0),
+        "style": (0.0, 1.0),
+        "both": (1.0, 1.0),
+        "half": (0.5, 0.5),
+    }
+    nodes = {f"fuse_{k}": fuse(*BOTH, *a) for k, a in alphas.items()}
+    for k in alphas:
+        nodes |= draw([f"fuse_{k}", 0], k)
+    made = done(comfy.run(demo(train=train(), **nodes, **draw(graphs.MODEL, "plain"))))
+    assert np.array_equal(made.images["plain"], made.images["zero"])
+    drawn = [made.images[k] for k in ("plain", "structure", "style", "both", "half")]
+    for i, picture in enumerate(drawn):
+        assert not any(np.array_equal(picture, other) for other in drawn[:i])
+
+
+def test_training_leaves_the_model_as_it_was(comfy: Server):
+    """A failure means that a trained-on checkpoint draws differently afterwards."""
+    before = done(comfy.run(demo(**draw(graphs.MODEL)))).images["save"]
+    done(comfy.run(demo(train=train(seed=11), x=fuse(*BOTH), **draw(["x", 0]))))
+    workflow = demo(**draw(graphs.MODEL))
+    workflow["save_sampler"]["inputs"]["denoise"] = 0.999999  # another input, so that it is sampled again
+    after = done(comfy.run(workflow))
+    assert "save_sampler" in after.executed()
+    assert np.array_equal(before, after.images["save"])
+
+
+def test_training_shows_progress_and_previews(comfy: Server):
+    made = done(comfy.run(demo(train=train(seed=21), report=show(["train", 3]))))
+    ours = [e.data for e in made.events if e.kind == "progress" and e.data["node"] == "train"]
+    assert [e["value"] for e in ours] == [1, 2, 3]
+    assert len(made.previews()) == 3
+    assert len(json.loads(made.text("report").replace("'", '"'))["loss"]) == 3
+
+
+def test_an_unchanged_job_is_never_trained_twice(comfy: Server):
+    """The host's own cache forgets when another workflow is queued in between; ours on disk does not."""
+    workflow = demo(train=train(seed=31), loss=show(["train", 3]))
+    first = done(comfy.run(workflow))
+    done(comfy.run(demo(**draw(graphs.MODEL))))
+    second = done(comfy.run(workflow))
+    assert any(e.kind == "progress" and e.data["node"] == "train" for e in first.events)
+    assert not any(e.kind == "progress" and e.data["node"] == "train" for e in second.events)
+    assert first.text("loss") == second.text("loss")
+
+
+def test_a_cancelled_training_goes_on_to_the_same_result(comfy: Server):
+    """A failure means that cancelling loses work, breaks the server, or changes what is learnt."""
+
+    def stop(event: Any) -> None:
+        if event.kind == "progress" and event.data["node"] == "train" and event.data["value"] == 4:
+            comfy.client.stop()
+
+    cancelled = demo(train=train(seed=41, steps=9), loss=show(["train", 3]))
+    assert "stopped by a user" in comfy.run(cancelled, stop).error
+    resumed = done(comfy.run(cancelled))
+    steps = [e.data["value"] for e in resumed.events if e.kind == "progress" and e.data["node"] == "train"]
+    assert steps[0] > 3 and steps[-1] == 9
+    shutil.rmtree(comfy.base / "user" / "rechar")
+    again = demo(train=train(seed=41, steps=9, preset="low VRAM (8 GB)"), loss=show(["train", 3]))
+    assert done(comfy.run(again)).text("loss") == resumed.text("loss")
+
+
+def test_other_loras_stack_with_ours(comfy: Server, saved: dict[str, str]):
+    """The host's own loader with our style file on top of our structure equals our fusion of both."""
+    load = {
+        "a": node("ReCharLoadStructureLoRA", file=saved["structure"]),
+        "b": node("ReCharLoadStyleLoRA", file=saved["style"]),
+        "one": fuse(["a", 0]),
+        "two": node("LoraLoaderModelOnly", model=["one", 0], lora_name=saved["style"], strength_model=0.7),
+        "ours": fuse(["a", 0], ["b", 0], 1.0, 0.7),
+    }
+    made = done(comfy.run(demo(**load, **draw(["two", 0], "stacked"), **draw(["ours", 0], "fused"))))
+    assert np.abs(made.images["stacked"].astype(int) - made.images["fused"]).max() <= 1
+
+
+def test_lora_model_and_loss_map_fit_the_hosts_own_nodes(comfy: Server):
+    known = comfy.object_info()
+    save = "SaveLoRA" if "SaveLoRA" in known else "SaveLoRANode"
+    nodes = {
+        "train": train(seed=51),
+        "native": node(save, lora=["train", 2], prefix="loras/native"),
+        "plot": node("LossGraphNode", loss=["train", 3], filename_prefix="loss"),
+        "apply": node("LoraModelLoader", model=graphs.MODEL, lora=["train", 2], strength_model=1.0),
+        "ours": fuse(*BOTH),
+    }
+    made = done(
+        comfy.run(demo(**nodes, **draw(["apply", 0], "native_draw"), **draw(["ours", 0], "our_draw")))
+    )
+    assert np.abs(made.images["native_draw"].astype(int) - made.images["our_draw"]).max() <= 1
+    (native,) = (comfy.base / "output" / "loras").glob("native*.safetensors")
+    assert [b.name for b in files.read(native).blocks] == ["structure", "style"]
+
+
+def test_inspect_charts_every_layer(comfy: Server, saved: dict[str, str]):
+    nodes = {
+        "a": node("ReCharLoadStructureLoRA", file=saved["structure"]),
+        "inspect": node("ReCharInspectBLoRA", blora=["a", 0]),
+        "report": show(["inspect", 0]),
+        "trigger": show(["a", 1]),
+        "chart": node("PreviewImage", images=["inspect", 1]),
+    }
+    made = done(comfy.run(demo(**nodes)))
+    assert made.text("trigger") == "A [v]"
+    assert "structure block" in made.text("report")
+    assert made.images["chart"].std() > 5
+
+
+def test_alpha_grid_draws_every_pair(comfy: Server, saved: dict[str, str]):
+    wires = {
+        "model": graphs.MODEL,
+        "vae": graphs.VAE,
+        "positive": ["p_prompt", 0],
+        "negative": ["p_empty", 0],
+    }
+    sampler = {"seed": 1, "steps": 2, "cfg": 2.0, "sampler_name": "euler", "scheduler": "normal"}
+    nodes = {
+        "a": node("ReCharLoadStructureLoRA", file=saved["structure"]),
+        "b": node("ReCharLoadStyleLoRA", file=saved["style"]),
+        "grid": node(
+            "ReCharAlphaGrid",
+            **wires,
+            latent_image=["p_size", 0],
+            structure=["a", 0],
+            style=["b", 0],
+            structure_alphas="0, 1",
+            style_alphas="0, 0.5, 1",
+            **sampler,
+        ),
+        "sheet": node("PreviewImage", images=["grid", 0]),
+        "all": node("PreviewImage", images=["grid", 1]),
+    }
+    made = done(comfy.run(demo(**draw(graphs.MODEL, "p"), **nodes)))
+    assert made.images["all"].shape == (6, 256, 256, 3)
+    assert np.array_equal(made.images["all"][0], made.images["p"][0])
+    assert made.images["sheet"].shape[1] > 3 * 256 and made.images["sheet"].shape[2] > 2 * 256
+
+
+def prompt_node(**changes: Any) -> dict[str, Any]:
+    settings = {"template": "A [c] in [s] style", "structure_trigger": "A [v]", "style_trigger": "A [s]"}
+    return node(
+        "ReCharElementPrompt",
+        clip=graphs.CLIP,
+        **{**settings, "elements": "stars", "keep": "auto", "element_weight": 1.0, **changes},
+    )
+
+
+def test_element_prompt_drops_tokens_and_all_is_an_ordinary_prompt(comfy: Server):
+    plain = "A [ v ] in [ s ] style with stars"
+    nodes: dict[str, Any] = {
+        "auto": prompt_node(),
+        "all": prompt_node(keep="all"),
+        "text": node("CLIPTextEncode", clip=graphs.CLIP, text=plain),
+        "kept": show(["auto", 1]),
+    }
+    for name in ("auto", "all", "text"):
+        nodes |= draw(graphs.MODEL, f"d_{name}", [name, 0])
+    made = done(comfy.run(demo(**nodes)))
+    assert made.text("kept") == "[ v ] [ s ] stars"
+    assert np.array_equal(made.images["d_all"], made.images["d_text"])
+    assert not np.array_equal(made.images["d_auto"], made.images["d_text"])
+
+
+def test_elements_stay_in_their_region(comfy: Server):
+    """With the region empty, the elements change nothing; with it full, they act as without a region."""
+    nodes: dict[str, Any] = {"none": prompt_node(keep="all", elements="")}
+    for name, value in (("empty", 0.0), ("full", 1.0)):
+        nodes[f"mask_{name}"] = node("SolidMask", value=value, width=256, height=256)
+        nodes[name] = prompt_node(keep="all", region=[f"mask_{name}", 0])
+    nodes["whole"] = prompt_node(keep="all")
+    for name in ("none", "empty", "full", "whole"):
+        nodes |= draw(graphs.MODEL, f"d_{name}", [name, 0])
+    images = done(comfy.run(demo(**nodes))).images
+    assert np.abs(images["d_empty"].astype(int) - images["d_none"]).max() <= 1
+    assert np.abs(images["d_full"].astype(int) - images["d_whole"]).max() <= 1
+    assert not np.array_equal(images["d_none"], images["d_whole"])
+
+
+@pytest.mark.parametrize(
+    ("nodes", "words"),
+    [
+        ({"x": train(steps=0), "s": show(["x", 3])}, "steps"),
+        ({"x": train(resolution=100), "s": show(["x", 3])}, "resolution is 100; it must be a multiple of 8"),
+        ({"x": fuse(), "y": node("ReCharSaveBLoRA", name="a")}, "nothing to save"),
+        (
+            {"train": train(), "y": node("ReCharSaveBLoRA", name="../../evil", structure=BOTH[0])},
+            "cannot be a file name",
+        ),
+        (
+            {"train": train(), "y": node("ReCharSaveBLoRA", name="", structure=BOTH[0])},
+            "cannot be a file name",
+        ),
+        (
+            {"x": prompt_node(elements="", template="a cat"), "s": show(["x", 1])},
+            "Nothing of 'a cat' would be kept",
+        ),
+        ({"train": train(), "x": fuse(BOTH[1]), **draw(["x", 0])}, "no weights in the structure block"),
+        (
+            {"x": node("ReCharLoadStyleLoRA", file="none.safetensors"), "s": show(["x", 1])},
+            "none.safetensors",
+        ),
+    ],
+    ids=["steps", "resolution", "nothing", "escape", "name", "kept", "block", "file"],
+)
+def test_bad_input_is_one_clear_sentence(comfy: Server, nodes: Any, words: str):
+    error = comfy.run(demo(**nodes)).error
+    assert words in error and "\n" not in error
+    assert not list(comfy.base.rglob("evil*"))
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda path: path.write_bytes(b"\x80\x02}q\x00."), "pickle"),
+        (lambda path: path.write_bytes(b"garbage"), "bad.safetensors"),
+        (
+            lambda path: save_file(
+                {"double_blocks.0.img_attn.qkv.lora_down.weight": torch.zeros(4, 8)}, path
+            ),
+            "Flux",
+        ),
+        (
+            lambda path: save_file(
+                {"lora_unet_up_blocks_1_attentions_0_proj_in.lora_up.weight": torch.ones(4, 4)}, path
+            ),
+            "block",
+        ),
+    ],
+    ids=["pickle", "garbage", "flux", "outside"],
+)
+def test_bad_files_are_explained_by_the_load_node(comfy: Server, make: Any, words: str):
+    path = lora_file(comfy, "bad.safetensors")
+    make(path)
+    try:
+        nodes = {"x": node("ReCharLoadStructureLoRA", file="bad.safetensors"), "s": show(["x", 1])}
+        error = comfy.run(demo(**nodes)).error
+    finally:
+        path.unlink()
+    assert words in error and "\n" not in error
+
+
+def test_a_lora_of_another_size_is_refused_not_skipped(comfy: Server, saved: dict[str, str]):
+    """The host itself would log a line and draw without the LoRA."""
+    wide = {p: LoraPair(torch.ones(4, 640), torch.ones(640, 4), 4.0) for p in read(comfy, saved).pairs}
+    files.write(BLora(wide), lora_file(comfy, "wide.safetensors"))
+    nodes = {
+        "a": node("ReCharLoadStructureLoRA", file="wide.safetensors"),
+        "x": fuse(["a", 0]),
+        **draw(["x", 0]),
+    }
+    error = comfy.run(demo(**nodes)).error
+    assert "does not fit this model" in error and "640" in error
+
+
+def read(comfy: Server, saved: dict[str, str]) -> BLora:
+    return files.read(lora_file(comfy, saved["structure"]))
+
+
+def test_every_file_format_gives_the_same_picture(comfy: Server, saved: dict[str, str]):
+    """A failure means that some published files do nothing here, as in other packs."""
+    blora, nodes = read(comfy, saved), {}
+    for format in ("kohya", "kohya-sgm", "diffusers", "peft", "comfy"):
+        files.write(blora, lora_file(comfy, f"f_{format}"), format=format)
+        nodes[f"l_{format}"] = node("ReCharLoadStructureLoRA", file=f"f_{format}.safetensors")
+        nodes[f"x_{format}"] = fuse([f"l_{format}", 0])
+        nodes |= draw([f"x_{format}", 0], format)
+    images = done(comfy.run(demo(**nodes))).images
+    pictures = [images[f] for f in ("kohya", "kohya-sgm", "diffusers", "peft", "comfy")]
+    assert all(np.abs(p.astype(int) - pictures[0]).max() <= 1 for p in pictures)
+    assert (
+        load_file(lora_file(comfy, "f_peft.safetensors")).keys()
+        != load_file(lora_file(comfy, "f_kohya.safetensors")).keys()
+    )
