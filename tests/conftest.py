@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
+
+# One thread each: the models are tiny, and a second thread only waits for the first.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+pytest_plugins = ["server"]  # the fixture `comfy`, a running ComfyUI
 
 REFERENCE = Path(__file__).parent / "data" / "blora_tiny"
 

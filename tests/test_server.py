@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from server import PACK, ROOT, Server, api_client, host_environment
 
-pytest_plugins = ["server"]  # for its fixture, the running server
 pytestmark = pytest.mark.host
 
 IMPORT_SECONDS = 0.3

@@ -18,7 +18,6 @@ from server import Server
 from rechar_core import files
 from rechar_core.lora import BLora, LoraPair
 
-pytest_plugins = ["server"]  # for its fixture, the running server
 pytestmark = pytest.mark.host
 
 BOTH = (["train", 0], ["train", 1])

@@ -1,0 +1,106 @@
+"""A real browser on a real ComfyUI page, for the tests and for build_workflows.py."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "chrome")
+OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
+OPTIONS += ["--disable-background-networking", "--disable-component-update"]
+
+
+def find_browser() -> str:
+    """The path of an installed Chromium; skips the test, saying why, if there is none."""
+    found = next((path for name in CHROMIUM if (path := shutil.which(name))), None)
+    if found is None:
+        pytest.skip(
+            "no Chromium is installed: 'apt install chromium' (or Google Chrome) for the browser tests"
+        )
+    pytest.importorskip("playwright", reason="the package playwright is not installed")
+    return found
+
+
+@contextmanager
+def page_on(address: str) -> Iterator[Any]:
+    """A page with ComfyUI's graph editor at `address`, loaded and ready, without its first-run tour."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=find_browser(), args=OPTIONS)
+        page = browser.new_page(viewport={"width": 1800, "height": 1000})
+        page.goto(address)
+        page.wait_for_function(
+            "window.app && window.app.graph && window.app.extensionManager", timeout=120_000
+        )
+        page.wait_for_timeout(1000)
+        try:
+            yield page
+        finally:
+            browser.close()
+
+
+def load_api(page: Any, name: str, workflow: dict[str, Any]) -> None:
+    """Opens an API workflow as a graph, laid out from left to right."""
+    page.evaluate(
+        """async ([name, workflow]) => {
+            await window.app.loadApiJson(workflow, name);
+            window.app.graph.arrange(60);
+        }""",
+        [name, workflow],
+    )
+
+
+def load_graph(page: Any, graph: dict[str, Any]) -> None:
+    """Opens a UI workflow, as dropping its file on the page does."""
+    page.evaluate("async graph => { await window.app.loadGraphData(graph); }", graph)
+    page.wait_for_timeout(500)
+
+
+def serialize(page: Any) -> dict[str, Any]:
+    """The graph as a UI workflow."""
+    return page.evaluate("() => window.app.graph.serialize()")
+
+
+def to_api(page: Any) -> dict[str, Any]:
+    """What the page would queue for the graph."""
+    return page.evaluate("async () => (await window.app.graphToPrompt()).output")
+
+
+def missing_nodes(page: Any) -> list[str]:
+    """Types in the graph that the page does not know (it shows them as red boxes)."""
+    return page.evaluate(
+        "() => window.app.graph._nodes.map(n => n.type).filter(t => !(t in window.LiteGraph.registered_node_types))"
+    )
+
+
+def queue(page: Any, seconds: int = 600) -> list[str]:
+    """Presses Queue and waits until the server is idle; the addresses of the pictures shown in the graph."""
+    page.evaluate("async () => { await window.app.queuePrompt(0, 1); }")
+    idle = """async () => {
+        const queue = await (await fetch('/queue')).json();
+        return queue.queue_running.length + queue.queue_pending.length === 0;
+    }"""
+    for _ in range(seconds * 2):
+        page.wait_for_timeout(500)
+        if page.evaluate(idle):
+            break
+    page.wait_for_timeout(1500)
+    return page.evaluate("() => window.app.graph._nodes.flatMap(n => (n.imgs || []).map(i => i.src))")
+
+
+def screenshot(page: Any, path: Path) -> Path:
+    """The whole graph in view, as a PNG file."""
+    page.evaluate("() => { window.app.canvas.ds.reset(); window.app.graph.setDirtyCanvas(true, true); }")
+    page.keyboard.press("Escape")
+    page.mouse.click(900, 980)
+    page.keyboard.press(".")  # fit the view
+    page.wait_for_timeout(800)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=str(path))
+    return path

@@ -1,0 +1,95 @@
+"""Every shipped workflow, through the API and in a real browser, on a real server."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import browser
+import numpy as np
+import pytest
+import shrink
+from server import ROOT, Server
+
+pytestmark = pytest.mark.host
+
+WORKFLOWS = ROOT / "workflows"
+NAMES = sorted(p.stem for p in (WORKFLOWS / "api").glob("*.json"))
+SHOTS = Path(__file__).parent / "artefacts"
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def stocked(comfy: Server) -> Server:
+    """A server with the files that the SDXL workflows name: two LoRAs of the demo model and a style picture."""
+    train = shrink.small_api(read(WORKFLOWS / "api" / "demo_structure_plus_style.json"))
+    trained = [key for key, node in train.items() if node["class_type"] == "ReCharTrainBLoRA"]
+    for name, part, wire in (
+        ("my_glyph", "structure", [trained[0], 0]),
+        ("my_style", "style", [trained[1], 1]),
+    ):
+        train[name] = {"class_type": "ReCharSaveBLoRA", "inputs": {"name": f"rechar/{name}", part: wire}}
+    made = comfy.run(train)
+    assert not made.error, made.error
+    comfy.upload("example.png", np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8))
+    return comfy
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_workflow_runs_through_the_api(stocked: Server, name: str):
+    """A failure means that a program which queues the shipped file gets an error or an empty picture."""
+    made = stocked.run(shrink.small_api(read(WORKFLOWS / "api" / f"{name}.json")))
+    assert not made.error, made.error
+    pictures = list(made.images.values())
+    assert pictures and all(p.std() > 1 for p in pictures)
+
+
+def test_every_api_workflow_has_its_page_and_picture():
+    for name in NAMES:
+        assert (WORKFLOWS / f"{name}.json").is_file(), f"run tests/build_workflows.py {name}"
+        assert (WORKFLOWS / f"{name}.jpg").stat().st_size > 2000
+    assert {p.stem for p in WORKFLOWS.glob("*.json")} == set(NAMES)
+
+
+def test_no_workflow_trains_again_by_itself():
+    """A randomised seed would make every Queue train anew."""
+    for name in NAMES:
+        assert '"randomize"' not in (WORKFLOWS / f"{name}.json").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def page(stocked: Server) -> Any:
+    with browser.page_on(f"http://127.0.0.1:{stocked.port}") as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_workflow_in_the_browser(page: Any, name: str):
+    """Loads with no missing node, means what its API twin says, runs, and shows its picture."""
+    graph = read(WORKFLOWS / f"{name}.json")
+    browser.load_graph(page, graph)
+    queued = browser.to_api(page)
+    for key, node in read(WORKFLOWS / "api" / f"{name}.json").items():
+        assert queued[key]["class_type"] == node["class_type"]
+        assert {k: queued[key]["inputs"].get(k) for k in node["inputs"]} == node["inputs"], node["class_type"]
+    browser.load_graph(page, shrink.small_graph(graph))
+    assert browser.missing_nodes(page) == []
+    page.evaluate(
+        """byKind => window.app.graph._nodes.forEach(n => (n.widgets || []).forEach(w => {
+            const small = byKind[n.type] || byKind[''];
+            if (w.name in small) w.value = small[w.name];
+        }))""",
+        {"": shrink.values(""), **{kind: shrink.values(kind) for kind in shrink.SIZES}},
+    )
+    shown = browser.queue(page)
+    browser.screenshot(page, SHOTS / f"{name}.png")
+    assert shown, "no picture appeared in the graph"
+
+
+def test_templates_are_offered(stocked: Server):
+    offered = stocked.client_json("/workflow_templates")
+    assert set(NAMES) <= set(offered["rechar-pack"])
