@@ -70,6 +70,48 @@ def run_vae(vae, model, inputs):
     return {"encoded": latent, "given": given, "decoded": vae.decode(inputs["codes"])}
 
 
+def part_of_pack(name):
+    """A module of the pack, below the packages that demo_model made."""
+    return importlib.import_module(f"rechar-pack.{name}")
+
+
+def run_blora(model, inputs):
+    """The fused MODEL's predictions, and what three steps of training on MODEL give, weights compared after it."""
+    fusion, files = part_of_pack("rechar_core.fusion"), part_of_pack("rechar_core.files")
+    before = {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
+    both = files.read(FOLDER / "both.safetensors")
+    fused = part_of_pack("nodes.host.patch").patch_model(model, fusion.fuse(both, both, 0.7, 1.2))
+    found = {f"fused_{name}": tensor for name, tensor in run_unet(fused, inputs).items()}
+    found |= run_training(model, inputs)
+    comfy.model_management.unload_all_models()
+    after = model.model.state_dict()
+    found["changed"] = torch.tensor(sum(not torch.equal(after[name], before[name]) for name in before))
+    return found
+
+
+def run_training(model, inputs):
+    """Losses and weights of a short run through the host's denoiser, with and without checkpointing."""
+    host, found = part_of_pack("nodes.host.denoiser"), {}
+    training = part_of_pack("rechar_core.training.loop").Training
+    values = part_of_pack("rechar_core.training.denoiser")
+    recipe = part_of_pack("rechar_core.training.recipe").TrainingRecipe(rank=4, steps=3, learning_rate=1e-2)
+    size = torch.tensor([[192.0, 256.0, 0.0, 0.0, 192.0, 256.0]])
+    for name, saving in (("trained", False), ("checkpointed", True)):
+        with host.trainable(model) as denoiser, host.checkpointed(model, saving):
+            moments = values.LatentMoments(
+                inputs["latent"].clone(), torch.full_like(inputs["latent"], 0.1).clone()
+            )
+            conditioning = host.ordinary(
+                values.Conditioning(inputs["context"], inputs["pooled"], size), denoiser.device
+            )
+            run = training(denoiser, [moments], conditioning, recipe)
+            for _ in run.steps():
+                pass
+            found[f"{name}.losses"] = torch.tensor(run.loss_values())
+            found |= {f"{name}.{path}": pair.delta() for path, pair in run.blora().pairs.items()}
+    return found
+
+
 def plain(tensors):
     """Tensors that a file can hold: fp32, contiguous, sharing nothing."""
     return {name: tensor.detach().float().contiguous().clone() for name, tensor in tensors.items()}
@@ -104,6 +146,7 @@ def main():
     with torch.inference_mode():  # as in a node
         model, clip, vae = host.load_demo(state, config) if state else host.shared_demo()
         found = run_unet(model, inputs) | run_vae(vae, model, inputs) | run_clip(clip, config["prompts"])
+        found |= run_blora(model, inputs)
         save_file(plain(found), FOLDER / "outputs.safetensors")
         about = {} if state else shared(host)
     about |= {"type": model.model.model_type.name, "factor": model.model.latent_format.scale_factor}

@@ -18,7 +18,14 @@ from safetensors.torch import load_file, save_file
 from server import ROOT, find_host, host_environment
 from torch import Tensor
 
+from rechar_core import files
 from rechar_core.demo import build
+from rechar_core.fusion import applied, fuse
+from rechar_core.lora import BLora, LoraPair
+from rechar_core.standalone.denoiser import DiffusersDenoiser
+from rechar_core.training.denoiser import Conditioning, LatentMoments
+from rechar_core.training.loop import Training
+from rechar_core.training.recipe import TrainingRecipe
 
 pytestmark = pytest.mark.host
 
@@ -120,6 +127,36 @@ def run_vae(parts: build.DemoModel, inputs: dict[str, Tensor], config: dict[str,
     return {"encoded": mode, "given": given, "decoded": (decoded / 2 + 0.5).clamp(0, 1)}
 
 
+def random_blora(parts: build.DemoModel) -> BLora:
+    """A B-LoRA that fits the demo's UNet and moves its output visibly; alpha differs from the rank."""
+    layers = DiffusersDenoiser(parts.unet, build.read_config()["scheduler"]).layers()
+    draw = torch.Generator().manual_seed(3)
+
+    def pair(layer: torch.nn.Module) -> LoraPair:
+        out, width = layer.weight.shape
+        down = torch.randn(4, width, generator=draw) / width**0.5
+        return LoraPair(down, torch.randn(out, 4, generator=draw), 3.0)
+
+    return BLora({path: pair(layer) for path, layer in layers.items()})
+
+
+def run_blora(
+    parts: build.DemoModel, both: BLora, inputs: dict[str, Tensor], config: Any
+) -> dict[str, Tensor]:
+    """The same fusion and the same training through diffusers."""
+    with torch.no_grad(), applied(parts.unet, fuse(both, both, 0.7, 1.2)):
+        found = {f"fused_{name}": tensor for name, tensor in run_unet(parts, inputs, config).items()}
+    moments = LatentMoments(inputs["latent"], torch.full_like(inputs["latent"], 0.1))
+    size = torch.tensor([[HEIGHT, WIDTH, 0, 0, HEIGHT, WIDTH]], dtype=torch.float32)
+    recipe = TrainingRecipe(rank=4, steps=3, learning_rate=1e-2)
+    denoiser = DiffusersDenoiser(parts.unet, config["scheduler"])
+    run = Training(denoiser, [moments], Conditioning(inputs["context"], inputs["pooled"], size), recipe)
+    for _ in run.steps():
+        pass
+    trained = {f"trained.{path}": pair.delta() for path, pair in run.blora().pairs.items()}
+    return found | trained | {"trained.losses": torch.tensor(run.loss_values())}
+
+
 def make_inputs(config: dict[str, Any]) -> dict[str, Tensor]:
     draw = torch.Generator().manual_seed(1)
     inputs = {
@@ -142,6 +179,9 @@ def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     inputs = make_inputs(config)
     with torch.no_grad():
         expected = run_unet(parts, inputs, config) | run_vae(parts, inputs, config) | encode_prompts(parts)
+    blora = random_blora(parts)
+    files.write(blora, folder / "both.safetensors")
+    expected |= run_blora(parts, blora, inputs, config)
     if request.param == "random":
         inputs |= {f"state.{name}": tensor for name, tensor in state_of(parts).items()}
     save_file(inputs, folder / "inputs.safetensors")
@@ -166,6 +206,28 @@ def test_the_host_reads_the_prediction_the_same_way(both: Both, step: int):
     sigma = both.expected[f"sigma.{step}"].item()
     assert both.distance(f"sigma.{step}") < 1e-5 * sigma + 1e-6
     assert both.distance(f"denoised.{step}") < 1e-4
+
+
+@pytest.mark.parametrize("step", TIMESTEPS)
+def test_the_fused_model_is_diffusers_own(both: Both, step: int):
+    """A failure means that the same two files draw one picture in ComfyUI and another elsewhere."""
+    assert both.distance(f"fused_raw.{step}") < 1e-4
+    assert (both.found[f"fused_raw.{step}"] - both.found[f"raw.{step}"]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["trained", "checkpointed"])
+def test_training_in_the_host_is_training_in_diffusers(both: Both, name: str):
+    """A failure means that the node learns something else than the published method does."""
+    assert (both.found[f"{name}.losses"] - both.expected["trained.losses"]).abs().max() < 1e-5
+    paths = [key for key in both.expected if key.startswith("trained.up_blocks")]
+    theirs = torch.cat([both.expected[key].flatten() for key in paths])
+    ours = torch.cat([both.found[key.replace("trained", name, 1)].flatten() for key in paths])
+    assert len(paths) == 32
+    assert (ours - theirs).norm() / theirs.norm() < 1e-3
+
+
+def test_training_changes_no_weight_of_the_model(both: Both):
+    assert both.found["changed"] == 0
 
 
 @pytest.mark.parametrize("number", range(len(PROMPTS)))
