@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelError
+from .versions import float_type
 
 if TYPE_CHECKING:
     import torch
@@ -88,7 +89,7 @@ def _load_folder(path: Path, dtype: torch.dtype) -> StableDiffusionXLPipeline:
     try:
         return StableDiffusionXLPipeline.from_pretrained(
             path,
-            torch_dtype=dtype,
+            **float_type(dtype),
             use_safetensors=True,
             local_files_only=True,
             add_watermarker=False,
@@ -113,7 +114,7 @@ def _load_hub(model: str, dtype: torch.dtype) -> StableDiffusionXLPipeline:
     _check_class(config.get("_class_name", ""), model)
     try:
         return StableDiffusionXLPipeline.from_pretrained(
-            model, torch_dtype=dtype, use_safetensors=True, add_watermarker=False
+            model, **float_type(dtype), use_safetensors=True, add_watermarker=False
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(

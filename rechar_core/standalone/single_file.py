@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import FileError, ModelError, listed
 from ..storage import opened
+from .versions import float_type
 
 if TYPE_CHECKING:
     import torch
@@ -76,7 +77,7 @@ def load_single_file(path: Path, dtype: torch.dtype) -> StableDiffusionXLPipelin
             str(path),
             config=str(CONFIG),
             local_files_only=True,
-            torch_dtype=dtype,
+            **float_type(dtype),
             tokenizer=first,
             tokenizer_2=second,
             scheduler=scheduler(shapes),
