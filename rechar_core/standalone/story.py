@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +22,19 @@ if TYPE_CHECKING:
 
     from ..lora import BLora
 
+# The demo model has seen neither picture; its language is in demo/MODEL_CARD.md.
+PICTURES = {"structure": "glyph_luo", "style": "style_a"}
+TEXT_STYLES = ("A [v] in pink neon style on black", "A [v] in red stripes style on cream")
+TEXT_CONTENTS = ("the character 木", "the letter R")
+FUSED = "A [v]"
+ELEMENTS = "A [v] with flowers"
+ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
+
 Cell = tuple[str, "Image"]
 
 
 def tell(output: Path, seed: int = 0) -> Path:
-    """Trains a structure and a style B-LoRA on the demo model's samples, draws with them, writes sheet.png.
+    """Trains a structure and a style B-LoRA on two sample pictures, draws with them, writes sheet.png.
 
     output: folder for sheet.png, every single picture, both LoRA files and log.json. Returns the sheet's path.
     About two minutes on two cores. Raises ReCharError if the demo model's files are missing or damaged.
@@ -36,85 +45,87 @@ def tell(output: Path, seed: int = 0) -> Path:
 
     started = time.perf_counter()
     output.mkdir(parents=True, exist_ok=True)
-    script = build.read_config()["story"]
+    recipe = build.read_config()["recipe"]
     pipeline = load(DEMO, torch.float32, torch.device("cpu"))
-    learnt = {kind: _learn(pipeline, kind, script, output, seed) for kind in ("structure", "style")}
-    rows = list(_rows(pipeline, script, learnt["structure"], learnt["style"], seed))
+    learnt, seconds = {}, {}
+    for kind in ("structure", "style"):
+        began = time.perf_counter()
+        learnt[kind] = _learn(pipeline, kind, recipe[kind], seed, output)
+        seconds[f"training {kind}"] = time.perf_counter() - began
+    artist = _Artist(pipeline, recipe["guidance"], recipe["sampler_steps"], seed)
+    rows = list(_rows(artist, learnt["structure"], learnt["style"]))
     for y, row in enumerate(rows):
         for x, (_, picture) in enumerate(row):
             picture.save(output / f"{y + 1}{chr(ord('a') + x)}.png")
-    page = output / "sheet.png"
-    sheet(rows, "ReChar demo: a glyph and a style picture become two B-LoRAs").save(page)
-    log = {"seconds": time.perf_counter() - started, "seed": seed, "script": script}
+    page, temporary = output / "sheet.png", output / f".sheet.{os.getpid()}.png"
+    sheet(rows, "ReChar demo: a glyph and a style picture become two B-LoRAs").save(temporary)
+    temporary.replace(page)
+    log = {"seconds": {**seconds, "all": time.perf_counter() - started}, "seed": seed, "recipe": recipe}
     (output / "log.json").write_text(json.dumps(log, ensure_ascii=False, indent=1), encoding="utf-8")
     return page
 
 
-def _learn(
-    pipeline: StableDiffusionXLPipeline, kind: str, script: dict[str, Any], output: Path, seed: int
-) -> BLora:
+def _learn(pipeline: StableDiffusionXLPipeline, kind: str, settings: Any, seed: int, output: Path) -> BLora:
     from tqdm import tqdm
 
     from .train import prepare
 
-    recipe = replace(TrainingRecipe.from_json(script[kind]["recipe"]), seed=seed)
-    pixels = fit(read(build.FOLDER / script[kind]["picture"]), recipe.resolution)
+    recipe = replace(TrainingRecipe.from_json({"resolution": 256, **settings}), seed=seed)
+    pixels = fit(read(build.SAMPLES[PICTURES[kind]]), recipe.resolution)
     training = prepare(pipeline, [pixels], recipe)
-    for step in tqdm(training.steps(), desc=f"Training {kind}", total=recipe.steps, unit="step", ascii=True):
-        del step
+    with tqdm(total=recipe.steps, desc=f"Training {kind}", unit="step", ascii=True) as bar:
+        for _ in training.steps():
+            bar.update()
     blora = training.blora()
-    files.write(
-        blora, output / f"{kind}.safetensors", thumbnail=jpeg(pixels[0] / 2 + 0.5), title=f"demo {kind}"
-    )
+    picture = jpeg(pixels[0] / 2 + 0.5)
+    files.write(blora, output / f"{kind}.safetensors", thumbnail=picture, title=f"demo {kind}")
     return blora
 
 
-def _rows(
-    pipeline: StableDiffusionXLPipeline, script: dict[str, Any], structure: BLora, style: BLora, seed: int
-) -> Iterator[list[Cell]]:
+@dataclass(frozen=True)
+class _Artist:
+    """Draws with the pipeline; every picture starts from the same noise."""
+
+    pipeline: StableDiffusionXLPipeline
+    guidance: float
+    steps: int
+    seed: int
+
+    def draw(self, label: str, prompt: str, fusion: Fusion) -> Cell:
+        from .generate import Sampling, sample
+
+        sampling = Sampling(prompt, negative="", steps=self.steps, guidance=self.guidance)
+        return label, next(iter(sample(self.pipeline, sampling, fusion, [self.seed], progress=False)))
+
+
+def _rows(artist: _Artist, structure: BLora, style: BLora) -> Iterator[list[Cell]]:
     """The sheet's rows: the inputs, each LoRA alone beside its control, the fusion at several alphas."""
-
-    def draw(label: str, prompt: str, fusion: Fusion) -> Cell:
-        return label, _draw(pipeline, script, prompt, fusion, seed)
-
-    nothing = fuse(None, None)
-    yield [(f"{kind} picture (input)", _picture(script[kind]["picture"])) for kind in ("structure", "style")]
-    for prompt in script["structure_prompts"]:
-        yield [
-            draw(f"{prompt}\nno LoRA (control)", prompt, nothing),
-            draw(f"{prompt}\nstructure LoRA", prompt, fuse(structure, None)),
-        ]
-    for prompt in script["style_prompts"]:
-        yield [
-            draw(f"{prompt}\nno LoRA (control)", prompt, nothing),
-            draw(f"{prompt}\nstyle LoRA", prompt, fuse(None, style)),
-        ]
-    prompt = script["fusion_prompt"]
+    nothing, structure_only, style_only = fuse(None, None), fuse(structure, None), fuse(None, style)
+    yield [(f"{kind} picture (input)", _picture(name)) for kind, name in PICTURES.items()]
     yield [
-        draw(f"style alpha {a}\nstructure alpha 1", prompt, fuse(structure, style, 1.0, a))
-        for a in script["alphas"]
+        artist.draw(f"{text}\n{label}", text, fusion)
+        for text in TEXT_STYLES
+        for label, fusion in (("no LoRA (control)", nothing), ("structure LoRA", structure_only))
     ]
     yield [
-        draw(f"structure alpha {a}\nstyle alpha 1", prompt, fuse(structure, style, a, 1.0))
-        for a in script["alphas"]
+        artist.draw(f"{text}\n{label}", text, fusion)
+        for text in TEXT_CONTENTS
+        for label, fusion in (("no LoRA (control)", nothing), ("style LoRA", style_only))
     ]
-    prompt = script["element_prompt"]
     yield [
-        draw(f"{prompt}\nboth LoRAs, alpha {a}", prompt, fuse(structure, style, a, a))
-        for a in script["alphas"]
+        artist.draw(f"structure alpha 1\nstyle alpha {a:g}", FUSED, fuse(structure, style, 1.0, a))
+        for a in ALPHAS
     ]
-
-
-def _draw(
-    pipeline: StableDiffusionXLPipeline, script: dict[str, Any], prompt: str, fusion: Fusion, seed: int
-) -> Image:
-    from .generate import Sampling, sample
-
-    sampling = Sampling(prompt, negative="", steps=script["steps"], guidance=script["guidance"])
-    return next(iter(sample(pipeline, sampling, fusion, [seed], progress=False)))
+    yield [
+        artist.draw(f"structure alpha {a:g}\nstyle alpha 1", FUSED, fuse(structure, style, a, 1.0))
+        for a in ALPHAS
+    ]
+    yield [
+        artist.draw(f"{ELEMENTS}\nboth alphas {a:g}", ELEMENTS, fuse(structure, style, a, a)) for a in ALPHAS
+    ]
 
 
 def _picture(name: str) -> Image:
     from PIL import Image
 
-    return Image.open(build.FOLDER / name)
+    return Image.open(build.SAMPLES[name])
