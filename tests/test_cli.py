@@ -105,6 +105,24 @@ def test_reference_mode_squares_alpha(loras, tmp_path):
     assert np.array_equal(squared[0], quarter[0])
 
 
+def test_half_precision_base_draws_almost_the_same(loras):
+    """A failure means that what a GPU does (fp16 UNet, fp32 VAE) breaks; here in bf16, which a CPU can compute."""
+    from rechar_core.fusion import fuse
+    from rechar_core.standalone.base import load
+    from rechar_core.standalone.generate import Sampling, sample
+
+    blora = files.read(loras["structure"])
+    drawn = []
+    for dtype in (torch.float32, torch.bfloat16):
+        pipe = load(str(tiny.MODEL), dtype, torch.device("cpu"))
+        assert pipe.vae.dtype == torch.float32
+        picture = next(
+            sample(pipe, Sampling("A [v]", steps=2, width=64, height=64), fuse(blora, None), [0], False)
+        )
+        drawn.append(np.asarray(picture).astype(int))
+    assert np.abs(drawn[0] - drawn[1]).mean() < 4
+
+
 def test_inspect_and_convert(loras, tmp_path, capsys):
     assert main(["inspect", str(loras["structure"]), "--json"]) == 0
     report = json.loads(capsys.readouterr().out)

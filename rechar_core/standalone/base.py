@@ -13,6 +13,7 @@ from .versions import float_type
 if TYPE_CHECKING:
     import torch
     from diffusers import StableDiffusionXLPipeline
+    from PIL.Image import Image
     from torch import Tensor
 
     from ..training.denoiser import Conditioning, LatentMoments
@@ -171,6 +172,18 @@ def encode_picture(pipeline: StableDiffusionXLPipeline, pixels: Tensor) -> Laten
     with torch.no_grad():
         posterior = pipeline.vae.encode(pixels.to(pipeline.vae.device, torch.float32)).latent_dist
     return LatentMoments(posterior.mean * scale, posterior.std * scale)
+
+
+def decode_picture(pipeline: StableDiffusionXLPipeline, latent: Tensor) -> Image:
+    """The picture of a scaled latent (1, 4, h, w), in fp32: the pipeline itself wants one type for all parts."""
+    import torch
+
+    from ..images import to_pil
+
+    vae = pipeline.vae
+    with torch.no_grad():
+        pixels = vae.decode(latent.to(vae.device, torch.float32) / vae.config.scaling_factor).sample
+    return to_pil(pixels[0] / 2 + 0.5)
 
 
 def _first_line(error: Exception) -> str:

@@ -14,7 +14,7 @@ import torch
 from .. import files
 from ..errors import RecipeError
 from ..fusion import AlphaMode, Fusion, applied, fuse
-from .base import load
+from .base import decode_picture, load
 from .processes import processes
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def sample(
         tqdm(total=len(seeds), desc="Drawing", unit="picture", ascii=True, disable=not progress) as bar,
     ):
         for seed in seeds:
-            yield pipeline(
+            latent = pipeline(
                 sampling.prompt,
                 negative_prompt=sampling.negative,
                 num_inference_steps=sampling.steps,
@@ -116,7 +116,9 @@ def sample(
                 width=sampling.width,
                 height=sampling.height,
                 generator=torch.Generator().manual_seed(seed),
-            ).images[0]
+                output_type="latent",
+            ).images
+            yield decode_picture(pipeline, latent)
             bar.update()
 
 
