@@ -1,0 +1,275 @@
+"""Train the demo UNet on rendered shards, resumably.
+
+    RANK=0 WORLD_SIZE=2 python -m demo.train_unet --folder FOLDER --minutes 60
+    RANK=1 WORLD_SIZE=2 python -m demo.train_unet --folder FOLDER --minutes 60
+
+State is in FOLDER/ckpt/last.pt; every random draw is a function of (process, step), so a resumed run goes on exactly.
+"""
+
+import argparse
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rechar_core.demo.build import build_unet
+
+from . import parallel
+from .codes import CONTENT, ELEMENT, FIRST_SLOT, POSITION, POSITION_SIZE, SLOTS, STYLE, TOKENS, WIDTH
+from .roles import initialise, prepare_for_training, slot_loss, trainable_masks
+from .schedule import alphas_cumprod
+
+WARMUP = 200  # steps
+NO_CONTENT = 0.1  # share of samples whose glyph is not told
+BLANK = 0.04  # share of samples with an all-zero context, SDXL's unconditional
+
+
+@dataclass
+class Samples:
+    """All shards in memory: latents (n, 4, 32, 32), content (n, 64, 32), styles (n, 24), elements (n, 8), fp16."""
+
+    latents: Tensor
+    content: Tensor
+    styles: Tensor
+    elements: Tensor
+    shards: int
+
+    @staticmethod
+    def load(folder: Path) -> "Samples":
+        paths = sorted((folder / "data").glob("codes_*.npz"))
+        parts = [np.load(path) for path in paths]
+
+        def join(name: str) -> Tensor:
+            return torch.from_numpy(np.concatenate([part[name] for part in parts]).astype(np.float16))
+
+        return Samples(join("latents"), join("content"), join("styles"), join("elements"), len(paths))
+
+
+def context(content: Tensor, styles: Tensor, elements: Tensor, rng: np.random.Generator) -> Tensor:
+    """(batch, 77, 192): codes in their columns; style and elements are unknown to the first few tokens."""
+    batch = len(content)
+    ctx = torch.zeros(batch, TOKENS, WIDTH)
+    ctx[:, FIRST_SLOT:, CONTENT] = content
+    ctx[:, FIRST_SLOT:, POSITION] = POSITION_SIZE * torch.eye(SLOTS)
+    for row in range(batch):
+        known = rng.integers(2, 28)
+        ctx[row, known:, STYLE] = styles[row]
+        ctx[row, known:, ELEMENT] = elements[row]
+    return ctx
+
+
+@dataclass
+class Batch:
+    """Noisy latents, integer times, context and the v target."""
+
+    noisy: Tensor
+    times: Tensor
+    context: Tensor
+    target: Tensor
+    weight: Tensor
+
+
+def offset_noise(size: int, source: torch.Generator) -> Tensor:
+    """(size, 4, 32, 32): random levels and random coarse blobs, of a strength that differs from sample to sample.
+
+    SDXL's schedule leaves 7 % of the signal at the last time, and the mean of 1024 cells shows through white noise:
+    without this the UNet reads the colours there and never asks the style code (Guttenberg 2023, "offset noise").
+    """
+    level = 0.4 * torch.rand(size, 1, 1, 1, generator=source) * torch.randn(size, 4, 1, 1, generator=source)
+    coarse = 0.2 * torch.rand(size, 1, 1, 1, generator=source) * torch.randn(size, 4, 5, 5, generator=source)
+    return level + nn.functional.interpolate(coarse, (32, 32), mode="bilinear", align_corners=True)
+
+
+class Drawer:
+    """Draws the batch of a (process, step)."""
+
+    def __init__(self, folder: Path, size: int) -> None:
+        self.folder, self.size = folder, size
+        self.samples = Samples.load(folder)
+        self.alphas = alphas_cumprod()
+
+    def refresh(self) -> None:
+        """Take in shards that were rendered since."""
+        if len(list((self.folder / "data").glob("codes_*.npz"))) != self.samples.shards:
+            self.samples = Samples.load(self.folder)
+
+    def __call__(self, step: int) -> Batch:
+        rng = np.random.default_rng([7, parallel.RANK, step])
+        noise_source = torch.Generator().manual_seed(step * parallel.WORLD + parallel.RANK)
+        rows = torch.from_numpy(rng.integers(0, len(self.samples.latents), self.size))
+        latents = self.samples.latents[rows].float()
+        content = self.samples.content[rows].float()
+        content[..., :-1] += 0.08 * torch.randn(content[..., :-1].shape, generator=noise_source)
+        content[torch.from_numpy(rng.random(self.size) < NO_CONTENT)] = 0
+        styles = self.samples.styles[rows].float()
+        styles += 0.04 * torch.randn(styles.shape, generator=noise_source)
+        ctx = context(content, styles, self.samples.elements[rows].float(), rng)
+        ctx[torch.from_numpy(rng.random(self.size) < BLANK)] = 0
+        stratum = (np.arange(self.size) + rng.random(self.size)) / self.size
+        times = torch.from_numpy((1000 * stratum**0.6).astype(np.int64)).clamp(max=999)
+        kept = self.alphas[times].view(-1, 1, 1, 1)
+        noise = torch.randn(latents.shape, generator=noise_source) + offset_noise(self.size, noise_source)
+        noisy = kept.sqrt() * latents + (1 - kept).sqrt() * noise
+        target = kept.sqrt() * noise - (1 - kept).sqrt() * latents
+        ratio = (kept / (1 - kept)).flatten()
+        return Batch(noisy, times, ctx, target, (6 / (ratio + 1)).clamp(max=1))
+
+
+def level_share(hidden: Tensor) -> Tensor:
+    """Share of each norm group's variance that lies between its channels' levels; hidden (batch, c, h, w).
+
+    With two channels a group, GroupNorm turns levels into mere signs where they outweigh the spatial variation, and
+    colours saturate. Keeping this share small keeps the last norm nearly linear.
+    """
+    groups = hidden.float().reshape(len(hidden), 32, -1, hidden.shape[2] * hidden.shape[3])
+    between = groups.mean(3).var(2, unbiased=False)
+    return (between / (groups.var((2, 3), unbiased=False) + 1e-4)).mean()
+
+
+class Objective(nn.Module):
+    """Weighted v error, the slot loss of the structure block, and the level share at the last norm."""
+
+    def __init__(self, unet: nn.Module) -> None:
+        super().__init__()
+        self.unet = unet
+        self.processors = prepare_for_training(unet)
+        unet.conv_norm_out.register_forward_pre_hook(lambda _, inputs: self.last.append(inputs[0]))
+        self.last: list[Tensor] = []
+
+    def forward(
+        self, noisy: Tensor, times: Tensor, ctx: Tensor, target: Tensor, weight: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        added = {"text_embeds": torch.zeros(len(noisy), 128), "time_ids": torch.zeros(len(noisy), 6)}
+        guess = self.unet(noisy, times, encoder_hidden_states=ctx, added_cond_kwargs=added).sample
+        error = ((guess.float() - target) ** 2).mean((1, 2, 3))
+        slots = torch.stack([slot_loss(processor.logits) for processor in self.processors]).mean()
+        return (error * weight).mean(), slots, level_share(self.last.pop())
+
+
+class Trainer:
+    """Model, optimizer, moving average and their checkpoint."""
+
+    def __init__(self, folder: Path, rate: float, average: float) -> None:
+        torch.manual_seed(0)
+        self.folder, self.rate, self.average = folder, rate, average
+        self.unet = build_unet()
+        initialise(self.unet)
+        masks = trainable_masks(self.unet)
+        self.objective = Objective(self.unet)
+        named = dict(self.unet.named_parameters())
+        self.names = [name for name in masks if name in named]
+        self.parameters = [named[name] for name in self.names]
+        self.masks = [masks[name] for name in self.names]
+        self.moving = [parameter.detach().clone() for parameter in self.parameters]
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=rate, betas=(0.9, 0.98), weight_decay=1e-3, eps=1e-7
+        )
+        self.step = 0
+        self.path = folder / "ckpt" / "last.pt"
+
+    def resume(self) -> None:
+        if not self.path.exists():
+            return
+        state = torch.load(self.path, weights_only=True)
+        self.step = state["step"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        with torch.no_grad():
+            for parameter, moving, name in zip(self.parameters, self.moving, self.names):
+                parameter.copy_(state["weights"][name])
+                moving.copy_(state["average"][name])
+
+    def save(self) -> None:
+        state = {
+            "step": self.step,
+            "optimizer": self.optimizer.state_dict(),
+            "weights": dict(zip(self.names, (p.detach() for p in self.parameters))),
+            "average": dict(zip(self.names, self.moving)),
+        }
+        partial = self.path.with_suffix(".partial")
+        torch.save(state, partial)
+        partial.rename(self.path)
+
+    def update(self, share_left: float) -> None:
+        """One optimizer step from the gradients in place; the rate falls to 3 % over the last 40 % of the run."""
+        for parameter, mask in zip(self.parameters, self.masks):
+            if mask is not None and parameter.grad is not None:
+                parameter.grad.mul_(mask)
+        parallel.average_gradients(self.parameters)
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        rate = self.rate * min(1, (self.step + 1) / WARMUP) * max(0.03, min(1, share_left / 0.4))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=False)
+        self.step += 1
+        decay = min(self.average, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(self.moving, [p.detach() for p in self.parameters], 1 - decay)
+
+
+class Log:
+    """Means of the last hundred steps, a line every fifty, from the first process."""
+
+    def __init__(self, batch: int) -> None:
+        self.batch, self.began = batch, time.time()
+        self.history: list[tuple[float, ...]] = []
+
+    def __call__(self, step: int, rate: float, losses: tuple[Tensor, ...]) -> None:
+        self.history.append(tuple(loss.item() for loss in losses))
+        if parallel.RANK or step % 50:
+            return
+        loss, slots, levels = np.mean(self.history[-100:], 0)
+        seconds = time.time() - self.began
+        pace = len(self.history) * self.batch * parallel.WORLD / seconds
+        print(
+            f"step {step} min {seconds / 60:.1f} loss {loss:.4f} slots {slots:.3f} levels {levels:.2f} "
+            f"samples/s {pace:.1f} lr {rate:.1e}",
+            flush=True,
+        )
+
+
+def train(options: argparse.Namespace) -> None:
+    trainer = Trainer(options.folder, options.rate, options.average)
+    trainer.resume()
+    draw, log = Drawer(options.folder, options.batch), Log(options.batch)
+    objective = torch.compile(trainer.objective) if options.compile else trainer.objective
+    began, saved = time.time(), time.time()
+    while True:
+        share_left = 1 - (time.time() - began) / (60 * options.minutes)
+        if parallel.any_process(share_left <= 0):
+            break
+        batch = draw(trainer.step)
+        with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
+            losses = objective(batch.noisy, batch.times, batch.context, batch.target, batch.weight)
+        (losses[0] + options.slot_weight * losses[1] + options.level_weight * losses[2]).backward()
+        trainer.update(share_left)
+        log(trainer.step, trainer.optimizer.param_groups[0]["lr"], losses)
+        if trainer.step % 50 == 0:
+            draw.refresh()
+        if parallel.RANK == 0 and time.time() - saved > 120:
+            trainer.save()
+            saved = time.time()
+    if parallel.RANK == 0:
+        trainer.save()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, required=True)
+    parser.add_argument("--batch", type=int, default=8, help="samples a process and step")
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--average", type=float, default=0.998, help="decay of the moving average")
+    parser.add_argument("--slot-weight", type=float, default=0.1)
+    parser.add_argument("--level-weight", type=float, default=0.05)
+    parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--compile", action="store_true")
+    options = parser.parse_args()
+    parallel.start()
+    train(options)
+
+
+if __name__ == "__main__":
+    main()
