@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
@@ -133,7 +133,7 @@ class ReCharGlyph(io.ComfyNode):
         face: int = 0,
         variations: str = "",
         font_path: str = "",
-        **settings: str | float | bool,
+        **settings: Any,
     ) -> io.NodeOutput:
         from ..rechar_core.glyph import colour, find, open_face, paint, render
 

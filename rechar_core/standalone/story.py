@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from ..lora import BLora
 
 # The demo model has seen neither picture; its language is in demo/MODEL_CARD.md.
-PICTURES = {"structure": "glyph_luo", "style": "style_a"}
-TEXT_STYLES = ("A [v] in pink neon style on black", "A [v] in red stripes style on cream")
+PICTURES = {"structure": "glyph_luo", "style": "style_c"}
+TEXT_STYLES = ("A [v] in cyan neon style on navy", "A [v] in red stripes style on cream")
 TEXT_CONTENTS = ("the character 木", "the letter R")
 FUSED = "A [v]"
 ELEMENTS = "A [v] with flowers"
