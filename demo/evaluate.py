@@ -98,13 +98,13 @@ class Evaluation:
         }
 
     def learn(self, number: int) -> tuple[BLora, BLora, Row]:
-        """Both B-LoRAs of a sample number, and how long they took."""
-        began = time.perf_counter()
+        """Both B-LoRAs of a sample number, and the CPU seconds they took."""
+        began = time.process_time()
         recipe = replace(self.recipes["structure"], seed=number)
         structure = self.studio.learn(enlarge(glyph_picture(number)), recipe)
-        middle = time.perf_counter()
+        middle = time.process_time()
         style = self.studio.learn(enlarge(style_picture(number)), replace(self.recipes["style"], seed=number))
-        seconds = {"structure_seconds": middle - began, "style_seconds": time.perf_counter() - middle}
+        seconds = {"structure_seconds": middle - began, "style_seconds": time.process_time() - middle}
         return structure, style, seconds
 
     def structure(self, number: int, own: BLora, other: BLora) -> Row:
@@ -183,27 +183,29 @@ def swapped(fusion: Fusion) -> Fusion:
     return Fusion({other(path): value for path, value in fusion.pairs.items()}, {})
 
 
-def evaluate(out: Path, numbers: list[int]) -> list[Row]:
-    """All rows of these sample numbers; the wrong LoRA of each is its neighbour's."""
-    evaluation, rows, learnt = Evaluation(out), [], {}
-    for number in numbers:
-        learnt[number] = evaluation.learn(number)
-        print(f"{number} learnt {learnt[number][2]}", flush=True)
+def evaluate(out: Path, numbers: list[int], part: int) -> None:
+    """Measure these sample numbers, one row each, stored as they come; the wrong LoRA is the neighbour's."""
+    evaluation, rows = Evaluation(out), []
+    learnt: dict[int, tuple[BLora, BLora, Row]] = {}
     for index, number in enumerate(numbers):
-        other = learnt[numbers[index - 1]]
+        neighbour = numbers[index - 1] if index else numbers[1]
+        for needed in (neighbour, number):
+            if needed not in learnt:
+                learnt[needed] = evaluation.learn(needed)
         structure, style, seconds = learnt[number]
+        other_structure, other_style, _ = learnt[neighbour]
         row = {
             "number": number,
             **seconds,
             "vae": evaluation.autoencoder(number),
             "text": evaluation.text(number),
-            "structure": evaluation.structure(number, structure, other[0]),
-            "style": evaluation.style(number, style, other[1]),
+            "structure": evaluation.structure(number, structure, other_structure),
+            "style": evaluation.style(number, style, other_style),
             "fused": evaluation.fused(number, structure, style),
         }
-        print(json.dumps(row), flush=True)
         rows.append(row)
-    return rows
+        print(json.dumps(row), flush=True)
+        (out / f"part_{part}.json").write_text(json.dumps(rows))
 
 
 def main() -> None:
@@ -219,8 +221,7 @@ def main() -> None:
         return
     torch.set_num_threads(1)
     part, parts = (int(number) for number in options.part.split("/"))
-    rows = evaluate(options.out, list(range(part, options.samples, parts)))
-    (options.out / f"part_{part}.json").write_text(json.dumps(rows))
+    evaluate(options.out, list(range(part, options.samples, parts)), part)
 
 
 if __name__ == "__main__":

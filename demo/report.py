@@ -129,12 +129,17 @@ FIGURES: tuple[Figure, ...] = (
         lambda x: x >= 0.9,
     ),
     (
-        "Seconds for a structure LoRA, one thread",
+        "CPU seconds of a structure LoRA, one thread",
         lambda r: _mean(r, "structure_seconds"),
         "<= 30",
         lambda x: x <= 30,
     ),
-    ("Seconds for a style LoRA, one thread", lambda r: _mean(r, "style_seconds"), "<= 30", lambda x: x <= 30),
+    (
+        "CPU seconds of a style LoRA, one thread",
+        lambda r: _mean(r, "style_seconds"),
+        "<= 30",
+        lambda x: x <= 30,
+    ),
 )
 
 

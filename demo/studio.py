@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rechar_core.demo import load_demo
 from rechar_core.fusion import Fusion, applied
@@ -14,7 +14,30 @@ from rechar_core.training.denoiser import Conditioning, LatentMoments
 from rechar_core.training.loop import Training
 from rechar_core.training.recipe import TrainingRecipe
 
+from .roles import Silent
+
 Array = np.ndarray
+
+
+class Shortcut(nn.Module):
+    """What a resnet block is when its residual branch is zero."""
+
+    def __init__(self, resnet: nn.Module) -> None:
+        super().__init__()
+        self.inner = resnet.conv_shortcut or nn.Identity()
+
+    def forward(self, hidden: Tensor, temb: Tensor | None = None) -> Tensor:
+        return self.inner(hidden)
+
+
+def lighten(unet: nn.Module, vae: nn.Module) -> None:
+    """Leave out what is fixed at zero: the same pictures in two thirds of the time."""
+    for name, module in [*unet.named_modules(), *vae.named_modules()]:
+        for child_name, child in module.named_children():
+            if child_name == "attn2" and not child.to_out[0].weight.any() and not child.to_out[0].bias.any():
+                module.attn2 = Silent()
+            if name.endswith("resnets") and not child.conv2.weight.any() and not child.conv2.bias.any():
+                module[int(child_name)] = Shortcut(child)
 
 
 class Studio:
@@ -22,6 +45,7 @@ class Studio:
 
     def __init__(self) -> None:
         self.model = load_demo()
+        lighten(self.model.unet, self.model.vae)
         self.denoiser = DiffusersDenoiser(self.model.unet, dict(self.model.scheduler.config))
         self.scale = self.model.vae.config.scaling_factor
 

@@ -132,9 +132,9 @@ def level_share(hidden: Tensor) -> Tensor:
 class Objective(nn.Module):
     """Weighted v error, the slot loss of the structure block, and the level share at the last norm."""
 
-    def __init__(self, unet: nn.Module) -> None:
+    def __init__(self, unet: nn.Module, coarse_weight: float) -> None:
         super().__init__()
-        self.unet = unet
+        self.unet, self.coarse_weight = unet, coarse_weight
         self.processors = prepare_for_training(unet)
         unet.conv_norm_out.register_forward_pre_hook(lambda _, inputs: self.last.append(inputs[0]))
         self.last: list[Tensor] = []
@@ -144,7 +144,11 @@ class Objective(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         added = {"text_embeds": torch.zeros(len(noisy), 128), "time_ids": torch.zeros(len(noisy), 6)}
         guess = self.unet(noisy, times, encoder_hidden_states=ctx, added_cond_kwargs=added).sample
-        error = ((guess.float() - target) ** 2).mean((1, 2, 3))
+        miss = guess.float() - target
+        error = (miss**2).mean((1, 2, 3))
+        if self.coarse_weight:
+            # colours are coarse: means over 4x4 cells hold their error and little of the unknowable noise
+            error = error + self.coarse_weight * (nn.functional.avg_pool2d(miss, 4) ** 2).mean((1, 2, 3))
         slots = torch.stack([slot_loss(processor.logits) for processor in self.processors]).mean()
         return (error * weight).mean(), slots, level_share(self.last.pop())
 
@@ -152,13 +156,13 @@ class Objective(nn.Module):
 class Trainer:
     """Model, optimizer, moving average and their checkpoint."""
 
-    def __init__(self, folder: Path, rate: float, average: float) -> None:
+    def __init__(self, folder: Path, rate: float, average: float, coarse_weight: float) -> None:
         torch.manual_seed(0)
         self.folder, self.rate, self.average = folder, rate, average
         self.unet = build_unet()
         initialise(self.unet)
         masks = trainable_masks(self.unet)
-        self.objective = Objective(self.unet)
+        self.objective = Objective(self.unet, coarse_weight)
         named = dict(self.unet.named_parameters())
         self.names = [name for name in masks if name in named]
         self.parameters = [named[name] for name in self.names]
@@ -231,7 +235,7 @@ class Log:
 
 
 def train(options: argparse.Namespace) -> None:
-    trainer = Trainer(options.folder, options.rate, options.average)
+    trainer = Trainer(options.folder, options.rate, options.average, options.coarse_weight)
     trainer.resume()
     draw, log = Drawer(options.folder, options.batch), Log(options.batch)
     objective = torch.compile(trainer.objective) if options.compile else trainer.objective
@@ -264,6 +268,9 @@ def main() -> None:
     parser.add_argument("--average", type=float, default=0.998, help="decay of the moving average")
     parser.add_argument("--slot-weight", type=float, default=0.1)
     parser.add_argument("--level-weight", type=float, default=0.05)
+    parser.add_argument(
+        "--coarse-weight", type=float, default=0.0, help="extra weight of 4x4 means of the error"
+    )
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--compile", action="store_true")
     options = parser.parse_args()

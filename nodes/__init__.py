@@ -4,9 +4,35 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import blora, demo, elements, fusion, glyph, grid, training
+from . import (
+    blora,
+    demo,
+    elements,
+    evaluate,
+    fusion,
+    glyph,
+    grid,
+    pipeline,
+    references,
+    restyle,
+    soulstyler,
+    training,
+)
 
-_MODULES = (glyph, training, blora, fusion, elements, grid, demo)
+_MODULES = (
+    glyph,
+    training,
+    blora,
+    fusion,
+    elements,
+    grid,
+    references,
+    pipeline,
+    evaluate,
+    soulstyler,
+    restyle,
+    demo,
+)
 
 
 class ReCharExtension(ComfyExtension):

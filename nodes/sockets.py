@@ -3,3 +3,10 @@
 from comfy_api.latest import io
 
 BLora = io.Custom("BLORA")
+Llm = io.Custom("SOULSTYLER_LLM")
+Segmenter = io.Custom("SOULSTYLER_SEGMENTER")
+Target = io.Custom("SOULSTYLER_TARGET")
+Guide = io.Custom("SOULSTYLER_GUIDE")
+Adapters = io.Custom("RECHAR_ADAPTERS")
+References = io.Custom("RECHAR_REFERENCE")
+Layout = io.Custom("RECHAR_LAYOUT")

@@ -9,7 +9,12 @@ from comfy_api.latest import io
 from .sockets import BLora
 
 # How the base is run, by what the card has. More is decided by the recipe inputs.
-_PRESETS = {"auto": "auto", "fast (12 GB or more)": "off", "low VRAM (8 GB)": "on"}
+_PRESETS = {
+    "auto": "auto",
+    "fast (12 GB or more)": "fast",
+    "low VRAM (8 GB)": "normal",
+    "lowest VRAM (6 GB)": "low",
+}
 
 
 class ReCharTrainBLoRA(io.ComfyNode):
@@ -135,7 +140,7 @@ class ReCharTrainBLoRA(io.ComfyNode):
         from ..rechar_core.training.recipe import TrainingRecipe
         from .host.training import train
 
-        recipe["gradient_checkpointing"] = _PRESETS[preset]
+        recipe["memory"] = _PRESETS[preset]
         done = train(model, clip, vae, image, TrainingRecipe(**recipe))
         blora = done.blora
         return io.NodeOutput(

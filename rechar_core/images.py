@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 LATENT_SCALE = 8  # pixels a latent cell, SDXL's VAE
+LABEL_FONT = (
+    Path(__file__).parent / "fonts" / "ReCharCJK.otf"
+)  # labels name characters; Pillow's own font has none
 _MOST_PIXELS = 256_000_000  # larger than any real scan; a decompression bomb is refused before it is decoded
 
 
@@ -125,8 +128,8 @@ def sheet(rows: Sequence[Sequence[tuple[str, Image]]], title: str, cell: int = 2
     columns = max(len(row) for row in rows)
     size = (gap + columns * (cell + gap), head + len(rows) * (cell + label + gap) + gap)
     page = Image.new("RGB", size, "white")
-    draw, font = ImageDraw.Draw(page), ImageFont.load_default(15)
-    draw.text((gap, 12), title, fill="black", font=ImageFont.load_default(20))
+    draw, font = ImageDraw.Draw(page), ImageFont.truetype(LABEL_FONT, 14)
+    draw.text((gap, 10), title, fill="black", font=ImageFont.truetype(LABEL_FONT, 20))
     for y, row in enumerate(rows):
         for x, (text, picture) in enumerate(row):
             left, top = gap + x * (cell + gap), head + y * (cell + label + gap)

@@ -68,7 +68,7 @@ def tidy(graph: dict[str, Any], workflow: dict[str, Any]) -> dict[str, Any]:
     for node in graph["nodes"]:
         values = node.get("widgets_values") or []
         node["widgets_values"] = ["fixed" if v in ("randomize", "increment") else v for v in values]
-        own = node["type"].startswith("ReChar")
+        own = node["type"].startswith(("ReChar", "Soulstyler"))
         node["properties"] |= {"cnr_id": "rechar", "ver": "0.1.0"} if own else {}
         models = [MODELS[v] for v in values if isinstance(v, str) and v in MODELS]
         node["properties"] |= {"models": models} if models else {}

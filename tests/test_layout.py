@@ -48,10 +48,27 @@ ALLOWED: dict[str, set[str]] = {
     "files": LORA | {"foreign", "metadata", "peft_config", "storage"},
     "fusion": LORA,
     "inspect": LORA,
-    "training.recipe": {"errors", "blocks"},
+    "training.recipe": {"errors", "blocks", "training.memory"},
     "training.draws": {"errors"},
-    "training.denoiser": {"errors", "blocks"},
+    "training.memory": {"errors"},
+    "training.denoiser": {"errors", "blocks", "training.memory"},
+    "training.objective": {"errors", "training.denoiser", "training.draws", "training.recipe"},
     "training.adapter": LORA | {"training.draws", "training.recipe"},
+    "soulstyler.spans": set(),
+    "soulstyler.templates": set(),
+    "soulstyler.network": set(),
+    "soulstyler.crops": set(),
+    "soulstyler.losses": set(),
+    "soulstyler.language": set(),
+    **{f"soulstyler.{name}": {"soulstyler.language"} for name in ("english", "chinese", "japanese")},
+    "soulstyler.grammar": {
+        f"soulstyler.{name}" for name in ("language", "spans", "english", "chinese", "japanese")
+    },
+    "soulstyler.folders": {"errors"},
+    "soulstyler.compose": {"errors", "images"},
+    "soulstyler.guide": {"errors", "soulstyler.folders"},
+    "soulstyler.segment": {"errors", "soulstyler.compose", "soulstyler.folders"},
+    "soulstyler.llm": {"errors", "soulstyler.folders", "soulstyler.grammar"},
 }
 TOP = ("standalone", "demo")  # may import everything; nothing below imports them
 MAY_IMPORT_TOP = ("__main__", *TOP)

@@ -80,7 +80,7 @@ def test_every_node_explains_itself(comfy: Server):
     """A description, a place in our menu, a tooltip on every input and output."""
     mute = []
     for name, about in our_nodes(comfy).items():
-        assert name.startswith("ReChar")
+        assert name.startswith(("ReChar", "Soulstyler"))
         assert about["category"].startswith("ReChar/"), name
         mute += [] if about["description"] and about["display_name"] != name else [name]
         for kind in ("required", "optional"):

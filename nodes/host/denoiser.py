@@ -8,13 +8,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from ...rechar_core.errors import ModelError
 from ...rechar_core.images import fit
-from ...rechar_core.training.denoiser import Conditioning, LatentMoments, Prediction
+from ...rechar_core.training.context import ConstantContext, Once
+from ...rechar_core.training.denoiser import Conditioning, LatentMoments, Prediction, Prefix
+from ...rechar_core.training.memory import Mode
 from .patch import block_paths, check_sdxl
+from .weights import Weights
 
 _PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
+_OF_CONTEXT = (".attn2.to_k", ".attn2.to_v")
 
 
 class HostDenoiser:
@@ -24,17 +28,19 @@ class HostDenoiser:
     so that the UNet sees the same numbers as through apply_model (comfy/model_base.py).
     """
 
-    def __init__(self, model: Any):
+    def __init__(self, model: Any, weights: Weights):
         from comfy import model_base
 
         check_sdxl(model)
-        self.model = model.model
+        self.patcher, self.model, self.weights = model, model.model, weights
         self.device: torch.device = model.load_device
         v = self.model.model_type == model_base.ModelType.V_PREDICTION
         self.prediction: Prediction = "v_prediction" if v else "epsilon"
         self.alphas_cumprod: Tensor = 1 / (1 + self.model.model_sampling.sigmas.detach().clone().float() ** 2)
         self._paths = block_paths(model)
-        self._adm: tuple[Conditioning, Tensor] | None = None
+        self._alternate = False
+        self._context, self._cond = ConstantContext(), Once(self._prepare)
+        self._attached = ExitStack()
 
     def layers(self) -> dict[str, nn.Module]:
         """q, k, v and out of every attention in both blocks, by diffusers module path."""
@@ -46,37 +52,111 @@ class HostDenoiser:
                 found[path] = unet.get_submodule(host)
         return found
 
-    def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
-        dtype = self.model.manual_cast_dtype or self.model.get_dtype()
-        batch = len(noisy)
-        context = conditioning.context.to(self.device, dtype).expand(batch, -1, -1)
-        y = self._size_and_pooled(conditioning).to(dtype).expand(batch, -1)
-        options = {"optimized_attention_override": _pytorch_attention}
-        out = self.model.diffusion_model(
-            noisy.to(dtype),
-            timesteps.float(),
-            context=context,
-            y=y,
-            control=None,
-            transformer_options=options,
-        )
-        return out.float()
+    def use(self, mode: Mode | None) -> None:
+        """Run in this memory mode; None takes back what was attached (weights go home when `trainable` ends)."""
+        self._attached.close()
+        self._cond.forget()
+        if self._alternate and mode != "low":
+            for half in self._halves():
+                self.weights.move(half, self.device)
+        self._alternate = mode == "low"
+        if mode is None:
+            return
+        self._attached.enter_context(checkpointed(self.patcher, mode != "fast"))
+        fed = {n: m for n, m in self.model.diffusion_model.named_modules() if n.endswith(_OF_CONTEXT)}
+        self._attached.enter_context(self._context.attached(fed))
 
-    def _size_and_pooled(self, conditioning: Conditioning) -> Tensor:
-        if self._adm is None or self._adm[0] is not conditioning:
-            height, width, top, left, target_height, target_width = conditioning.time_ids[0].tolist()
-            adm = self.model.encode_adm(
-                pooled_output=conditioning.pooled,
-                height=height,
-                width=width,
-                crop_h=top,
-                crop_w=left,
-                target_height=target_height,
-                target_width=target_width,
-                device=self.device,
+    def prefix(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Prefix:
+        """The input and middle blocks and output_blocks.0.0, as UNetModel._forward."""
+        from comfy.ldm.modules.diffusionmodules import openaimodel
+
+        self._place(0)
+        unet, dtype, options = self.model.diffusion_model, self._dtype(), _options(noisy)
+        with torch.no_grad():
+            context, added = self._cond(conditioning)
+            context = self._context.expand(context, len(noisy))
+            steps = openaimodel.timestep_embedding(timesteps.float(), unet.model_channels, repeat_only=False)
+            embedding = unet.time_embed(steps.to(dtype)) + added
+            hidden, skips = noisy.to(dtype), []
+            for i, block in enumerate(unet.input_blocks):
+                options["block"] = ("input", i)
+                hidden = openaimodel.forward_timestep_embed(block, hidden, embedding, context, options)
+                skips.append(hidden)
+            options["block"] = ("middle", 0)
+            hidden = openaimodel.forward_timestep_embed(
+                unet.middle_block, hidden, embedding, context, options
             )
-            self._adm = (conditioning, adm.to(self.device))
-        return self._adm[1]
+            hidden = unet.output_blocks[0][0](torch.cat([hidden, skips.pop()], dim=1), embedding)
+        return Prefix(hidden, tuple(skips), embedding)
+
+    def suffix(self, prefix: Prefix, conditioning: Conditioning) -> Tensor:
+        """output_blocks.0.1 and all behind it, as UNetModel._forward."""
+        from comfy.ldm.modules.diffusionmodules import openaimodel
+
+        self._place(1)
+        unet, hidden, skips = self.model.diffusion_model, prefix.hidden, list(prefix.skips)
+        options = _options(prefix.skips[0])
+        context = self._context.expand(self._cond(conditioning)[0], len(hidden))
+        for i, block in enumerate(unet.output_blocks):
+            options["block"] = ("output", i)
+            layers = list(block)[1:] if i == 0 else block
+            if i:
+                hidden = torch.cat([hidden, skips.pop()], dim=1)
+            shape = skips[-1].shape if skips else None  # of the next skip, which the upsampler has to meet
+            hidden = openaimodel.forward_timestep_embed(
+                layers, hidden, prefix.embedding, context, options, shape
+            )
+        return unet.out(hidden.to(self._dtype())).float()
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+        return self.suffix(self.prefix(noisy, timesteps, conditioning), conditioning)
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one value of the computation."""
+        return torch.empty(0, dtype=self._dtype()).element_size()
+
+    def _dtype(self) -> torch.dtype:
+        return self.model.manual_cast_dtype or self.model.get_dtype()
+
+    def _prepare(self, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
+        """The context (1, tokens, width), and what size and pooled text add to the timestep's embedding (1, width)."""
+        height, width, top, left, target_height, target_width = conditioning.time_ids[0].tolist()
+        adm = self.model.encode_adm(
+            pooled_output=conditioning.pooled,
+            height=height,
+            width=width,
+            crop_h=top,
+            crop_w=left,
+            target_height=target_height,
+            target_width=target_width,
+            device=self.device,
+        )
+        added = self.model.diffusion_model.label_emb(adm.to(self.device, self._dtype()))
+        return conditioning.context.to(self.device, self._dtype()), added
+
+    def _place(self, half: int) -> None:
+        """In mode low: this half of the UNet onto the device, the other off it first."""
+        if self._alternate:
+            halves = self._halves()
+            self.weights.move(halves[1 - half], torch.device("cpu"))
+            self.weights.move(halves[half], self.device)
+
+    def _halves(self) -> tuple[list[nn.Module], list[nn.Module]]:
+        """The modules of the prefix and those of the suffix."""
+        unet = self.model.diffusion_model
+        first = unet.output_blocks[0]
+        before = [unet.time_embed, unet.label_emb, unet.input_blocks, unet.middle_block, first[0]]
+        return before, [*first[1:], *unet.output_blocks[1:], unet.out]
+
+
+def _options(noisy: Tensor) -> dict[str, Any]:
+    """transformer_options of one call: the host counts in them as it goes along."""
+    return {
+        "optimized_attention_override": _pytorch_attention,
+        "original_shape": list(noisy.shape),
+        "transformer_index": 0,
+    }
 
 
 def _pytorch_attention(_chosen: Any, *args: Any, **kwargs: Any) -> Tensor:
@@ -90,8 +170,6 @@ def _pytorch_attention(_chosen: Any, *args: Any, **kwargs: Any) -> Tensor:
 def trainable(model: Any) -> Iterator[HostDenoiser]:
     """MODEL's patched weights loaded whole and usable in a backward pass; afterwards everything is as before.
 
-    The host loads weights inside inference_mode, and an inference tensor cannot be saved for backward. Each is
-    aliased (same storage, no copy) by an ordinary tensor in the part of the UNet that gradients pass through.
     Conditioning and latents made by other nodes are inference tensors as well: clone them inside.
     """
     import comfy.model_management
@@ -100,44 +178,24 @@ def trainable(model: Any) -> Iterator[HostDenoiser]:
     comfy.model_management.load_models_gpu([clone], force_full_load=True)
     # the host leaves this on, unused: the part before the LoRA would be tracked by autograd for nothing
     unet = clone.model.diffusion_model.requires_grad_(False)
-    with torch.inference_mode(False), torch.enable_grad(), ExitStack() as restore:
-        for part in (unet.output_blocks, unet.out):
-            for module in part.modules():
-                _alias(module._parameters, restore)
-                _alias(module._buffers, restore)
-        yield HostDenoiser(clone)
-
-
-def _alias(table: dict[str, Any], restore: ExitStack) -> None:
-    """Puts ordinary aliases into a module's table of tensors, and their originals back when `restore` closes."""
-    originals = {name: tensor for name, tensor in table.items() if tensor is not None}
-    restore.callback(table.update, originals)
-    for name, tensor in originals.items():
-        if type(tensor) not in (Tensor, nn.Parameter):
-            raise ModelError(
-                f"This MODEL's weights are {type(tensor).__name__} (a quantised checkpoint), which cannot be trained "
-                "on; load the fp16, bf16 or fp32 checkpoint for training."
-            )
-        alias = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
-        alias.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride())
-        table[name] = nn.Parameter(alias, requires_grad=False) if isinstance(tensor, nn.Parameter) else alias
+    with torch.inference_mode(False), torch.enable_grad(), Weights().ordinary(unet) as weights:
+        yield HostDenoiser(clone, weights)
 
 
 @contextmanager
 def checkpointed(model: Any, wanted: bool) -> Iterator[None]:
-    """Gradient checkpointing of the transformer blocks behind the LoRA's layers.
+    """Gradient checkpointing of the transformer and residual blocks behind the LoRA's first layers.
 
     transformer_options are copied for the recomputation: the host counts blocks in them as it goes along.
     """
     from comfy.ldm.modules.attention import BasicTransformerBlock
-    from torch.utils.checkpoint import checkpoint
+    from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
 
-    blocks = [
-        m for m in model.model.diffusion_model.output_blocks.modules() if isinstance(m, BasicTransformerBlock)
-    ]
+    kinds = (BasicTransformerBlock, ResBlock)
+    blocks = [m for m in model.model.diffusion_model.output_blocks.modules() if isinstance(m, kinds)]
     try:
         for block in blocks if wanted else []:
-            block.forward = _Checkpointed(block.forward, checkpoint)  # an instance attribute, removed below
+            block.forward = _Checkpointed(block.forward)  # an instance attribute, removed below
         yield
     finally:
         for block in blocks:
@@ -145,14 +203,19 @@ def checkpointed(model: Any, wanted: bool) -> Iterator[None]:
 
 
 class _Checkpointed:
-    def __init__(self, forward: Any, checkpoint: Any):
-        self.forward, self.checkpoint = forward, checkpoint
+    """Forward of (x, context, transformer_options) or of (x, embedding); without gradients it is the plain one."""
 
-    def __call__(self, x: Tensor, context: Tensor | None = None, transformer_options: Any = None) -> Tensor:
-        options = dict(transformer_options or {})
-        return self.checkpoint(
-            lambda a, c: self.forward(a, c, dict(options)), x, context, use_reentrant=False
-        )
+    def __init__(self, forward: Any):
+        self.forward = forward
+
+    def __call__(
+        self, x: Tensor, other: Tensor | None = None, transformer_options: Any = None, **named: Any
+    ) -> Any:
+        other = named.pop("context", other)
+        options = () if transformer_options is None else (dict(transformer_options),)
+        if not torch.is_grad_enabled():
+            return self.forward(x, other, *options)
+        return checkpoint(lambda a, c: self.forward(a, c, *map(dict, options)), x, other, use_reentrant=False)
 
 
 def encode_prompt(clip: Any, prompt: str, resolution: int) -> Conditioning:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,16 @@ from ...rechar_core.lora import BLora
 from ...rechar_core.training import checkpoint
 from ...rechar_core.training.denoiser import LatentMoments
 from ...rechar_core.training.loop import Training
+from ...rechar_core.training.memory import Mode, choose
 from ...rechar_core.training.recipe import TrainingRecipe
-from .denoiser import HostDenoiser, checkpointed, encode_pictures, encode_prompt, ordinary, trainable
+from .denoiser import HostDenoiser, encode_pictures, encode_prompt, ordinary, trainable
 from .folders import cache_folder
 from .patch import check_sdxl
 from .progress import Progress, latent_preview
 
 _PREVIEWS = 40  # at most this many a run; each costs one forward pass
 _PREVIEW_TIMESTEP = 700  # noisy enough that what is drawn comes from the LoRA, not from the picture
-_ROOMY = 12 * 2**30  # bytes of free GPU memory above which checkpointing only costs time
+_SAVE_EVERY = 250  # steps between safety copies of the state
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,13 @@ def train(model: Any, clip: Any, vae: Any, images: Tensor, recipe: TrainingRecip
     check_sdxl(model)
     conditioning = encode_prompt(clip, recipe.prompt, recipe.resolution)
     moments = encode_pictures(vae, images, recipe.resolution, model.model.latent_format.scale_factor)
-    with trainable(model) as denoiser, checkpointed(model, _checkpoint(recipe, denoiser.device)):
+    with trainable(model) as denoiser:
         pictures = [LatentMoments(*(t.to(denoiser.device).clone() for t in (m.mean, m.std))) for m in moments]
-        training = Training(denoiser, pictures, ordinary(conditioning, denoiser.device), recipe)
+        cond = ordinary(conditioning, denoiser.device)
+        mode = _mode(recipe, denoiser, pictures)
+        training = Training(
+            denoiser, pictures, cond, recipe, mode=mode, tell=logging.getLogger(__name__).info
+        )
         kept = cache_folder() / f"{_job_hash(training)}.safetensors"
         if kept.is_file():
             return _read(kept)
@@ -67,6 +73,8 @@ def _run(training: Training, denoiser: HostDenoiser, state: Path) -> None:
         for step in training.steps():
             show = step.number % every == 0 or step.number == total
             progress.show(step.number, _preview(training, denoiser) if show else None)
+            if step.number % _SAVE_EVERY == 0 and step.number < total:
+                checkpoint.save(training, state)
     except BaseException:
         if training.done < total and training.losses and torch.stack(training.losses).isfinite().all():
             checkpoint.save(training, state)
@@ -94,18 +102,22 @@ def _preview(training: Training, denoiser: HostDenoiser) -> Any:
     )
 
 
-def _checkpoint(recipe: TrainingRecipe, device: torch.device) -> bool:
-    if recipe.gradient_checkpointing != "auto":
-        return recipe.gradient_checkpointing == "on"
+def _mode(recipe: TrainingRecipe, denoiser: HostDenoiser, pictures: list[LatentMoments]) -> Mode:
+    """The recipe's memory mode, or the one that fits into what the host says is free."""
+    if recipe.memory != "auto":
+        return recipe.memory
     import comfy.model_management
 
-    return device.type != "cpu" and comfy.model_management.get_free_memory(device) < _ROOMY
+    on_gpu = denoiser.device.type not in ("cpu", "mps")
+    free = int(comfy.model_management.get_free_memory(denoiser.device)) if on_gpu else None
+    area = max(p.mean.shape[-2] * p.mean.shape[-1] for p in pictures)
+    mode, why = choose(free, area, recipe.batch_size, recipe.rank, denoiser.itemsize)
+    logging.getLogger(__name__).info(why)
+    return mode
 
 
 def _job_hash(training: Training) -> str:
     job = {**checkpoint.job(training), "version": 1}
-    for how in ("gradient_checkpointing",):  # how it is computed does not change what comes out
-        job.pop(how)
     return hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()[:32]
 
 

@@ -1,4 +1,4 @@
-"""The command line: `python -m rechar_core train | generate | inspect | convert | demo`."""
+"""The command line: `python -m rechar_core train | generate | inspect | convert | restyle | demo`."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ import argparse
 import json
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from ..errors import ReCharError
+from ..errors import ReCharError, RecipeError
 
+if TYPE_CHECKING:
+    from .train import TrainJob
+
+_CHECKPOINTING = {"auto": "auto", "on": "normal", "off": "fast"}  # the option before --memory
 _FORMATS = ("kohya", "kohya-sgm", "diffusers", "peft", "comfy")
 
 
@@ -52,50 +57,70 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _train_options(sub: argparse.ArgumentParser) -> None:
-    add = sub.add_argument
-    add("--model", required=True, help="diffusers folder, SDXL .safetensors file, hub id, or 'demo'")
-    add("--image", required=True, type=Path, help="a picture, or a folder of pictures of one thing")
-    add("--prompt", required=True, help="what the picture is called in training, for example 'A [v]'")
-    add("--output", required=True, type=Path, help="the .safetensors file to write")
-    add("--target", choices=("both", "structure", "style"), default="both", help="blocks to train")
-    add("--rank", type=int, default=64)
-    add("--steps", type=int, default=1000)
-    add("--learning-rate", type=float, default=5e-5)
-    add("--resolution", type=int, default=1024, help="pixels of the shorter side")
-    add("--batch-size", type=int, default=1, help="noise draws of one picture a step")
-    add("--seed", type=int, default=0)
-    add("--optimizer", choices=("adamw", "adamw8bit", "prodigy"), default="adamw")
-    add("--mixed-precision", choices=("no", "fp16", "bf16"), default="no", help="of the frozen base")
+    from ..training.presets import PRESETS
+
+    add, unset = sub.add_argument, argparse.SUPPRESS
+    add("--model", default=unset, help="diffusers folder, SDXL .safetensors file, hub id, or 'demo'")
+    add("--image", default=unset, type=Path, help="a picture, or a folder of pictures of one thing")
+    add("--prompt", default=unset, help="what the picture is called in training, for example 'A [v]'")
+    add("--output", default=unset, type=Path, help="the .safetensors file to write")
     add(
-        "--gradient-checkpointing",
-        choices=("auto", "on", "off"),
-        default="auto",
-        help="less memory, more time",
+        "--jobs",
+        type=Path,
+        help="JSON lines, each with these options of one training, shared between processes",
     )
+    add("--recipe", choices=tuple(PRESETS), default="b-lora", help="settings to start from")
+    add("--target", choices=("both", "structure", "style"), default=unset, help="blocks to train (both)")
+    add("--rank", type=int, default=unset, help="(64)")
+    add("--steps", type=int, default=unset, help="(the recipe's: 1000 in b-lora)")
+    add("--learning-rate", type=float, default=unset, help="(the recipe's: 5e-5 in b-lora)")
+    add("--resolution", type=int, default=unset, help="pixels of the shorter side (1024)")
+    add("--batch-size", type=int, default=unset, help="noise draws of one picture a step (1)")
+    add("--seed", type=int, default=unset, help="(0)")
+    add("--optimizer", choices=("adamw", "adamw8bit", "prodigy"), default=unset, help="(adamw)")
+    add("--loss", choices=("prediction", "x0"), default=unset, help="(the recipe's; x0 is ConsisLoRA's)")
+    add("--min-snr-gamma", type=float, default=unset, help="min-SNR weighting; 5 is usual (off)")
+    add("--noise-offset", type=float, default=unset, help="(the recipe's)")
+    add("--mixed-precision", choices=("no", "fp16", "bf16"), default="no", help="of the frozen base")
+    add("--memory", choices=("auto", "fast", "normal", "low"), default="auto", help="speed against memory")
+    add("--gradient-checkpointing", choices=tuple(_CHECKPOINTING), default=unset, help=argparse.SUPPRESS)
+    add("--frozen", type=Path, help="B-LoRA whose structure block stays in the model while training")
     add("--log-json", type=Path, help="write losses, seconds per step and peak memory here")
     add("--fresh", action="store_true", help="forget an unfinished run of this output")
 
 
 def _train(options: argparse.Namespace) -> None:
-    from ..training.recipe import TrainingRecipe
-    from .train import TrainJob, train
+    given = {name: value for name, value in vars(options).items() if name not in ("command", "jobs")}
+    if options.jobs is None:
+        from .train import train
 
-    recipe = TrainingRecipe(
-        prompt=options.prompt,
-        target=options.target,
-        rank=options.rank,
-        steps=options.steps,
-        learning_rate=options.learning_rate,
-        resolution=options.resolution,
-        batch_size=options.batch_size,
-        seed=options.seed,
-        optimizer=options.optimizer,
-        precision=options.mixed_precision,
-        gradient_checkpointing=options.gradient_checkpointing,
-    )
-    print(
-        train(TrainJob(options.model, options.image, options.output, recipe, options.log_json, options.fresh))
-    )
+        print(train(_train_job(given)))
+        return
+    from .jobs import finished, read_jobs, train_all
+
+    jobs = read_jobs(options.jobs, lambda values: _train_job({**given, **values}))
+    for job in jobs:
+        finished(job)
+    for path in train_all(jobs, lambda text: print(text, file=sys.stderr, flush=True)):
+        print(path)
+
+
+def _train_job(given: Mapping[str, Any]) -> TrainJob:
+    """A job from options by name, of the command line or of a line of a jobs file."""
+    from ..training.presets import recipe
+    from .train import TrainJob
+
+    values = {name.replace("-", "_"): value for name, value in given.items()}
+    missing = [f"--{name}" for name in ("model", "image", "prompt", "output") if name not in values]
+    if missing:
+        raise RecipeError(f"train needs {', '.join(missing)} as well.")
+    values["precision"] = values.pop("mixed_precision")
+    if "gradient_checkpointing" in values:
+        values["memory"] = _CHECKPOINTING[values.pop("gradient_checkpointing")]
+    places = {name: values.pop(name) for name in ("image", "output", "log_json", "frozen")}
+    image, output, log, frozen = (place and Path(place) for place in places.values())
+    model, fresh = values.pop("model"), values.pop("fresh")
+    return TrainJob(model, image, output, recipe(values.pop("recipe"), values), log, fresh, frozen)
 
 
 def _generate_options(sub: argparse.ArgumentParser) -> None:
@@ -169,6 +194,36 @@ def _convert(options: argparse.Namespace) -> None:
     print(write(read(options.input), options.output, format=options.format))
 
 
+def _restyle_options(sub: argparse.ArgumentParser) -> None:
+    add = sub.add_argument
+    add("--image", required=True, type=Path, help="the picture")
+    add("--instruction", required=True, help="for example 'turn the red car into a watercolor painting'")
+    add("--output", required=True, type=Path, help="the PNG file to write")
+    add("--engine", choices=("sdxl", "clip"), default="sdxl", help="SDXL, or CLIP-guided optimisation")
+    add("--mask", type=Path, help="a picture, white on the object; else --segmenter finds it")
+    add("--segmenter", type=Path, help="a folder with CLIPSeg")
+    add("--threshold", type=float, default=0.4, help="of the segmenter, 0 to 1")
+    add("--llm", type=Path, help="a folder with an instruct model that reads the instruction; else rules")
+    add("--model", default="", help="sdxl: diffusers folder, SDXL .safetensors file, hub id, or 'demo'")
+    add("--style", type=Path, help="sdxl: B-LoRA file to take the style block from")
+    add("--style-alpha", type=float, default=1.0)
+    add("--prompt", help="sdxl: instead of one made from object and style")
+    add("--guidance", type=float, default=5.0, help="sdxl: classifier-free scale")
+    add("--strength", type=float, default=0.6, help="sdxl: how much is drawn anew, up to 1")
+    add("--steps", type=int, help="30 for sdxl, 201 for clip")
+    add("--clip", type=Path, help="clip: a folder with a CLIP model")
+    add("--vgg", type=Path, help="clip: VGG19 as .safetensors")
+    add("--t", type=float, default=0.7, help="clip: how strongly the surroundings are held")
+    add("--seed", type=int, default=0)
+
+
+def _restyle(options: argparse.Namespace) -> None:
+    from .restyle import RestyleJob, restyle
+
+    given = {name: value for name, value in vars(options).items() if name != "command"}
+    print(restyle(RestyleJob(**given)))
+
+
 def _demo_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--output", type=Path, default=Path("rechar-demo"), help="folder for pictures and LoRA files"
@@ -187,5 +242,6 @@ _COMMANDS = {
     "generate": ("draw with a structure and/or a style B-LoRA", _generate_options, _generate),
     "inspect": ("say what a LoRA file holds", _inspect_options, _inspect),
     "convert": ("write a LoRA file in another key format", _convert_options, _convert),
+    "restyle": ("restyle one named object of a picture", _restyle_options, _restyle),
     "demo": ("the whole method on the shipped demo model", _demo_options, _demo),
 }

@@ -7,7 +7,8 @@ import json
 import os
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +17,12 @@ from accelerate.utils import reduce
 from torch import Tensor
 
 from .. import files
+from ..fusion import applied, fuse
 from ..images import fit, jpeg, list_pictures, read
 from ..training import checkpoint
-from ..training.loop import Share, Training
+from ..training.denoiser import LatentMoments
+from ..training.loop import Share, Step, Training
+from ..training.memory import Mode, choose
 from ..training.recipe import TrainingRecipe
 from .base import encode_picture, encode_prompt, load
 from .denoiser import DiffusersDenoiser
@@ -30,14 +34,14 @@ if TYPE_CHECKING:
 
 _DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _SAVE_EVERY = 250  # steps between safety copies of the state
-_ROOMY = (
-    12 * 2**30
-)  # bytes of free GPU memory above which checkpointing only costs time (spec: 9.2 GB at 1024)
 
 
 @dataclass(frozen=True)
 class TrainJob:
-    """What to train on what. image: a picture or a folder of them; log: where the JSON log goes, if anywhere."""
+    """What to train on what. image: a picture or a folder of them; log: where the JSON log goes, if anywhere.
+
+    frozen: a B-LoRA whose structure block stays in the model meanwhile (ConsisLoRA's style stage).
+    """
 
     model: str
     image: Path
@@ -45,6 +49,32 @@ class TrainJob:
     recipe: TrainingRecipe
     log: Path | None = None
     fresh: bool = False
+    frozen: Path | None = None
+
+    @property
+    def state(self) -> Path:
+        """Where an unfinished run is kept."""
+        return self.output.with_name(self.output.name + ".state")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The base's."""
+        return _DTYPES[self.recipe.precision]
+
+
+@dataclass(frozen=True)
+class Team:
+    """Those who train one LoRA together: this process alone, or all that were launched.
+
+    main: whether this one writes; wait: for the others; bar: whether to draw a progress bar; stepped: told each step.
+    """
+
+    device: torch.device
+    share: Share = field(default_factory=Share)
+    main: bool = True
+    wait: Callable[[], None] = lambda: None
+    bar: bool = True
+    stepped: Callable[[Step], None] = lambda step: None
 
 
 def train(job: TrainJob) -> Path:
@@ -54,28 +84,40 @@ def train(job: TrainJob) -> Path:
     Raises ReCharError on bad input, before anything is written.
     """
     here = processes()
-    pictures = list_pictures(job.image)  # before the model is loaded: a wrong path should not cost a minute
-    pixels = [fit(read(p), job.recipe.resolution) for p in pictures]
-    pipeline = load(job.model, _DTYPES[job.recipe.precision], here.device)
-    training = prepare(pipeline, pixels, job.recipe, _share(here))
-    state = job.output.with_name(job.output.name + ".state")
-    if job.fresh and here.is_main_process:
-        state.unlink(missing_ok=True)
-    here.wait_for_everyone()
-    if state.is_file():
-        checkpoint.resume(training, state)
-        say(f"Going on from step {training.done} of {job.recipe.steps} ({state}).")
-    started, first = time.perf_counter(), training.done
-    _run(training, state, here)
-    seconds = time.perf_counter() - started
-    if here.is_main_process:
-        files.write(
-            training.blora(), job.output, thumbnail=jpeg(pixels[0][0] / 2 + 0.5), title=job.output.stem
-        )
-        state.unlink(missing_ok=True)
-    if job.log and here.is_main_process:
+    pixels = read_pictures(job)  # before the model is loaded: a wrong path should not cost a minute
+    pipeline = load(job.model, job.dtype, torch.device("cpu"))
+    main = here.is_main_process
+    return train_on(
+        pipeline, job, pixels, Team(here.device, _share(here), main, here.wait_for_everyone, main)
+    )
+
+
+def read_pictures(job: TrainJob) -> list[Tensor]:
+    """The job's pictures, (1, 3, H, W) in -1..1 each."""
+    return [fit(read(path), job.recipe.resolution) for path in list_pictures(job.image)]
+
+
+def train_on(pipeline: StableDiffusionXLPipeline, job: TrainJob, pixels: list[Tensor], team: Team) -> Path:
+    """`train` with a loaded pipeline, which is as before afterwards."""
+    frozen = fuse(files.read(job.frozen) if job.frozen else None, None)
+    with applied(pipeline.unet, frozen):
+        training = prepare(pipeline, pixels, job.recipe, team.share, team.device)
+        if job.fresh and team.main:
+            job.state.unlink(missing_ok=True)
+        team.wait()
+        if job.state.is_file():
+            checkpoint.resume(training, job.state)
+            say(f"Going on from step {training.done} of {job.recipe.steps} ({job.state}).")
+        started, first = time.perf_counter(), training.done
+        _run(training, job.state, team)
+        seconds = time.perf_counter() - started
+    if team.main:
+        picture = jpeg(pixels[0][0] / 2 + 0.5)
+        files.write(training.blora(), job.output, thumbnail=picture, title=job.output.stem)
+        job.state.unlink(missing_ok=True)
+    if job.log and team.main:
         write_log(training, seconds / max(1, training.done - first), job.log)
-    here.wait_for_everyone()
+    team.wait()
     return job.output
 
 
@@ -84,34 +126,41 @@ def prepare(
     pixels: list[Tensor],
     recipe: TrainingRecipe,
     share: Share | None = None,
+    device: torch.device | None = None,
 ) -> Training:
     """Encodes pictures and prompt once, frees the encoders, and makes the run ready.
 
-    pixels: each (1, 3, H, W) in -1..1. `pipeline` keeps only its UNet on the device afterwards.
+    pixels: each (1, 3, H, W) in -1..1. `pipeline` keeps only its UNet on the device afterwards. device: where to
+    compute, if not where the pipeline is.
     """
-    moments = [encode_picture(pipeline, p) for p in pixels]
+    device = device or pipeline.unet.device
+    encoders = (pipeline.text_encoder, pipeline.text_encoder_2)
+    for part in (pipeline.vae, *encoders):
+        part.to(device)
     conditioning = encode_prompt(pipeline, recipe.prompt, recipe.resolution)
-    for part in (pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2):
+    for part in encoders:
         part.to("cpu")
+    moments = [encode_picture(pipeline, p) for p in pixels]
+    pipeline.vae.to("cpu")
     gc.collect()
-    if _checkpoint(recipe, pipeline.unet.device):
-        pipeline.unet.train()  # older diffusers checkpoint only in training mode; SDXL has no dropout
-        pipeline.unet.enable_gradient_checkpointing()
-    else:
-        pipeline.unet.disable_gradient_checkpointing()
-    denoiser = DiffusersDenoiser(pipeline.unet, pipeline.scheduler.config)
-    return Training(denoiser, moments, conditioning, recipe, share=share)
+    denoiser = DiffusersDenoiser(pipeline.unet, pipeline.scheduler.config, device)
+    mode = _mode(recipe, pipeline.unet, device, moments)
+    return Training(denoiser, moments, conditioning, recipe, share=share, mode=mode, tell=say)
 
 
-def _checkpoint(recipe: TrainingRecipe, device: torch.device) -> bool:
-    if recipe.gradient_checkpointing != "auto":
-        return recipe.gradient_checkpointing == "on"
-    if device.type != "cuda":
-        return False
-    free, _ = torch.cuda.mem_get_info(device)
-    chosen = free < _ROOMY
-    say(f"Gradient checkpointing {'on' if chosen else 'off'}: {free / 2**30:.1f} GB of GPU memory are free.")
-    return chosen
+def _mode(recipe: TrainingRecipe, unet: Any, device: torch.device, moments: list[LatentMoments]) -> Mode:
+    if recipe.memory != "auto":
+        return recipe.memory
+    area = max(m.mean.shape[-2] * m.mean.shape[-1] for m in moments)
+    itemsize, free = unet.dtype.itemsize, None
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        away = 0 if unet.device.type == "cuda" else sum(p.numel() for p in unet.parameters()) * itemsize
+        free = max(0, torch.cuda.mem_get_info(device)[0] - away)
+    mode, why = choose(free, area, recipe.batch_size, recipe.rank, itemsize)
+    if free is not None:
+        say(why)
+    return mode
 
 
 def _share(here: PartialState) -> Share:
@@ -127,22 +176,23 @@ def _share(here: PartialState) -> Share:
     return Share(here.process_index, here.num_processes, average)
 
 
-def _run(training: Training, state: Path, here: PartialState) -> None:
+def _run(training: Training, state: Path, team: Team) -> None:
     from tqdm import tqdm
 
-    total, main = training.recipe.steps, here.is_main_process
+    total, first = training.recipe.steps, training.done
     with tqdm(
-        total=total, initial=training.done, desc="Training", unit="step", disable=not main, ascii=True
+        total=total, initial=first, desc="Training", unit="step", disable=not team.bar, ascii=True
     ) as bar:
         try:
             for step in training.steps():
                 bar.update()
                 if step.number % 10 == 0 or step.number == total:
                     bar.set_postfix(loss=f"{float(step.loss):.4f}")
-                if main and step.number % _SAVE_EVERY == 0 and step.number < total:
+                team.stepped(step)
+                if team.main and step.number % _SAVE_EVERY == 0 and step.number < total:
                     checkpoint.save(training, state)
         except KeyboardInterrupt:
-            if main and training.done:
+            if team.main and training.done:
                 state.parent.mkdir(parents=True, exist_ok=True)
                 checkpoint.save(training, state)
                 say(

@@ -69,12 +69,14 @@ def resume(training: Training, path: Path) -> None:
 
 def job(training: Training) -> dict[str, Any]:
     """What makes a run this run: the recipe's settings and hashes of pictures, conditioning and base layers."""
+    settings = training.recipe.to_json()
+    settings.pop("memory")  # how it is computed does not change what comes out
     return {
-        **training.recipe.to_json(),
+        **settings,
         "processes": training.share.world,
         "picture": _hash(t for p in training.pictures for t in (p.mean, p.std)),
         "conditioning": _hash((training.conditioning.context, training.conditioning.pooled)),
-        "model": _hash(layer.weight for layer in training.adapters.layers.values()),
+        "model": _hash(layer.weight for layer in training.denoiser.layers().values()),
     }
 
 

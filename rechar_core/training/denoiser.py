@@ -9,6 +9,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from .memory import Mode
+
 Prediction = Literal["epsilon", "v_prediction"]
 
 
@@ -44,6 +46,29 @@ class LatentMoments:
         return self.mean + self.std * noise
 
 
+@dataclass(frozen=True)
+class Prefix:
+    """All that the part of the UNet before the first LoRA layer hands on; the LoRA has no say in it.
+
+    hidden: (B, C, h, w) behind up_blocks.0.resnets.0. skips: what the later resnets still take, last one first
+    to go. embedding: (B, width) of timestep, size and pooled text.
+    """
+
+    hidden: Tensor
+    skips: tuple[Tensor, ...]
+    embedding: Tensor
+
+    def part(self, start: int, stop: int) -> Prefix:
+        """Samples start..stop of the batch, without a copy."""
+        skips = tuple(skip[start:stop] for skip in self.skips)
+        return Prefix(self.hidden[start:stop], skips, self.embedding[start:stop])
+
+    def to(self, device: torch.device) -> Prefix:
+        """The same on another device."""
+        skips = tuple(skip.to(device) for skip in self.skips)
+        return Prefix(self.hidden.to(device), skips, self.embedding.to(device))
+
+
 class Denoiser(Protocol):
     """The host's UNet and diffusers' UNet answer through this; nothing downstream asks which it is."""
 
@@ -58,12 +83,26 @@ class Denoiser(Protocol):
         ...
 
     @property
-    def device(self) -> torch.device: ...
+    def device(self) -> torch.device:
+        """Where the UNet computes; in mode low only half of it is there at a time."""
+        ...
 
     def layers(self) -> Mapping[str, nn.Module]:
         """Diffusers module path -> linear layer, for the attention projections of both blocks, in model order."""
         ...
 
+    def use(self, mode: Mode | None) -> None:
+        """Run in this memory mode from now on; None takes back everything that training attached or moved."""
+        ...
+
+    def prefix(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Prefix:
+        """The first part of the UNet, without gradients, for noisy latents (B, 4, h, w) fp32, timesteps (B,)."""
+        ...
+
+    def suffix(self, prefix: Prefix, conditioning: Conditioning) -> Tensor:
+        """The rest: the raw prediction, (B, 4, h, w), with gradients if they are enabled."""
+        ...
+
     def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
-        """The raw prediction, (B, 4, h, w) fp32, for noisy latents (B, 4, h, w) fp32 at timesteps (B,)."""
+        """The raw prediction for noisy latents (B, 4, h, w) fp32 at timesteps (B,): suffix of prefix."""
         ...

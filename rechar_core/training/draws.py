@@ -38,6 +38,10 @@ class Draws(Protocol):
         """The draws of sample number `sample` for a latent batch of `shape`, timesteps in 0..timesteps-1."""
         ...
 
+    def offset(self, sample: int, shape: tuple[int, int]) -> Tensor:
+        """(B, channels, 1, 1) standard normal: one value a channel, for recipes with a noise offset."""
+        ...
+
 
 @dataclass(frozen=True)
 class SeededDraws:
@@ -63,3 +67,6 @@ class SeededDraws:
             torch.randn(shape, generator=generator),
             torch.randint(0, timesteps, shape[:1], generator=generator),
         )
+
+    def offset(self, sample: int, shape: tuple[int, int]) -> Tensor:
+        return torch.randn(*shape, 1, 1, generator=self._generator("offset", sample))

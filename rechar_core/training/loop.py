@@ -13,10 +13,15 @@ from ..lora import BLora
 from . import optimizer
 from .adapter import Adapters
 from .denoiser import Conditioning, Denoiser, LatentMoments
-from .draws import Draws, SeededDraws, StepDraws
-from .objective import loss as step_loss
+from .draws import Draws, SeededDraws
+from .lookahead import Lookahead, Ready
+from .memory import Mode, next_rung
+from .objective import error, weights
 from .recipe import TrainingRecipe
 
+OutOfMemory = getattr(
+    torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError
+)  # the first name came with torch 2.5
 _CHECK_EVERY = 25  # steps between looks at the loss: reading it makes a GPU wait
 
 
@@ -45,6 +50,7 @@ class Training:
     """One run. Iterate `steps()` to its end, then take `blora()`; break off at any step and take `state` instead.
 
     pictures: the VAE's moments of each picture. conditioning: of the recipe's prompt. draws: injectable randomness.
+    mode: how to compute, chosen by the caller, who knows the free memory; tell: takes a sentence for the user.
     Parameters live on the denoiser's device. Raises TrainingError if the model has not the layers of a B-LoRA.
     """
 
@@ -56,16 +62,22 @@ class Training:
         recipe: TrainingRecipe,
         draws: Draws | None = None,
         share: Share | None = None,
+        mode: Mode = "fast",
+        tell: Callable[[str], None] = lambda text: None,
     ):
         self.denoiser, self.recipe, self.conditioning = denoiser, recipe, conditioning
         self.pictures = tuple(pictures)
         self.draws = draws or SeededDraws(recipe.seed)
-        self.share = share or Share()
+        self.share, self.mode, self.tell = share or Share(), mode, tell
         self.adapters = Adapters(denoiser.layers(), recipe, self.draws, denoiser.device)
         self.optimizer = optimizer.build(self.adapters.parameters(), recipe)
-        # fp16 gradients of a mean over 65,000 values underflow without a scale; fp32 and bf16 need none
-        self.scaler = torch.amp.GradScaler(denoiser.device.type, enabled=recipe.precision == "fp16")
+        self.scaler = self._scaler()
         self.losses: list[Tensor] = []
+        self._lookahead: Lookahead | None = None
+
+    def _scaler(self) -> torch.amp.GradScaler:
+        # fp16 gradients of a mean over 65,000 values underflow without a scale; fp32 and bf16 need none
+        return torch.amp.GradScaler(self.denoiser.device.type, enabled=self.recipe.precision == "fp16")
 
     @property
     def done(self) -> int:
@@ -73,24 +85,80 @@ class Training:
         return len(self.losses)
 
     def steps(self) -> Iterator[Step]:
-        """Trains from `done` to the recipe's last step. Raises TrainingError as soon as a loss is seen to be NaN."""
-        with self.adapters.attached():
-            while self.done < self.recipe.steps:
-                with torch.enable_grad():
-                    loss = self._backward(self.done * self.share.world + self.share.rank)
-                if not self.losses:
-                    self.adapters.check_gradients()
-                self._update(loss)
-                self.losses.append(loss)
-                if self.done % _CHECK_EVERY == 0 or self.done in (1, self.recipe.steps):
-                    self._check_losses()
-                yield Step(self.done, self.recipe.steps, loss)
+        """Trains from `done` to the recipe's last step. Raises TrainingError as soon as a loss is seen to be NaN.
 
-    def _backward(self, sample: int) -> Tensor:
-        picture = self.pictures[self.draws.picture(sample, len(self.pictures))]
-        shape = (self.recipe.batch_size, *picture.mean.shape[1:])
-        drawn = _to(self.draws.step(sample, shape, len(self.denoiser.alphas_cumprod)), self.denoiser.device)
-        loss = step_loss(self.denoiser, picture.sample(drawn.posterior), drawn, self.conditioning)
+        Out of memory, it goes down one rung of the memory modes and on from the last step.
+        """
+        try:
+            with self.adapters.attached():
+                while self.done < self.recipe.steps:
+                    loss = self._attempt()
+                    if loss is None:
+                        self._step_down()
+                        continue
+                    self.losses.append(loss)
+                    if self.done % _CHECK_EVERY == 0 or self.done in (1, self.recipe.steps):
+                        self._check_losses()
+                    yield Step(self.done, self.recipe.steps, loss)
+        finally:
+            self._lookahead = None
+            self.denoiser.use(None)
+
+    def _attempt(self) -> Tensor | None:
+        """One step's loss; None if memory ran out. The error is dropped here: it holds on to what it was doing."""
+        try:
+            ready = self._look_ahead().step(self.done)
+            with torch.enable_grad():
+                loss = self._backward(ready)
+        except OutOfMemory:
+            return None
+        if not self.losses:
+            self.adapters.check_gradients()
+        try:
+            self._update(loss)
+        except OutOfMemory:
+            if not self._can_repeat_update:
+                raise
+            return None
+        return loss
+
+    @property
+    def _can_repeat_update(self) -> bool:
+        """Torch's AdamW reserves all its memory before it changes anything; other processes must not be ahead."""
+        return self.recipe.optimizer == "adamw" and self.share.world == 1
+
+    def _look_ahead(self) -> Lookahead:
+        if self._lookahead is None:
+            self.denoiser.use(self.mode)
+            run = self.denoiser, self.pictures, self.conditioning, self.recipe, self.draws
+            self._lookahead = Lookahead(*run, samples=(self.share.rank, self.share.world), mode=self.mode)
+        return self._lookahead
+
+    def _step_down(self) -> None:
+        """One rung down the memory modes, with nothing of the broken step left."""
+        lower = next_rung(self.mode)
+        if lower is None:
+            raise TrainingError(
+                "The memory ran out even in memory mode low; choose a lower resolution, rank or batch_size."
+            )
+        self.tell(
+            f"Memory ran out at step {self.done + 1}: going on in memory mode {lower} instead of {self.mode}."
+        )
+        self.mode, self._lookahead = lower, None
+        self.optimizer.zero_grad(set_to_none=True)
+        state, self.scaler = self.scaler.state_dict(), self._scaler()
+        if state:
+            self.scaler.load_state_dict(state)
+        self.denoiser.use(None)
+        if self.denoiser.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _backward(self, ready: Ready) -> Tensor:
+        kind, rate = self.recipe.stage(ready.number)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        weight = weights(self.denoiser.prediction, ready.question.abar, kind, self.recipe.min_snr_gamma)
+        loss = error(self.denoiser.suffix(ready.prefix, self.conditioning), ready.question, weight)
         self.scaler.scale(loss).backward()
         return loss.detach()
 
@@ -121,7 +189,3 @@ class Training:
     def blora(self) -> BLora:
         """The B-LoRA as trained so far. Raises TrainingError if it is unusable (NaN, or nothing learnt)."""
         return self.adapters.to_blora(self.recipe)
-
-
-def _to(draws: StepDraws, device: torch.device) -> StepDraws:
-    return StepDraws(draws.posterior.to(device), draws.noise.to(device), draws.timesteps.to(device))

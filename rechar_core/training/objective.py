@@ -1,23 +1,39 @@
-"""The loss: mean squared error of the UNet's own prediction, fp32, every timestep weighted alike."""
+"""The loss: mean squared error of the UNet's own prediction, fp32, every timestep weighted alike by default."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from .denoiser import Conditioning, Denoiser, Prediction
 from .draws import StepDraws
+from .recipe import Loss
 
 
-def loss(denoiser: Denoiser, latents: Tensor, draws: StepDraws, conditioning: Conditioning) -> Tensor:
-    """|| prediction - target ||^2, mean over all values; latents: (B, 4, h, w) fp32. A scalar with gradient.
+@dataclass(frozen=True)
+class Question:
+    """What the UNet is asked in one step, and the right answer.
 
-    x_t = sqrt(abar) x0 + sqrt(1 - abar) noise (DDPM, Ho et al. 2020, eq. 4).
+    noisy, target: (B, 4, h, w) fp32; timesteps, abar: (B,).
     """
-    abar = denoiser.alphas_cumprod.to(latents.device)[draws.timesteps].view(-1, 1, 1, 1)
-    noisy = abar.sqrt() * latents + (1 - abar).sqrt() * draws.noise
-    prediction = denoiser.predict(noisy, draws.timesteps, conditioning)
-    return F.mse_loss(prediction.float(), target(denoiser.prediction, latents, draws.noise, abar))
+
+    noisy: Tensor
+    timesteps: Tensor
+    target: Tensor
+    abar: Tensor
+
+    def part(self, start: int, stop: int) -> Question:
+        """Samples start..stop of the batch."""
+        return Question(*(t[start:stop] for t in (self.noisy, self.timesteps, self.target, self.abar)))
+
+
+def ask(prediction: Prediction, latents: Tensor, draws: StepDraws, abar: Tensor) -> Question:
+    """x_t = sqrt(abar) x0 + sqrt(1 - abar) noise (DDPM, Ho et al. 2020, eq. 4); latents: x0; abar: (B,)."""
+    kept = abar.view(-1, 1, 1, 1)
+    noisy = kept.sqrt() * latents + (1 - kept).sqrt() * draws.noise
+    return Question(noisy, draws.timesteps, target(prediction, latents, draws.noise, kept), abar)
 
 
 def target(prediction: Prediction, latents: Tensor, noise: Tensor, abar: Tensor) -> Tensor:
@@ -25,3 +41,29 @@ def target(prediction: Prediction, latents: Tensor, noise: Tensor, abar: Tensor)
     if prediction == "epsilon":
         return noise
     return abar.sqrt() * noise - (1 - abar).sqrt() * latents
+
+
+def weights(prediction: Prediction, abar: Tensor, loss: Loss, min_snr_gamma: float) -> Tensor | None:
+    """Each sample's weight (B,) on || prediction - target ||^2; None where all weigh 1.
+
+    x0: || x0hat - x0 ||^2 = (1 - abar) / abar || eps_hat - eps ||^2 = (1 - abar) || v_hat - v ||^2 (ConsisLoRA).
+    Min-SNR (Hang et al. 2023): min(snr, gamma) || x0hat - x0 ||^2, snr = abar / (1 - abar).
+    """
+    if loss == "prediction" and not min_snr_gamma:
+        return None
+    in_x0 = (1 - abar) / abar if prediction == "epsilon" else 1 - abar
+    return in_x0 * (abar / (1 - abar)).clamp(max=min_snr_gamma) if min_snr_gamma else in_x0
+
+
+def error(answer: Tensor, question: Question, weight: Tensor | None = None) -> Tensor:
+    """The loss of one answer (B, 4, h, w): a scalar with gradient."""
+    if weight is None:
+        return F.mse_loss(answer.float(), question.target)
+    return (F.mse_loss(answer.float(), question.target, reduction="none").mean((1, 2, 3)) * weight).mean()
+
+
+def loss(denoiser: Denoiser, latents: Tensor, draws: StepDraws, conditioning: Conditioning) -> Tensor:
+    """The published loss in one go, unweighted; latents: (B, 4, h, w) fp32. A scalar with gradient."""
+    abar = denoiser.alphas_cumprod.to(latents.device)[draws.timesteps]
+    question = ask(denoiser.prediction, latents, draws, abar)
+    return error(denoiser.predict(question.noisy, question.timesteps, conditioning), question)

@@ -9,11 +9,14 @@ from typing import Any, Literal, get_args, get_type_hints
 
 from ..blocks import BLOCKS, Block, block_named
 from ..errors import RecipeError
+from .memory import Memory
 
 Target = Literal["both", "structure", "style"]
 Optimizer = Literal["adamw", "adamw8bit", "prodigy"]
 Precision = Literal["no", "fp16", "bf16"]
-Checkpointing = Literal["auto", "on", "off"]
+Loss = Literal["prediction", "x0"]
+
+_FORMER = ("gradient_checkpointing",)  # settings of files before 0.2 that never changed a result
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,10 @@ class TrainingRecipe:
     resolution: pixels of the shorter side, a multiple of 8. batch_size: noise draws of one picture a step.
     weight_decay, betas, epsilon: the optimizer's. max_grad_norm: gradients are clipped to this L2 norm.
     precision: of the frozen base; the adapters, their gradients and the optimizer are always fp32.
+    memory: how it is computed, not what comes out (see memory.py).
+    loss: error of the UNet's own prediction, or of the clean picture that follows from it (ConsisLoRA). Before it,
+    prediction_steps steps of the first kind at learning rate prediction_rate.
+    min_snr_gamma: of min-SNR weighting, 0 = off, 5 is usual. noise_offset: 0 = off.
     """
 
     prompt: str = "A [v]"
@@ -37,11 +44,16 @@ class TrainingRecipe:
     batch_size: int = 1
     optimizer: Optimizer = "adamw"
     precision: Precision = "no"
-    gradient_checkpointing: Checkpointing = "auto"
+    memory: Memory = "auto"
     weight_decay: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.999)
     epsilon: float = 1e-8
     max_grad_norm: float = 1.0
+    loss: Loss = "prediction"
+    prediction_steps: int = 0
+    prediction_rate: float = 0.0
+    min_snr_gamma: float = 0.0
+    noise_offset: float = 0.0
 
     def __post_init__(self) -> None:
         self._check_choices()
@@ -56,10 +68,20 @@ class TrainingRecipe:
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise RecipeError(f"{name} is {value}; it must be a number above 0.")
-        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
-            raise RecipeError(f"weight_decay is {self.weight_decay}; it must be 0 or more.")
+        for name in ("weight_decay", "prediction_rate", "min_snr_gamma", "noise_offset"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise RecipeError(f"{name} is {value}; it must be 0 or more.")
+        self._check_stages()
         if not all(0 <= beta < 1 for beta in self.betas):
             raise RecipeError(f"betas are {self.betas}; each must lie in 0..1, 1 not included.")
+
+    def _check_stages(self) -> None:
+        self._check_range("prediction_steps", 0, self.steps)
+        if self.prediction_steps and not self.prediction_rate:
+            raise RecipeError("prediction_steps needs a prediction_rate: the learning rate of those steps.")
+        if self.loss == "x0" and self.min_snr_gamma:
+            raise RecipeError("Both loss x0 and min_snr_gamma weigh the timesteps; choose one of them.")
 
     def _check_choices(self) -> None:
         for name, hint in get_type_hints(type(self)).items():
@@ -77,6 +99,12 @@ class TrainingRecipe:
         """The blocks that are trained."""
         return BLOCKS if self.target == "both" else (block_named(self.target),)
 
+    def stage(self, step: int) -> tuple[Loss, float]:
+        """Loss and learning rate of step `step`, counted from 0."""
+        if step < self.prediction_steps:
+            return "prediction", self.prediction_rate
+        return self.loss, self.learning_rate
+
     def to_json(self) -> dict[str, Any]:
         """Plain values, for metadata and logs."""
         return {
@@ -85,7 +113,8 @@ class TrainingRecipe:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> TrainingRecipe:
-        """The inverse of `to_json`. Raises RecipeError on an unknown name."""
+        """The inverse of `to_json`, of older files too. Raises RecipeError on an unknown name."""
+        values = {name: value for name, value in values.items() if name not in _FORMER}
         unknown = sorted(set(values) - {f.name for f in fields(cls)})
         if unknown:
             raise RecipeError(f"The recipe has unknown settings: {', '.join(unknown)}; remove them.")

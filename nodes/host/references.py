@@ -1,0 +1,225 @@
+"""References in the host: adapter files, CLIP_VISION, and the cross-attention of a MODEL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...rechar_core.errors import FileError
+from ...rechar_core.references.attention import Branch, Reference, blend
+from ...rechar_core.references.encoding import kept_tokens, reference_of
+from ...rechar_core.references.errors import AdapterError
+from ...rechar_core.references.layers import block_weights, layers_of
+from ...rechar_core.references.layout import Layout
+from ...rechar_core.references.projection import Adapter, read_adapter
+from .patch import check_sdxl
+
+CATEGORY = "ipadapter"
+NONE = "none"
+Patch = Callable[[Tensor, Tensor, Tensor, dict[str, Any]], Tensor]
+
+
+@dataclass(frozen=True)
+class Adapters:
+    """What reads a reference: an adapter for each role, either may be missing, and the encoder they share."""
+
+    structure: Adapter | None
+    style: Adapter | None
+    encoder: Any
+
+    def for_role(self, role: str) -> Adapter:
+        """Raises AdapterError if there is none."""
+        adapter = self.structure if role == "structure" else self.style
+        if adapter is None:
+            raise AdapterError(
+                f"No adapter for {role} references is loaded; choose one in Load Reference Adapters."
+            )
+        return adapter
+
+
+def adapter_names() -> list[str]:
+    """ "none" and the adapter files in models/ipadapter, a folder that other packs use as well."""
+    import folder_paths
+
+    folder_paths.add_model_folder_path(CATEGORY, str(Path(folder_paths.models_dir) / CATEGORY))
+    names = folder_paths.get_filename_list(CATEGORY)
+    return [NONE, *(name for name in names if name.endswith(".safetensors"))]
+
+
+def load_adapters(composition: str, style: str, encoder: Any) -> Adapters:
+    """The listed files, checked against a CLIP_VISION. Raises FileError, AdapterError."""
+    hidden, pooled = encoder_widths(encoder)
+    found = [_read(name) for name in (composition, style)]
+    for adapter in filter(None, found):
+        adapter.check_encoder(hidden, pooled)
+    return Adapters(found[0], found[1], encoder)
+
+
+def _read(name: str) -> Adapter | None:
+    import folder_paths
+
+    if name == NONE:
+        return None
+    path = folder_paths.get_full_path(CATEGORY, name)
+    if path is None:
+        raise FileError(
+            f"There is no adapter '{name}' in models/{CATEGORY}; put it there and refresh the page."
+        )
+    return read_adapter(path)
+
+
+def encoder_widths(encoder: Any) -> tuple[int, int]:
+    """Widths of a CLIP_VISION's hidden states and of its pooled embedding. Raises AdapterError for other encoders."""
+    try:
+        hidden = encoder.model.vision_model.embeddings.patch_embedding.weight.shape[0]
+        return int(hidden), int(encoder.model.visual_projection.weight.shape[0])
+    except AttributeError:
+        raise AdapterError(
+            "This CLIP_VISION has no CLIP image projection (SigLIP or DINO?); load the CLIP-ViT-H-14 encoder."
+        ) from None
+
+
+def encode_reference(
+    adapters: Adapters, image: Tensor, role: str, mask: Tensor | None, uncond: str, weight: float
+) -> Reference:
+    """A reference from IMAGE (B, H, W, C), all its pictures, and an optional MASK (B, H, W) of what to keep of them."""
+    adapter = adapters.for_role(role)
+    seen = _features(adapter, adapters.encoder.encode_image(image))
+    kept = None
+    if mask is not None and seen.ndim == 3:
+        mask = mask if mask.ndim == 3 else mask[None]
+        kept = kept_tokens(mask, (image.shape[1], image.shape[2]), int((seen.shape[1] - 1) ** 0.5))
+    elif mask is not None:
+        kept = torch.ones(1, 1, dtype=torch.bool)  # refused by the adapter, which sees no parts
+    unseen = _nothing(adapter, adapters.encoder, seen[:1], uncond)
+    return reference_of(adapter, role, seen, unseen, kept, weight)
+
+
+def _features(adapter: Adapter, output: Any) -> Tensor:
+    name = "image_embeds" if adapter.kind == "plain" else "penultimate_hidden_states"
+    return output[name].float().cpu()
+
+
+def _nothing(adapter: Adapter, encoder: Any, seen: Tensor, uncond: str) -> Tensor:
+    """What the unconditional half sees: nothing (zeros), a black picture, or what diffusers takes for no picture."""
+    if uncond == "zeros" or (uncond == "diffusers" and adapter.kind == "plain"):
+        return torch.zeros_like(seen)
+    if uncond == "black":
+        return _features(adapter, encoder.encode_image(torch.zeros(1, 224, 224, 3)))
+    import comfy.model_management
+
+    comfy.model_management.load_model_gpu(encoder.patcher)
+    side = getattr(encoder, "image_size", 224)
+    pixels = torch.zeros(
+        1, 3, side, side, device=encoder.load_device
+    )  # zeros after normalisation: CLIP's mean grey
+    return encoder.model(pixel_values=pixels, intermediate_output=-2)[1].float().cpu()
+
+
+def apply_references(
+    model: Any,
+    references: Sequence[Reference],
+    layout: Layout,
+    scales: dict[str, float],
+    start: float = 0.0,
+    end: float = 1.0,
+    weights: str = "",
+) -> Any:
+    """A clone of MODEL whose cross-attentions look at the references as well; MODEL itself is unchanged.
+
+    scales: by role. start, end: part of the sampling, 0..1. weights: of the blocks, as `block_weights` reads them.
+    What has scale 0 is left out altogether. Raises ModelError, AdapterError.
+    """
+    check_sdxl(model)
+    layers = layers_of((name, w.shape[0]) for name, w in model.model.diffusion_model.state_dict().items())
+    by_block = block_weights(weights, layers)
+    strong = [(r, r.weight * scales[r.role]) for r in references]
+    for reference, _ in strong:
+        reference.adapter.check_layers(tuple(layer.width for layer in layers))
+    strong = [(reference, scale) for reference, scale in strong if scale != 0]
+    patched = model.clone()
+    existing = patched.model_options["transformer_options"].get("patches_replace", {}).get("attn2", {})
+    window = _window(model, start, end)
+    where = (model.load_device, model.model.manual_cast_dtype or model.model.get_dtype())
+    for number, layer in enumerate(layers):
+        scale = by_block[layer.block_name]
+        branches = [reference.at_layer(number, s * scale).to(*where) for reference, s in strong if scale != 0]
+        if branches:
+            block = (layer.side, layer.block)
+            previous = existing.get((*block, layer.index)) or existing.get(block)
+            patch = ReferencePatch(branches, layout, window, previous)
+            patched.set_model_attn2_replace(patch, *block, layer.index)
+    return patched
+
+
+def _window(model: Any, start: float, end: float) -> tuple[float, float] | None:
+    """Sigmas from `start` down to `end`; None for all of the sampling."""
+    if not 0 <= start <= end <= 1:
+        raise AdapterError(
+            f"The references run from {start:g} to {end:g}; start must not be after end, in 0 to 1."
+        )
+    sampling = model.model.model_sampling
+    return (
+        None if (start, end) == (0, 1) else (sampling.percent_to_sigma(start), sampling.percent_to_sigma(end))
+    )
+
+
+class ReferencePatch:
+    """One cross-attention with references. The patch that was there before still runs, as the text's attention."""
+
+    def __init__(
+        self,
+        branches: Sequence[Branch],
+        layout: Layout,
+        window: tuple[float, float] | None,
+        previous: Patch | None,
+    ):
+        self.branches, self.layout, self.window, self.previous = branches, layout, window, previous
+        self.joined: list[tuple[Any, dict[str, Any]]] = []
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
+        """The attention before the output projection: q (B, N, C), k and v (B, T, C) of the text."""
+        previous = self.previous or _text_attention
+        found = previous(q, k, v, extra_options)
+        if self._is_on(extra_options):
+            shape, halves = extra_options["activations_shape"], extra_options.get("cond_or_uncond", [0])
+            grid, heads = (int(shape[-2]), int(shape[-1])), extra_options["n_heads"]
+            found = blend(q, found, self.branches, self.layout, grid, halves, heads, _attention)
+        for callback, options in self.joined:
+            if _between(extra_options, options["sigma_start"], options["sigma_end"]):
+                found = found + callback(found, q, k, v, extra_options, **options)
+        return found
+
+    def add(self, callback: Any, **options: Any) -> None:
+        """How IPAdapter_plus joins a patch that it finds: what its callback gives is added to ours."""
+        self.joined.append((callback, options))
+
+    def _is_on(self, extra_options: dict[str, Any]) -> bool:
+        return self.window is None or _between(extra_options, *self.window)
+
+
+def _between(extra_options: dict[str, Any], first: float, last: float) -> bool:
+    """Whether the sampling is between two sigmas, the greater one first; without a sampler it is."""
+    sigmas = extra_options.get("sigmas")
+    return sigmas is None or last <= float(sigmas[0]) <= first
+
+
+def _text_attention(q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
+    """As the unpatched layer computes it."""
+    from comfy.ldm.modules.attention import optimized_attention
+
+    precision = extra_options.get("attn_precision")
+    return optimized_attention(
+        q, k, v, extra_options["n_heads"], attn_precision=precision, transformer_options=extra_options
+    )
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    from comfy.ldm.modules.attention import optimized_attention
+
+    return optimized_attention(q, k, v, heads)

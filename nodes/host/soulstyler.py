@@ -1,0 +1,165 @@
+"""Soulstyler on the host: its model folder, the models on the host's device, masked img2img, progress and previews."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...rechar_core.errors import FileError
+from ...rechar_core.images import LATENT_SCALE, sheet, to_pil, to_tensor
+from ...rechar_core.soulstyler.compose import Target, padded, shaped
+from ...rechar_core.soulstyler.folders import folders_of
+from ...rechar_core.soulstyler.grammar import Request
+from ...rechar_core.soulstyler.guide import Guide
+from ...rechar_core.soulstyler.llm import read_in_mode
+from ...rechar_core.soulstyler.segment import Detection, Search
+from ...rechar_core.soulstyler.segment import find as find_object
+from ...rechar_core.soulstyler.stylise import Restyling, StyleRecipe
+from .progress import Progress
+
+CATEGORY, LLMS = "soulstyler", "LLM"
+_PREVIEWS = 40  # at most this many a run
+
+
+def roots(category: str = CATEGORY) -> list[Path]:
+    """The folders of a category, models/CATEGORY among them; the user may have set others."""
+    import folder_paths
+
+    folder_paths.add_model_folder_path(category, str(Path(folder_paths.models_dir) / category))
+    return [Path(root) for root in folder_paths.get_folder_paths(category)]
+
+
+def folder_names(kinds: Iterable[str], usual: str, category: str = CATEGORY) -> list[str]:
+    """Folders that hold a model of these types; the usual one is always offered, so that its absence can be said."""
+    kinds = list(kinds)
+    return sorted({usual, *(name for root in roots(category) for name in folders_of(root, kinds))})
+
+
+def llm_names() -> list[str]:
+    """Folders in models/LLM that hold a model."""
+    return sorted({f.parent.name for root in roots(LLMS) for f in root.glob("*/config.json")})
+
+
+def file_names(usual: str) -> list[str]:
+    """The .safetensors files directly in models/soulstyler, and the usual one."""
+    return sorted({usual, *(f.name for root in roots() for f in root.glob("*.safetensors"))})
+
+
+def place(name: str, category: str = CATEGORY) -> Path:
+    """The file or folder called `name`, or where it should be. Raises FileError if the name leads elsewhere."""
+    if Path(name).name != name or name in ("", ".", ".."):
+        raise FileError(
+            f"'{name}' is no name of a file or folder in models/{category}; choose one of the list."
+        )
+    found = [root / name for root in roots(category)]
+    return next((path for path in found if path.exists()), found[0])
+
+
+@contextmanager
+def on_device(model: Any) -> Iterator[torch.device]:
+    """A torch model on the host's device; afterwards it waits on the CPU, so that samplers have the memory."""
+    import comfy.model_management
+
+    device = comfy.model_management.get_torch_device()
+    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    if device.type != "cpu":
+        comfy.model_management.free_memory(2 * size, device)
+    try:
+        with torch.inference_mode(False):
+            model.to(device)
+        yield device
+    finally:
+        with torch.inference_mode(False):
+            model.to("cpu")
+
+
+def read_instruction(instruction: str, mode: str, llm: Any) -> Request:
+    """What an instruction asks for; a language model works on the host's device."""
+    if llm is None:
+        return read_in_mode(instruction, mode, None)
+    with on_device(llm.model):
+        return read_in_mode(instruction, mode, llm)
+
+
+def find(segmenter: Any, image: Tensor, search: Search) -> Detection:
+    """The object's mask; a segmenter with a torch model works on the host's device."""
+    with on_device(segmenter.model):
+        return find_object(segmenter, image, search)
+
+
+def restyle(
+    guide: Guide, image: Tensor, mask: Tensor, recipe: StyleRecipe, keep: bool
+) -> tuple[Tensor, list[float]]:
+    """The CLIP-guided engine with progress, previews and cancel: IMAGE (B, H, W, 3) and the loss of every step."""
+    work = Restyling(guide, image, mask, recipe, composited=keep)
+    with on_device(guide.clip), on_device(guide.vgg):
+        losses = _run(work, Progress(max(1, work.total)), 0)
+    return work.result(), losses
+
+
+def sweep(
+    guide: Guide, image: Tensor, mask: Tensor, recipes: list[list[StyleRecipe]]
+) -> tuple[Tensor, Tensor]:
+    """A labelled sheet (1, H, W, 3) and the pictures (N, H, W, 3): a row of recipes after the other.
+
+    One picture, one mask, one set of loaded models for all.
+    """
+    flat = [recipe for row in recipes for recipe in row]
+    works = [Restyling(guide, image[:1], mask[:1], recipe) for recipe in flat]
+    progress = Progress(max(1, sum(work.total for work in works)))
+    done = 0
+    with on_device(guide.clip), on_device(guide.vgg):
+        for work in works:
+            done += len(_run(work, progress, done))
+    pictures = torch.cat([work.result() for work in works])
+    cells = [
+        (f"{r.style}\nseed {r.seed}", to_pil(p.movedim(-1, 0))) for r, p in zip(flat, pictures, strict=True)
+    ]
+    wide = len(recipes[0])
+    rows = [cells[i : i + wide] for i in range(0, len(cells), wide)]
+    side = min(512, max(pictures.shape[1:3]))
+    return to_tensor(sheet(rows, f"t {flat[0].t:g}, {flat[0].steps} steps", side)), pictures
+
+
+def _run(work: Restyling, progress: Progress, done: int) -> list[float]:
+    losses: list[float] = []
+    every = max(1, progress.total // _PREVIEWS)
+    for step in work.steps():
+        losses.append(step.loss)
+        number = done + len(losses)
+        show = number % every == 0 or number == progress.total
+        progress.show(number, to_pil(step.picture[0]) if show else None)
+    return losses
+
+
+# Masked img2img
+
+
+def prepare(model: Any, vae: Any, target: Target) -> tuple[Any, dict[str, Tensor]]:
+    """MODEL with differential denoising, and the LATENT of the picture with the mask on it.
+
+    The latent's mask is a cell wider than the target's, so that its whole edge is drawn; `finish` cuts it sharp.
+    """
+    image = padded(target.image, LATENT_SCALE)
+    mask = shaped(padded(target.mask, LATENT_SCALE), grow=LATENT_SCALE)
+    patched = model.clone()
+    patched.set_model_denoise_mask_function(_release)
+    return patched, {"samples": vae.encode(image), "noise_mask": mask[:, None]}
+
+
+def _release(sigma: Tensor, denoise_mask: Tensor, extra_options: dict[str, Any]) -> Tensor:
+    """Differential diffusion (Levin and Fried, 2023): a cell is drawn from the step on at which its mask says so.
+
+    denoise_mask: 1 = from the first step, 0 = never, between: the later the lower.
+    """
+    sampling = extra_options["model"].inner_model.model_sampling
+    steps = extra_options["sigmas"]
+    last = max(steps[-1].to(sigma), sampling.sigma_min.to(sigma))
+    first, end, now = (sampling.timestep(s) for s in (steps[0].to(sigma), last, sigma[0]))
+    left = (now - end) / (first - end)
+    return (denoise_mask >= left.to(denoise_mask).clamp_min(1e-6)).to(denoise_mask)

@@ -1,0 +1,89 @@
+"""The whole of ReChar in one node, made of what the single nodes are made of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from .sockets import Adapters, BLora
+
+
+class ReCharPipeline(io.ComfyNode):
+    """Three passes: structure picture, style picture, decorated glyph."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ReCharPipeline",
+            display_name="ReChar Pipeline",
+            category="ReChar/References",
+            description=(
+                "Draws a glyph's structure with one B-LoRA, a style with another, and the decorated glyph from both. "
+                "What is not connected is left out: without B-LoRAs, glyph and style picture are the references."
+            ),
+            inputs=[
+                io.Model.Input("model", tooltip="An SDXL model without the B-LoRAs."),
+                io.Clip.Input("clip", tooltip="The checkpoint's CLIP."),
+                io.Vae.Input("vae", tooltip="Decodes the pictures."),
+                io.Image.Input("glyph", tooltip="The glyph; its size is that of the pictures."),
+                io.Mask.Input("glyph_mask", tooltip="The glyph's mask."),
+                io.Combo.Input(
+                    "pipeline_mode",
+                    options=["tuned", "paper", "official", "references-only"],
+                    tooltip=(
+                        "tuned: our defaults. paper: with layout map and token drop. official: as the published code. "
+                        "references-only: nothing trained is needed."
+                    ),
+                ),
+                io.String.Input(
+                    "elements",
+                    default="plum blossoms, a crane",
+                    multiline=True,
+                    tooltip="Decorative things, separated by commas or lines.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**63,
+                    control_after_generate=True,
+                    tooltip="Of the noise; the passes take this one and the next two.",
+                ),
+                io.Int.Input(
+                    "steps", default=0, min=0, max=1000, tooltip="Of each pass; 0 is the mode's own."
+                ),
+                io.Image.Input("style_image", optional=True, tooltip="The style that they should have."),
+                BLora.Input("structure", optional=True, tooltip="Only its structure block is used."),
+                BLora.Input("style", optional=True, tooltip="Only its style block is used."),
+                Adapters.Input("adapters", optional=True, tooltip="From Load Reference Adapters."),
+                io.ControlNet.Input(
+                    "control_net", optional=True, tooltip="A canny ControlNet; it gets the glyph's edges."
+                ),
+            ],
+            outputs=[
+                io.Image.Output("decorated", display_name="IMAGE", tooltip="The decorated glyph."),
+                io.Image.Output(
+                    "structure_picture", display_name="structure image", tooltip="What the first pass drew."
+                ),
+                io.Image.Output(
+                    "style_picture", display_name="style image", tooltip="What the second pass drew."
+                ),
+                io.String.Output("settings", display_name="settings", tooltip="All that was set, as JSON."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, glyph: Any, glyph_mask: Any, pipeline_mode: str, seed: int, steps: int, **inputs: Any
+    ) -> io.NodeOutput:
+        from ..rechar_core.modes import mode_named
+        from .host.pipeline import Passes
+
+        mode = mode_named(pipeline_mode, steps)
+        passes = Passes(glyph=glyph[:1], mask=glyph_mask[:1], mode=mode, seed=seed, **inputs)
+        settings = mode.settings(seed=seed, elements=inputs["elements"])
+        return io.NodeOutput(*passes.run(), settings)
+
+
+NODES = [ReCharPipeline]

@@ -1,0 +1,257 @@
+"""Soulstyler, the restyling: masked img2img for any sampler, or the CLIP-guided engine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from .host import soulstyler as host
+from .sockets import Guide, Target
+
+
+class SoulstylerPrepare(io.ComfyNode):
+    """A picture and a mask, made ready for a sampler."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SoulstylerPrepare",
+            display_name="Prepare Restyle",
+            category="ReChar/Soulstyler",
+            description=(
+                "Makes picture and mask ready for KSampler: the latent with the mask on it, and the MODEL with "
+                "differential denoising, so that a soft mask restyles gradually. A denoise of 0.4 to 0.8 keeps the "
+                "object's form."
+            ),
+            inputs=[
+                io.Model.Input("model", tooltip="SDXL, with a style B-LoRA fused into it for its style."),
+                io.Vae.Input("vae", tooltip="The checkpoint's VAE."),
+                io.Image.Input("image", tooltip="The picture, or a batch."),
+                io.Mask.Input(
+                    "mask", tooltip="Where it may change, from any node. One mask, or one for each picture."
+                ),
+            ],
+            outputs=[
+                io.Model.Output("sampled_model", display_name="MODEL", tooltip="For KSampler."),
+                io.Latent.Output("latent", display_name="LATENT", tooltip="For KSampler."),
+                Target.Output("target", display_name="TARGET", tooltip="For Finish Restyle."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, vae: Any, image: Any, mask: Any) -> io.NodeOutput:
+        from ..rechar_core.soulstyler.compose import Target as Place
+
+        target = Place.of(image, mask)
+        return io.NodeOutput(*host.prepare(model, vae, target), target)
+
+
+class SoulstylerFinish(io.ComfyNode):
+    """The restyled object back in its picture."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SoulstylerFinish",
+            display_name="Finish Restyle",
+            category="ReChar/Soulstyler",
+            description="Puts the restyled object back: where the mask is 0, every pixel is the source's, bit for bit.",
+            inputs=[
+                io.Image.Input("image", tooltip="What VAE Decode made of the sampled latent."),
+                Target.Input("restyle_target", tooltip="From Prepare Restyle."),
+            ],
+            outputs=[io.Image.Output("restyled", display_name="IMAGE", tooltip="The finished picture.")],
+        )
+
+    @classmethod
+    def execute(cls, image: Any, restyle_target: Any) -> io.NodeOutput:
+        return io.NodeOutput(restyle_target.finish(image))
+
+
+class SoulstylerLoadGuide(io.ComfyNode):
+    """CLIP and VGG19 from local files."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SoulstylerLoadGuide",
+            display_name="Load Style Guide",
+            category="ReChar/Soulstyler",
+            description=(
+                "Reads what judges the style: CLIP (a folder in transformers' layout) and VGG19 (a .safetensors file), "
+                "both in models/soulstyler. The host's own CLIP Vision cannot serve: no gradient passes it. Nothing is "
+                "downloaded."
+            ),
+            inputs=[
+                io.Combo.Input(
+                    "clip_folder",
+                    options=host.folder_names(["clip"], "clip-vit-base-patch32"),
+                    default="clip-vit-base-patch32",
+                    tooltip="A folder in models/soulstyler with config.json, model.safetensors and the tokenizer.",
+                ),
+                io.Combo.Input(
+                    "vgg_file",
+                    options=host.file_names("vgg19.safetensors"),
+                    default="vgg19.safetensors",
+                    tooltip="VGG19 with torchvision's names, in models/soulstyler.",
+                ),
+            ],
+            outputs=[
+                Guide.Output("guide", display_name="GUIDE", tooltip="For Stylise by CLIP and Style Sweep.")
+            ],
+        )
+
+    @classmethod
+    def execute(cls, clip_folder: str, vgg_file: str) -> io.NodeOutput:
+        from ..rechar_core.soulstyler.guide import load_guide
+
+        return io.NodeOutput(load_guide(host.place(clip_folder), host.place(vgg_file)))
+
+
+class SoulstylerOptimise(io.ComfyNode):
+    """The CLIP-guided engine."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SoulstylerOptimise",
+            display_name="Stylise by CLIP",
+            category="ReChar/Soulstyler",
+            description=(
+                "Soulstyler as published: a small network is fitted to this one picture, until the object looks like "
+                "the style's text to CLIP. Needs no diffusion model."
+            ),
+            inputs=[
+                Guide.Input("guide", tooltip="From Load Style Guide."),
+                io.Image.Input("image", tooltip="The picture, or a batch."),
+                io.Mask.Input(
+                    "mask", tooltip="The object, from any node. An empty mask gives the picture back."
+                ),
+                io.String.Input(
+                    "style_text", default="cubism", tooltip="The style in words; CLIP reads English."
+                ),
+                io.Float.Input(
+                    "t",
+                    default=0.7,
+                    min=0.0,
+                    max=10.0,
+                    step=0.05,
+                    tooltip="How strongly the surroundings are held while fitting, 0 = not at all.",
+                ),
+                io.Int.Input("steps", default=201, min=1, max=10000, tooltip="201 as published."),
+                io.Float.Input(
+                    "learning_rate",
+                    default=0.0005,
+                    min=0.0000001,
+                    max=1.0,
+                    step=0.0001,
+                    round=False,
+                    tooltip="0.0005 as published; it halves every 100 steps.",
+                ),
+                io.Int.Input("crops", default=64, min=1, max=1024, tooltip="Crops a step; fewer are faster."),
+                io.Int.Input(
+                    "crop_size",
+                    default=64,
+                    min=8,
+                    max=1024,
+                    tooltip="Pixels; larger ones give larger strokes.",
+                ),
+                io.Int.Input(
+                    "resolution",
+                    default=512,
+                    min=16,
+                    max=4096,
+                    tooltip="Pixels of the shorter side while fitting; a larger picture keeps its own size in the end.",
+                ),
+                io.Int.Input(
+                    "seed", default=0, min=0, max=2**63 - 1, tooltip="Equal seeds give equal pictures."
+                ),
+                io.Boolean.Input(
+                    "keep_outside",
+                    default=True,
+                    tooltip="On: outside the mask nothing changes at all. Off: as published, t alone holds it.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output("restyled", display_name="IMAGE", tooltip="The finished picture."),
+                io.Custom("LOSS_MAP").Output(
+                    "loss", display_name="LOSS_MAP", tooltip="The loss of every step."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, guide: Any, image: Any, mask: Any, style_text: str, keep_outside: bool, **recipe: Any
+    ) -> io.NodeOutput:
+        from ..rechar_core.soulstyler.stylise import StyleRecipe
+
+        restyled, losses = host.restyle(guide, image, mask, StyleRecipe(style_text, **recipe), keep_outside)
+        return io.NodeOutput(restyled, {"loss": losses})
+
+
+class SoulstylerSweep(io.ComfyNode):
+    """Many styles over one mask."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SoulstylerSweep",
+            display_name="Style Sweep",
+            category="ReChar/Soulstyler",
+            description=(
+                "One picture, one mask and one set of loaded models, many styles and seeds: a labelled sheet and every "
+                "picture. Outside the mask nothing changes."
+            ),
+            inputs=[
+                Guide.Input("guide", tooltip="From Load Style Guide."),
+                io.Image.Input("image", tooltip="The picture; of a batch, the first."),
+                io.Mask.Input(
+                    "mask", tooltip="The object, from any node. An empty mask gives the picture back."
+                ),
+                io.String.Input(
+                    "styles",
+                    default="cubism\nwatercolor painting\nstained glass",
+                    multiline=True,
+                    tooltip="A style a line; CLIP reads English.",
+                ),
+                io.String.Input("seeds", default="0", tooltip="Whole numbers, separated by commas."),
+                io.Float.Input(
+                    "t",
+                    default=0.7,
+                    min=0.0,
+                    max=10.0,
+                    step=0.05,
+                    tooltip="How strongly the surroundings are held while fitting, 0 = not at all.",
+                ),
+                io.Int.Input("steps", default=201, min=1, max=10000, tooltip="201 as published."),
+                io.Int.Input("crops", default=64, min=1, max=1024, tooltip="Crops a step; fewer are faster."),
+                io.Int.Input(
+                    "resolution",
+                    default=512,
+                    min=16,
+                    max=4096,
+                    tooltip="Pixels of the shorter side while fitting; a larger picture keeps its own size in the end.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(
+                    "sheet", display_name="sheet", tooltip="All pictures, labelled; a style a row."
+                ),
+                io.Image.Output(
+                    "images", display_name="IMAGE", tooltip="The pictures as a batch, row by row."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, guide: Any, image: Any, mask: Any, styles: str, seeds: str, **recipe: Any
+    ) -> io.NodeOutput:
+        from ..rechar_core.soulstyler.stylise import sweep_recipes
+
+        return io.NodeOutput(*host.sweep(guide, image, mask, sweep_recipes(styles, seeds, **recipe)))
+
+
+NODES = [SoulstylerPrepare, SoulstylerFinish, SoulstylerLoadGuide, SoulstylerOptimise, SoulstylerSweep]

@@ -1,0 +1,194 @@
+"""Soulstyler, words and place: an instruction becomes style and object, the object becomes a mask."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from .host import soulstyler as host
+from .sockets import Llm, Segmenter
+
+
+class SoulstylerInstruction(io.ComfyNode):
+    """An instruction split into style and object."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SoulstylerInstruction",
+            display_name="Instruction",
+            category="ReChar/Soulstyler",
+            description=(
+                "Splits an instruction in English, Chinese or Japanese into the style and the object it is for, "
+                "by rules or by a language model of yours. Every value is copied from the instruction."
+            ),
+            inputs=[
+                io.String.Input(
+                    "instruction",
+                    default="Turn the red car into a watercolor painting",
+                    multiline=True,
+                    tooltip="What is to be restyled, and how, in one sentence.",
+                ),
+                io.Combo.Input(
+                    "mode",
+                    options=["auto", "rules", "LLM"],
+                    default="auto",
+                    tooltip="auto: the LLM if one is connected, and the rules where its answer cannot be used.",
+                ),
+                Llm.Input("llm", optional=True, tooltip="From Load Instruction LLM; the rules need none."),
+            ],
+            outputs=[
+                io.String.Output("style", display_name="style", tooltip="For the prompt or Stylise by CLIP."),
+                io.String.Output(
+                    "object", display_name="object", tooltip="The object as the instruction calls it."
+                ),
+                io.String.Output("head", display_name="head noun", tooltip="The object's noun alone."),
+                io.String.Output(
+                    "part", display_name="part", tooltip="The part of the object that is meant, or empty."
+                ),
+                io.String.Output(
+                    "pairs", display_name="pairs", tooltip="All pairs of style and object, as JSON."
+                ),
+                io.Boolean.Output("found", display_name="found", tooltip="Whether an object is named."),
+                io.String.Output(
+                    "reader", display_name="read by", tooltip="Who read it: the rules or the LLM."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, instruction: str, mode: Any, llm: Any = None) -> io.NodeOutput:
+        request = host.read_instruction(instruction, mode, llm)
+        first = request.first
+        named = (first.object, first.head, first.part)
+        return io.NodeOutput(request.style, *named, request.pairs_json(), request.found, request.by)
+
+
+class SoulstylerLoadLLM(io.ComfyNode):
+    """A language model for instructions."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SoulstylerLoadLLM",
+            display_name="Load Instruction LLM",
+            category="ReChar/Soulstyler",
+            description=(
+                "Reads an instruct model from a folder in models/LLM (transformers' layout, .safetensors). Nothing is "
+                "downloaded, and no code of the model's own is run."
+            ),
+            inputs=[
+                io.Combo.Input(
+                    "llm_folder",
+                    options=host.llm_names(),
+                    tooltip="A folder in models/LLM with config.json, tokenizer and .safetensors weights.",
+                )
+            ],
+            outputs=[Llm.Output("llm", display_name="LLM", tooltip="For Instruction.")],
+        )
+
+    @classmethod
+    def execute(cls, llm_folder: str) -> io.NodeOutput:
+        from ..rechar_core.soulstyler.llm import Llm as LanguageModel
+
+        return io.NodeOutput(LanguageModel.load(host.place(llm_folder, host.LLMS)))
+
+
+class SoulstylerLoadSegmenter(io.ComfyNode):
+    """CLIPSeg from a local folder."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SoulstylerLoadSegmenter",
+            display_name="Load Segmenter",
+            category="ReChar/Soulstyler",
+            description=(
+                "Reads CLIPSeg, which finds a thing by its name, from a folder in models/soulstyler (transformers' "
+                "layout, .safetensors). Nothing is downloaded."
+            ),
+            inputs=[
+                io.Combo.Input(
+                    "segmenter_folder",
+                    options=host.folder_names(["clipseg"], "clipseg-rd64-refined"),
+                    default="clipseg-rd64-refined",
+                    tooltip="A folder in models/soulstyler with config.json, model.safetensors and the tokenizer.",
+                )
+            ],
+            outputs=[Segmenter.Output("segmenter", display_name="SEGMENTER", tooltip="For Object Mask.")],
+        )
+
+    @classmethod
+    def execute(cls, segmenter_folder: str) -> io.NodeOutput:
+        from ..rechar_core.soulstyler.segment import load_clipseg
+
+        return io.NodeOutput(load_clipseg(host.place(segmenter_folder)))
+
+
+class SoulstylerMask(io.ComfyNode):
+    """The named object's mask."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SoulstylerMask",
+            display_name="Object Mask",
+            category="ReChar/Soulstyler",
+            description=(
+                "Finds the named object in the picture. An object that is not found is an error unless you say "
+                "otherwise, never silently the whole picture."
+            ),
+            inputs=[
+                io.Image.Input("image", tooltip="The picture, or a batch."),
+                Segmenter.Input("segmenter", tooltip="From Load Segmenter."),
+                io.String.Input(
+                    "object_name",
+                    default="",
+                    tooltip="What to look for: the head noun or the object of Instruction. CLIPSeg reads English.",
+                ),
+                io.Float.Input(
+                    "threshold",
+                    default=0.4,
+                    min=0.01,
+                    max=0.99,
+                    step=0.01,
+                    tooltip="How sure a pixel has to be.",
+                ),
+                io.Int.Input(
+                    "grow",
+                    default=4,
+                    min=-256,
+                    max=256,
+                    tooltip="Pixels by which the mask grows; below 0 it shrinks.",
+                ),
+                io.Int.Input(
+                    "feather",
+                    default=4,
+                    min=0,
+                    max=256,
+                    tooltip="Pixels over which its edge fades, outwards as well.",
+                ),
+                io.Combo.Input(
+                    "on_empty",
+                    options=["error", "empty", "full"],
+                    default="error",
+                    tooltip="What to do if nothing is found: stop, go on with an empty mask, or with a full one.",
+                ),
+            ],
+            outputs=[
+                io.Mask.Output("mask", display_name="MASK", tooltip="1 on the object."),
+                io.Boolean.Output("found", display_name="found", tooltip="Whether it is in every picture."),
+                io.Float.Output("score", display_name="score", tooltip="The surest pixel, 0 to 1."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, image: Any, segmenter: Any, object_name: str, **search: Any) -> io.NodeOutput:
+        from ..rechar_core.soulstyler.segment import Search
+
+        detection = host.find(segmenter, image, Search(object_name, **search))
+        return io.NodeOutput(detection.mask, detection.found, detection.score)
+
+
+NODES = [SoulstylerInstruction, SoulstylerLoadLLM, SoulstylerLoadSegmenter, SoulstylerMask]

@@ -1,0 +1,153 @@
+"""All measures of a picture at once, beside the same measures of pictures that should win or lose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ImageError
+from ..structure_map import canny, skeleton
+from .pictures import colour_distance, grey, ssim
+from .segment import glyph_mask, otsu_masks
+from .shapes import BAND, chamfer, covered, dice, edge_f1, hd95, iou, topology
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Array = Any
+Scores = dict[str, float]
+
+_STYLE_SCALE = 20.0  # Lab units at which the likeness of colours is a half
+
+# What pictures can be ranked by; greater is better.
+RANKS: Mapping[str, Callable[[Scores], float]] = {
+    "structure": lambda s: (s["iou"] + s["skeleton_recall"] + s["edge_f1"]) / 3,
+    "style": lambda s: _STYLE_SCALE / (_STYLE_SCALE + s["colour_distance"]),
+    "both": lambda s: (RANKS["structure"](s) + RANKS["style"](s)) / 2,
+}
+
+
+class Target:
+    """A glyph (H, W) of bool and what is computed of it once: its skeleton, itself in black on white, its edges."""
+
+    def __init__(self, mask: Array):
+        self.mask = mask
+        self.bones = skeleton(mask)
+        self.drawn = black_on_white(mask)
+        self.edges = canny(_bytes(self.drawn))
+
+
+def score(picture: Array, glyph: Target, style: Array | None = None) -> Scores:
+    """The measures of a picture (H, W, 3) in 0..1 against a glyph and, for its colours, a style picture (h, w, 3)."""
+    target, found, edges = glyph.mask, glyph_mask(picture, glyph.mask), canny(_bytes(picture))
+    scores = {
+        "iou": iou(target, found),
+        "dice": dice(target, found),
+        "iou_otsu": max(iou(target, side) for side in otsu_masks(picture)),
+        "skeleton_recall": covered(glyph.bones, found),
+        "edge_f1": edge_f1(glyph.edges, edges, band=BAND),
+        "edge_f1_everywhere": edge_f1(glyph.edges, edges),
+        "chamfer": chamfer(target, found),
+        "hd95": hd95(target, found),
+        "topology": float(topology(target, found)),
+        "ssim_grey": ssim(grey(picture), grey(glyph.drawn)),
+        "ssim_edges": ssim(edges.astype(float), glyph.edges.astype(float)),
+        "ssim_masks": ssim(found.astype(float), target.astype(float)),
+    }
+    if style is not None:
+        scores["colour_distance"] = colour_distance(picture, style)
+    return scores
+
+
+def leak(style: Array, target: Array) -> float:
+    """How much of the glyph already is in the style picture: intersection over union of the glyph found in it.
+
+    The style picture is stretched to the target's shape, as the eye would compare them.
+    """
+    return iou(target, glyph_mask(_resized(style, target.shape), target))
+
+
+def controls(target: Array) -> dict[str, Array]:
+    """Pictures (H, W, 3) whose scores say what a score means: the glyph itself, and three that must lose.
+
+    A blank, the glyph turned by 180 degrees (a wrong glyph of the same ink), the glyph shifted by a 32nd of the side.
+    """
+    import numpy as np
+
+    step = max(1, round(max(target.shape) / 32))
+    shapes = {
+        "itself": target,
+        "blank": np.zeros_like(target),
+        "turned": target[::-1, ::-1],
+        "shifted": np.roll(target, step, (0, 1)),
+    }
+    return {name: black_on_white(shape) for name, shape in shapes.items()}
+
+
+def black_on_white(mask: Array) -> Array:
+    """A picture (H, W, 3) of a mask (H, W)."""
+    import numpy as np
+
+    return np.repeat(np.where(mask, 0.0, 1.0)[..., None], 3, -1)
+
+
+def score_batch(images: Tensor, mask: Tensor, style: Tensor | None = None) -> dict[str, Any]:
+    """{"pictures": scores of each of IMAGE (B, H, W, C), "controls": scores by the control's name, "leak"}.
+
+    mask: MASK (h, w) or (B, h, w), its first taken, scaled to the pictures. Raises ImageError on an empty glyph.
+    """
+    glyph = Target(target_of(mask, (images.shape[1], images.shape[2])))
+    like = None if style is None else style[0, ..., :3].double().cpu().numpy()
+    made = {
+        "pictures": [score(image[..., :3].double().cpu().numpy(), glyph, like) for image in images],
+        "controls": {name: score(picture, glyph, like) for name, picture in controls(glyph.mask).items()},
+    }
+    return made if like is None else {**made, "leak": leak(like, glyph.mask)}
+
+
+def best_of(
+    images: Tensor, mask: Tensor, style: Tensor | None, by: str, count: int
+) -> tuple[Tensor, dict[str, Any]]:
+    """The `count` best of IMAGE (B, H, W, C), best first, and the scores of all with their ranks."""
+    glyph = Target(target_of(mask, (images.shape[1], images.shape[2])))
+    like = None if style is None else style[0, ..., :3].double().cpu().numpy()
+    scores = [score(image[..., :3].double().cpu().numpy(), glyph, like) for image in images]
+    order = ranked(scores, by)
+    values = [RANKS[by](s) for s in scores]
+    return images[order[:count]], {"rank_by": by, "best_first": order, "values": values, "pictures": scores}
+
+
+def target_of(mask: Tensor, size: tuple[int, int]) -> Array:
+    """The glyph (H, W) of bool. Raises ImageError if nothing or all is ink."""
+    import torch.nn.functional as F
+
+    mask = mask[0] if mask.ndim == 3 else mask
+    if tuple(mask.shape) != size:
+        mask = F.interpolate(mask.float()[None, None], size, mode="bilinear", antialias=True)[0, 0]
+    target = (mask >= 0.5).cpu().numpy()
+    if min(size) < 16 or not target.any() or target.all():
+        raise ImageError("The glyph's mask is empty, full or tiny; connect the mask of the Glyph node.")
+    return target
+
+
+def ranked(scores: list[Scores], by: str) -> list[int]:
+    """Indices of the pictures, the best first. Raises ImageError where the measure is missing."""
+    if by not in RANKS:
+        raise ImageError(f"Pictures cannot be ranked by '{by}'; choose one of {', '.join(RANKS)}.")
+    if by != "structure" and any("colour_distance" not in s for s in scores):
+        raise ImageError(f"To rank by {by}, connect the style picture; or rank by structure.")
+    return sorted(range(len(scores)), key=lambda i: -RANKS[by](scores[i]))
+
+
+def _bytes(picture: Array) -> Array:
+    import numpy as np
+
+    return np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8)
+
+
+def _resized(picture: Array, size: tuple[int, int]) -> Array:
+    import torch
+    import torch.nn.functional as F
+
+    tensor = torch.from_numpy(picture).movedim(-1, 0)[None]
+    return F.interpolate(tensor, size, mode="bilinear", antialias=True)[0].movedim(0, -1).numpy()

@@ -1,0 +1,119 @@
+"""Two masks (H, W) of bool compared: the glyph that was asked for (target) and the one that is there (found)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..structure_map import skeleton
+
+Array = Any
+
+TOLERANCE = 0.005  # of the diagonal: how far an edge may lie from the target's and still count
+BAND = 0.05  # of the diagonal: around the target's edge
+_SPECK = 1e-4  # of the picture: smaller components and holes are grain
+
+
+def iou(target: Array, found: Array) -> float:
+    """Intersection over union; 1 for two empty masks."""
+    union = (target | found).sum()
+    return float((target & found).sum() / union) if union else 1.0
+
+
+def dice(target: Array, found: Array) -> float:
+    """Twice the intersection over the sum of areas; 1 for two empty masks."""
+    total = target.sum() + found.sum()
+    return float(2 * (target & found).sum() / total) if total else 1.0
+
+
+def skeleton_recall(target: Array, found: Array) -> float:
+    """The part of the target's skeleton that is covered: broken strokes count by their length, not their width."""
+    return covered(skeleton(target), found)
+
+
+def covered(part: Array, found: Array) -> float:
+    """The share of a mask that another covers; 1 for an empty one."""
+    return float((part & found).sum() / part.sum()) if part.any() else 1.0
+
+
+def boundary(mask: Array) -> Array:
+    """The mask's cells that touch its outside; the picture's border is none."""
+    from scipy import ndimage
+
+    return mask & ~ndimage.binary_erosion(mask, border_value=1)
+
+
+def edge_f1(target: Array, found: Array, tolerance: float = TOLERANCE, band: float | None = None) -> float:
+    """Harmonic mean of precision and recall of edge cells, each counting within `tolerance` diagonals of the other.
+
+    band: only found cells within so many diagonals of the target's edge count for the precision: what is drawn
+    elsewhere decorates. 0 if either has no edge, 1 if neither has.
+    """
+    if not target.any() or not found.any():
+        return float(target.any() == found.any())
+    reach, to_target, to_found = tolerance * _diagonal(target), _away(target), _away(found)
+    counted = found if band is None else found & (to_target <= band * _diagonal(target))
+    precision = float((to_target[counted] <= reach).mean()) if counted.any() else 0.0
+    recall = float((to_found[target] <= reach).mean())
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+def chamfer(target: Array, found: Array) -> float:
+    """Mean distance between the outlines, both ways, in diagonals; 1 if one of them is empty."""
+    both = _outline_distances(target, found)
+    return 1.0 if both is None else float((both[0].mean() + both[1].mean()) / 2)
+
+
+def hd95(target: Array, found: Array) -> float:
+    """95th percentile of the distances between the outlines, the worse way, in diagonals; 1 if one is empty."""
+    import numpy as np
+
+    both = _outline_distances(target, found)
+    return 1.0 if both is None else float(max(np.percentile(side, 95) for side in both))
+
+
+def topology(target: Array, found: Array) -> int:
+    """How many components and holes the two differ by; grain is not counted."""
+    (parts, holes), (other_parts, other_holes) = _counts(target), _counts(found)
+    return abs(parts - other_parts) + abs(holes - other_holes)
+
+
+def _outline_distances(target: Array, found: Array) -> tuple[Array, Array] | None:
+    if not target.any() and not found.any():
+        import numpy as np
+
+        return np.zeros(1), np.zeros(1)
+    if not target.any() or not found.any():
+        return None
+    one, other = boundary(target), boundary(found)
+    if not one.any() or not other.any():  # a mask that fills the picture has no outline
+        return None
+    return _away(one)[other] / _diagonal(target), _away(other)[one] / _diagonal(target)
+
+
+def _away(mask: Array) -> Array:
+    """Each cell's distance to the nearest cell of the mask."""
+    from scipy import ndimage
+
+    return ndimage.distance_transform_edt(~mask)
+
+
+def _diagonal(mask: Array) -> float:
+    return float((mask.shape[0] ** 2 + mask.shape[1] ** 2) ** 0.5)
+
+
+def _counts(mask: Array) -> tuple[int, int]:
+    """Components (over eight neighbours) and holes (over four)."""
+    import numpy as np
+
+    padded = np.pad(mask, 1)
+    outside_and_holes = _components(~padded, np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]]))
+    return _components(padded, np.ones((3, 3))), outside_and_holes - 1
+
+
+def _components(mask: Array, neighbours: Array) -> int:
+    import numpy as np
+    from scipy import ndimage
+
+    labels, _ = ndimage.label(mask, neighbours)
+    sizes = np.bincount(labels.ravel())[1:]
+    return int((sizes > _SPECK * mask.size).sum())

@@ -1,0 +1,117 @@
+"""An instruct model reads the instruction instead of the rules: from a local folder, greedy, its answer checked.
+
+Every value it gives must be a span of the instruction; an answer that fails that is none.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from ..errors import RecipeError
+from .folders import need_files, reading
+from .grammar import Pair, Request, parse
+
+_FILES = ("config.json", "tokenizer_config.json")
+_NEW_TOKENS = 256
+MODES = ("auto", "rules", "LLM")
+_TASK = """Someone wants one object of a picture restyled. Split the instruction into pairs of a style and the object \
+it is for. Copy every value letter by letter from the instruction, without articles and without the word "style". \
+"head" is the noun of the object alone; "part" is the part of the object that is meant, or "". Answer with JSON only: \
+{"pairs": [{"style": "...", "object": "...", "head": "...", "part": ""}]}. Without an object, "pairs" is [].
+
+Instruction: Turn the old boat on the lake into a watercolour
+Answer: {"pairs": [{"style": "watercolour", "object": "old boat on the lake", "head": "boat", "part": ""}]}
+Instruction: 把左边的猫变成油画风格
+Answer: {"pairs": [{"style": "油画", "object": "左边的猫", "head": "猫", "part": ""}]}
+Instruction: """
+
+
+class Writer(Protocol):
+    """Anything that goes on with a text."""
+
+    def write(self, prompt: str) -> str:
+        """What it answers to the prompt."""
+
+
+@dataclass(frozen=True)
+class Llm:
+    """A causal language model of transformers and its tokenizer."""
+
+    model: Any
+    tokenizer: Any
+
+    @classmethod
+    def load(cls, folder: Path) -> Llm:
+        """From a local folder in transformers' layout, without code of its own; nothing is downloaded.
+
+        Raises FileError naming the folder and the missing files, ModelError if transformers cannot read it.
+        """
+        need_files(folder, _FILES, "an instruct model (transformers' layout with .safetensors)")
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        safely = {"local_files_only": True, "trust_remote_code": False}
+        with reading(folder, "an LLM"):
+            tokenizer = AutoTokenizer.from_pretrained(folder, **safely)
+            model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **safely)
+        return cls(model.eval().requires_grad_(False), tokenizer)
+
+    def write(self, prompt: str) -> str:
+        """The model's greedy answer, through its chat template if it has one."""
+        if getattr(self.tokenizer, "chat_template", None):
+            message = [{"role": "user", "content": prompt}]
+            prompt = self.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+        tokens = self.tokenizer(prompt, return_tensors="pt")
+        ids = tokens["input_ids"].to(self.model.device)
+        with torch.no_grad():
+            out = self.model.generate(
+                ids, attention_mask=torch.ones_like(ids), max_new_tokens=_NEW_TOKENS, do_sample=False
+            )
+        answer: str = self.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
+        return answer
+
+
+def read(instruction: str, llm: Writer) -> Request | None:
+    """What the LLM makes of the instruction, or None if its answer cannot be used."""
+    return checked(instruction, llm.write(f"{_TASK}{' '.join(instruction.split())}\nAnswer:"))
+
+
+def read_in_mode(instruction: str, mode: str, llm: Writer | None) -> Request:
+    """The request read by "rules", by the "LLM", or by "auto": the LLM if there is one.
+
+    Where the LLM's answer cannot be used the rules answer, and `by` says so. Raises RecipeError for the mode "LLM"
+    without one, and for an unknown mode.
+    """
+    if mode not in MODES:
+        raise RecipeError(f"There is no mode '{mode}'; choose one of {', '.join(MODES)}.")
+    if mode == "LLM" and llm is None:
+        raise RecipeError(
+            "The mode is 'LLM' and none is connected: connect Load Instruction LLM, or choose 'rules'."
+        )
+    if mode == "rules" or llm is None:
+        return parse(instruction)
+    return read(instruction, llm) or replace(
+        parse(instruction), by="rules (the LLM's answer could not be used)"
+    )
+
+
+def checked(instruction: str, answer: str) -> Request | None:
+    """A request from the first JSON object in an answer; None unless every value is a span of the instruction."""
+    found = re.search(r"\{.*?\]\s*\}", answer, re.DOTALL)
+    try:
+        listed = json.loads(found[0])["pairs"] if found else None
+        pairs = tuple(Pair(p["style"], p["object"], p["head"], p.get("part") or "") for p in listed or ())
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    usable = bool(pairs) and all(_of_spans(pair, instruction) for pair in pairs)
+    return Request(pairs[0].style, pairs, "LLM") if usable else None
+
+
+def _of_spans(pair: Pair, instruction: str) -> bool:
+    spans = all(isinstance(value, str) and value in instruction for value in vars(pair).values())
+    return spans and all((pair.style, pair.object, pair.head)) and pair.head in pair.object

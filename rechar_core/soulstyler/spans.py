@@ -1,0 +1,85 @@
+"""Text that remembers where each character came from, so that whatever is cut away, a value is a span of the source."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+# One character for one character: positions stay what they are.
+_SAME = str.maketrans(
+    {
+        "‘": "'",
+        "’": "'",
+        "‛": "'",
+        "`": "'",
+        "´": "'",
+        "“": '"',
+        "”": '"',
+        "„": '"',
+        "«": '"',
+        "»": '"',
+        "「": '"',
+        "」": '"',
+        "『": '"',
+        "』": '"',
+        "\u00a0": " ",
+        "\u3000": " ",
+        "\t": " ",
+        "\n": " ",
+        "\r": " ",
+        "‐": "-",
+        "‑": "-",
+        "–": "-",
+        "，": ",",
+        "、": ",",
+        "；": ";",
+        "。": ".",
+        "！": "!",
+        "？": "?",
+        "：": ":",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Text:
+    """Part of `source`, perhaps with holes. at: the position in `source` of each character of `text`."""
+
+    source: str
+    text: str
+    at: tuple[int, ...]
+
+    @classmethod
+    def of(cls, source: str) -> Text:
+        """The whole of `source`, its quotes, dashes and punctuation made uniform."""
+        return cls(source, source.translate(_SAME), tuple(range(len(source))))
+
+    def __getitem__(self, span: slice) -> Text:
+        return Text(self.source, self.text[span], self.at[span])
+
+    def __add__(self, other: Text) -> Text:
+        return Text(self.source, self.text + other.text, self.at + other.at)
+
+    def without(self, pattern: re.Pattern[str]) -> Text:
+        """The text with all that matches cut out, and no space left at its ends."""
+        kept, end = self[0:0], 0
+        for match in pattern.finditer(self.text):
+            kept, end = kept + self[end : match.start()], match.end()
+        return (kept + self[end:]).stripped()
+
+    def stripped(self, edges: str = r"[\s\"',;:.!?]*") -> Text:
+        """The text without what matches `edges` at its beginning and its end."""
+        start = re.match(edges, self.text)
+        end = re.search(f"(?:{edges})$", self.text)
+        first, last = start.end() if start else 0, end.start() if end else len(self.text)
+        return self[first:last] if first < last else self[0:0]
+
+    def split(self, pattern: re.Pattern[str]) -> Iterator[tuple[Text, Text]]:
+        """Before and after each match, for every match."""
+        for match in pattern.finditer(self.text):
+            yield self[: match.start()], self[match.end() :]
+
+    def span(self) -> str:
+        """What stands in the source from the first to the last character."""
+        return self.source[self.at[0] : self.at[-1] + 1] if self.at else ""

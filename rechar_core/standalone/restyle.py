@@ -1,0 +1,207 @@
+"""The `restyle` command: one named object of a picture in another style, all else bit for bit as it was."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+import torch.nn.functional as F
+
+from .. import files
+from ..errors import ImageError, RecipeError
+from ..fusion import applied, fuse
+from ..images import LATENT_SCALE, read, to_pil
+from ..soulstyler.compose import Target, padded, shaped
+from ..soulstyler.llm import Llm, read_in_mode
+from ..soulstyler.segment import Search, find, load_clipseg
+from .base import load
+from .processes import processes, say
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..soulstyler.grammar import Pair, Request
+
+Engine = Literal["sdxl", "clip"]
+
+
+@dataclass(frozen=True)
+class RestyleJob:
+    """What to restyle, and by which engine.
+
+    mask: a picture, white on the object; else `segmenter`, a CLIPSeg folder, looks for it. llm: a folder; without it
+    the rules read the instruction. model, style, style_alpha, steps, guidance, strength: of the engine "sdxl", with
+    strength 0..1, how much of the object is drawn anew. clip, vgg, t: of the engine "clip".
+    """
+
+    image: Path
+    instruction: str
+    output: Path
+    engine: Engine = "sdxl"
+    mask: Path | None = None
+    segmenter: Path | None = None
+    threshold: float = 0.4
+    llm: Path | None = None
+    model: str = ""
+    style: Path | None = None
+    style_alpha: float = 1.0
+    prompt: str | None = None
+    guidance: float = 5.0
+    strength: float = 0.6
+    steps: int | None = None
+    clip: Path | None = None
+    vgg: Path | None = None
+    t: float = 0.7
+    seed: int = 0
+
+
+def restyle(job: RestyleJob) -> Path:
+    """Writes the restyled picture as PNG and returns its path; every object that the instruction names, in turn.
+
+    Raises ReCharError on bad input, before anything is written.
+    """
+    source = read(job.image).movedim(1, -1)  # IMAGE (1, H, W, 3)
+    request = read_in_mode(job.instruction, "auto", Llm.load(job.llm) if job.llm else None)
+    pairs = _pairs(request, job)
+    engine = _ENGINES[job.engine](job)
+    picture = source
+    for pair in pairs:
+        target = Target.of(picture, _mask(source, pair, job))
+        if not target.mask.any():
+            raise ImageError(f"The mask of '{pair.object}' is empty: white is where the picture may change.")
+        say(f"{pair.object or 'the mask'}: {pair.style} (read by {request.by})")
+        picture = engine(target, pair)
+    return _save(picture, job.output)
+
+
+def _pairs(request: Request, job: RestyleJob) -> tuple[Pair, ...]:
+    """The pairs to do; a mask of one's own needs no object in the instruction, only a style."""
+    if not request.style:
+        raise RecipeError(
+            f"'{job.instruction}' names no style; write, say, 'turn the car into a watercolor'."
+        )
+    if job.mask is None and job.segmenter is None:
+        raise RecipeError("Nothing says where the object is: give --mask PICTURE or --segmenter FOLDER.")
+    if job.mask is None and not request.found:
+        raise RecipeError(f"'{job.instruction}' names no object; name one, or give its place with --mask.")
+    if job.mask is not None and len(request.pairs) > 1:
+        named = ", ".join(pair.object for pair in request.pairs)
+        raise RecipeError(
+            f"One mask cannot serve several objects ({named}); use --segmenter, or one at a time."
+        )
+    return request.pairs or (request.first,)
+
+
+def _mask(source: Tensor, pair: Pair, job: RestyleJob) -> Tensor:
+    if job.mask is not None:
+        mask: Tensor = read(job.mask).mean(1)
+        return mask
+    assert job.segmenter is not None
+    found = find(load_clipseg(job.segmenter), source, Search(pair.target, job.threshold))
+    return found.mask
+
+
+class _Sdxl:
+    """Masked differential img2img with SDXL and a style B-LoRA."""
+
+    def __init__(self, job: RestyleJob):
+        if not job.model:
+            raise RecipeError("The engine 'sdxl' needs --model: a diffusers folder, a checkpoint, or 'demo'.")
+        if not 0 < job.strength <= 1:
+            raise RecipeError(f"strength is {job.strength}; it must be above 0 and at most 1.")
+        self.job = job
+        self.fusion = fuse(None, files.read(job.style) if job.style else None, style_alpha=job.style_alpha)
+        device = processes().device
+        dtype = torch.float16 if device.type == "cuda" else torch.float32
+        self.pipeline = _img2img(load(job.model, dtype, device))
+
+    def __call__(self, target: Target, pair: Pair) -> Tensor:
+        job, image = self.job, padded(target.image, LATENT_SCALE).movedim(-1, 1)
+        height, width = image.shape[-2:]
+        mask = shaped(padded(target.mask, LATENT_SCALE), grow=LATENT_SCALE)
+        cells = F.interpolate(mask[:, None], (height // LATENT_SCALE, width // LATENT_SCALE), mode="area")
+        with applied(self.pipeline.unet, self.fusion):
+            out = self.pipeline(
+                prompt=job.prompt or f"{pair.object}, {pair.style} style".removeprefix(", "),
+                image=image,
+                strength=job.strength,
+                num_inference_steps=job.steps or 30,
+                guidance_scale=job.guidance,
+                generator=torch.Generator().manual_seed(job.seed),
+                callback_on_step_end=_Held(self.pipeline, image, cells, job.seed),
+                output_type="pt",
+            ).images
+        return target.finish(out.float().cpu().movedim(1, -1))
+
+
+class _Held:
+    """After each step, what the mask has not released yet is the source again, as noisy as the rest.
+
+    Differential diffusion (Levin and Fried, 2023): a cell of mask m is free once less than m of all steps is left.
+    """
+
+    def __init__(self, pipeline: Any, image: Tensor, cells: Tensor, seed: int):
+        vae = pipeline.vae.float()  # SDXL's overflows in fp16
+        with torch.no_grad():
+            pixels = (image * 2 - 1).to(vae.device, vae.dtype)
+            self.latent = vae.encode(pixels).latent_dist.mode() * vae.config.scaling_factor
+        draws = torch.Generator().manual_seed(seed)
+        self.noise = torch.randn(self.latent.shape, generator=draws).to(self.latent)
+        self.cells = cells.to(self.latent)
+
+    def __call__(self, pipeline: Any, step: int, timestep: Any, given: dict[str, Any]) -> dict[str, Any]:
+        latents = given["latents"]
+        source, cells = self.latent.to(latents), self.cells.to(latents)
+        left = pipeline.num_timesteps - step - 1
+        if left:
+            now = pipeline.scheduler.timesteps[-left][None]
+            source = pipeline.scheduler.add_noise(source, self.noise.to(latents), now)
+        free = cells > left / pipeline.num_timesteps
+        return {"latents": torch.where(free, latents, source)}
+
+
+def _img2img(pipeline: Any) -> Any:
+    from diffusers import StableDiffusionXLImg2ImgPipeline
+
+    made = StableDiffusionXLImg2ImgPipeline.from_pipe(pipeline)
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+class _Clip:
+    """The CLIP-guided engine."""
+
+    def __init__(self, job: RestyleJob):
+        from ..soulstyler.guide import load_guide
+
+        if job.clip is None or job.vgg is None:
+            raise RecipeError("The engine 'clip' needs --clip FOLDER (a CLIP model) and --vgg FILE (VGG19).")
+        self.job, self.guide = job, load_guide(job.clip, job.vgg)
+        for part in (self.guide.clip, self.guide.vgg):
+            part.to(processes().device)
+
+    def __call__(self, target: Target, pair: Pair) -> Tensor:
+        from tqdm import tqdm
+
+        from ..soulstyler.stylise import Restyling, StyleRecipe
+
+        recipe = StyleRecipe(pair.style, t=self.job.t, steps=self.job.steps or 201, seed=self.job.seed)
+        work = Restyling(self.guide, target.image, target.mask, recipe)
+        for _ in tqdm(work.steps(), desc="Restyling", total=work.total, unit="step", ascii=True):
+            pass
+        return work.result()
+
+
+_ENGINES: dict[str, Any] = {"sdxl": _Sdxl, "clip": _Clip}
+ENGINES = tuple(_ENGINES)
+
+
+def _save(picture: Tensor, output: Path) -> Path:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    to_pil(picture[0].movedim(-1, 0)).save(temporary, "PNG")
+    temporary.replace(output)
+    return output

@@ -1,0 +1,41 @@
+"""Named recipes: what each changes in the published one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import RecipeError
+from .recipe import TrainingRecipe
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "b-lora": {},  # Frenkel et al. 2024, as published
+    # ConsisLoRA (2503.10614), both blocks of the structure picture: epsilon steps first, then the x0 loss
+    "consislora": {
+        "steps": 1500,
+        "prediction_steps": 500,
+        "prediction_rate": 2e-4,
+        "loss": "x0",
+        "learning_rate": 1e-4,
+    },
+    # its second stage: the style half anew, while the style picture's own structure half stays in the model, frozen
+    "consislora-style": {
+        "target": "style",
+        "steps": 1000,
+        "loss": "x0",
+        "learning_rate": 1e-4,
+        "noise_offset": 0.03,
+    },
+    "quick": {"steps": 250, "learning_rate": 2e-4},  # not yet held against b-lora's quality
+}
+
+
+def recipe(name: str, settings: Mapping[str, Any]) -> TrainingRecipe:
+    """The named recipe with these settings instead of its own. Raises RecipeError on an unknown name or setting."""
+    if name not in PRESETS:
+        raise RecipeError(f"recipe is {name!r}; choose one of {', '.join(PRESETS)}.")
+    chosen = {**PRESETS[name], **settings}
+    if "steps" in settings and "prediction_steps" in PRESETS[name] and "prediction_steps" not in settings:
+        whole, part = PRESETS[name]["steps"], PRESETS[name]["prediction_steps"]
+        chosen["prediction_steps"] = round(settings["steps"] * part / whole)  # stages keep their shares
+    return TrainingRecipe.from_json(chosen)

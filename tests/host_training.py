@@ -1,0 +1,145 @@
+"""Run by the host's Python, not by pytest: training on the demo model in each memory mode, and in the plainest way.
+
+    python host_training.py PACK FOLDER      in a ComfyUI checkout's folder
+
+Reads FOLDER/inputs.safetensors, writes FOLDER/outputs.safetensors and FOLDER/about.json.
+"""
+
+import importlib
+import json
+import sys
+import types
+from pathlib import Path
+
+PACK, FOLDER = Path(sys.argv[1]), Path(sys.argv[2])
+sys.argv = ["main.py", "--cpu", "--base-directory", str(FOLDER)]
+sys.path.insert(0, ".")
+
+import comfy.options  # noqa: E402
+
+comfy.options.enable_args_parsing()
+
+import comfy.model_base  # noqa: E402
+import torch  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
+
+for name, folder in (("rechar-pack", PACK), ("rechar-pack.nodes", PACK / "nodes")):
+    package = types.ModuleType(name)
+    package.__path__ = [str(folder)]
+    sys.modules[name] = package
+
+
+def part(name):
+    """A module of the pack, without the pack's other nodes."""
+    return importlib.import_module(f"rechar-pack.{name}")
+
+
+def plain(run):
+    """The same run in the simplest way: the host's whole UNet, one step after the other."""
+    recipe, denoiser, cond = run.recipe, run.denoiser, run.conditioning
+    optimizer = torch.optim.AdamW(run.adapters.parameters(), lr=recipe.learning_rate, weight_decay=1e-4)
+    objective, losses = part("rechar_core.training.objective"), []
+    sizes = [int(v) for v in cond.time_ids[0].tolist()]
+    y = denoiser.model.encode_adm(
+        pooled_output=cond.pooled,
+        height=sizes[0],
+        width=sizes[1],
+        target_height=sizes[4],
+        target_width=sizes[5],
+    )
+    with run.adapters.attached():
+        for number in range(recipe.steps):
+            picture = run.pictures[run.draws.picture(number, len(run.pictures))]
+            drawn = run.draws.step(number, tuple(picture.mean.shape), 1000)
+            x0 = picture.sample(drawn.posterior)
+            abar = denoiser.alphas_cumprod[drawn.timesteps].view(-1, 1, 1, 1)
+            noisy = abar.sqrt() * x0 + (1 - abar).sqrt() * drawn.noise
+            answer = denoiser.model.diffusion_model(noisy, drawn.timesteps.float(), context=cond.context, y=y)
+            wanted = objective.target(denoiser.prediction, x0, drawn.noise, abar)
+            loss = torch.nn.functional.mse_loss(answer, wanted)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(run.adapters.parameters(), recipe.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(float(loss))
+    return losses
+
+
+def train(model, inputs, mode):
+    """Losses and deltas of a short run on pictures of several shapes; mode None is the plain way."""
+    host, loop = part("nodes.host.denoiser"), part("rechar_core.training.loop")
+    values = part("rechar_core.training.denoiser")
+    recipe = part("rechar_core.training.recipe").TrainingRecipe(rank=4, steps=18, learning_rate=1e-4)
+    draw = torch.Generator().manual_seed(5)
+    unet = model.model.diffusion_model
+    context = torch.randn(
+        1, 77, unet.input_blocks[4][1].transformer_blocks[0].attn2.to_k.in_features, generator=draw
+    )
+    size = torch.tensor([[192.0, 256.0, 0.0, 0.0, 192.0, 256.0]])
+    pooled = torch.randn(1, unet.label_emb[0][0].in_features - 6 * 256, generator=draw)
+    with host.trainable(model) as denoiser:
+        latents = [inputs[f"picture.{i}"].clone() for i in range(3)]
+        moments = [values.LatentMoments(x, torch.full_like(x, 0.1)) for x in latents]
+        cond = host.ordinary(values.Conditioning(context, pooled, size), denoiser.device)
+        run = loop.Training(denoiser, moments, cond, recipe, mode=mode or "fast")
+        if mode is None:
+            losses = plain(run)
+        else:
+            losses = [float(step.loss) for step in run.steps()]
+        pairs = run.blora().pairs
+        return torch.tensor(losses), torch.cat([pairs[p].delta().flatten() for p in sorted(pairs)])
+
+
+def moved_back(model):
+    """Weights lent to another device come back to theirs; here that is "meta", which holds no values."""
+    host, weights = part("nodes.host.denoiser"), part("nodes.host.weights")
+    unet = model.model.diffusion_model
+    before = dict(unet.state_dict())
+    kept = weights.Weights()
+    with torch.inference_mode(False), kept.ordinary(unet):
+        kept.move([unet.out], torch.device("meta"))
+        away = (
+            unet.out[2].weight.device.type == "meta" and unet.input_blocks[0][0].weight.device.type == "cpu"
+        )
+        for table, homes in kept._moved.values():
+            away = away and {h.type for h in homes.values()} == {"cpu"}
+            for name in homes:  # meta tensors hold no values: give them some, as a CPU copy would have
+                table[name] = torch.nn.Parameter(torch.ones(table[name].shape), requires_grad=False)
+    back = all(bool((p == 1).all()) and p.device.type == "cpu" for p in unet.out.parameters())
+    with torch.no_grad():
+        for name, module in unet.out.named_parameters():
+            module.copy_(before[f"out.{name}"])
+    others = {n: t for n, t in unet.state_dict().items() if not n.startswith("out.")}
+    return away and back and all(others[n].data_ptr() == before[n].data_ptr() for n in others) and bool(host)
+
+
+def main():
+    inputs = load_file(FOLDER / "inputs.safetensors")
+    found, traces, draw = {}, 0, torch.Generator().manual_seed(11)
+    with torch.inference_mode():  # as in a node
+        model, _, _ = part("nodes.host.demo_model").shared_demo()
+        for (
+            tensor
+        ) in model.model.diffusion_model.parameters():  # the shipped ones are partly silent: noise gradients
+            tensor.add_(torch.randn(tensor.shape, generator=draw) * (0.1 if tensor.ndim == 1 else 0.02))
+        before = {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
+        types_of = {
+            "epsilon": comfy.model_base.ModelType.EPS,
+            "v_prediction": comfy.model_base.ModelType.V_PREDICTION,
+        }
+        for prediction, kind in types_of.items():
+            model.model.model_type = kind
+            for mode in (None, "fast", "normal", "low"):
+                losses, deltas = train(model, inputs, mode)
+                found[f"{prediction}.{mode or 'plain'}.losses"] = losses.clone()
+                found[f"{prediction}.{mode or 'plain'}.deltas"] = deltas.clone()
+                modules = model.model.diffusion_model.modules()
+                traces += sum("forward" in m.__dict__ or bool(m._forward_hooks) for m in modules)
+        after = model.model.state_dict()
+        changed = sum(not torch.equal(after[name], before[name]) for name in before)
+        back = moved_back(model)
+    save_file(found, FOLDER / "outputs.safetensors")
+    (FOLDER / "about.json").write_text(json.dumps({"changed": changed, "traces": traces, "moved_back": back}))
+
+
+main()

@@ -1,0 +1,165 @@
+"""`train --jobs`: a list of trainings shared between processes; nothing is trained twice, nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import tiny
+from safetensors.torch import load_file
+
+from rechar_core import files
+from rechar_core.standalone import jobs as work
+from rechar_core.standalone.cli import main
+from rechar_core.standalone.train import TrainJob
+
+ROOT = Path(__file__).parents[1]
+PICTURE = tiny.REFERENCE / "structure.png"
+SMALL = ["--rank", "4", "--steps", "3", "--resolution", "64", "--learning-rate", "1e-2"]
+
+
+def listed(folder: Path, *lines: dict) -> Path:
+    """A jobs file; lines get a picture, a prompt and an output by their place, where they have none."""
+    path = folder / "jobs.jsonl"
+    defaults = [
+        {"image": str(PICTURE), "prompt": "A [v]", "output": str(folder / f"{i}.safetensors")}
+        for i in range(len(lines))
+    ]
+    texts = [json.dumps(default | line) for default, line in zip(defaults, lines, strict=True)]
+    path.write_text("\n".join(texts) + "\n\n", encoding="utf-8")
+    return path
+
+
+def arguments(path: Path) -> list[str]:
+    return ["train", "--model", str(tiny.MODEL), "--jobs", str(path), *SMALL]
+
+
+def run(path: Path) -> int:
+    return main(arguments(path))
+
+
+def test_every_line_is_its_own_training(tmp_path, capsys):
+    """A failure means that a job of a list is not the training its own command would have been."""
+    path = listed(
+        tmp_path, {}, {"seed": 5}, {"target": "style", "learning-rate": 1e-3, "mixed_precision": "no"}
+    )
+    assert run(path) == 0
+    printed = capsys.readouterr()
+    outputs = [tmp_path / f"{i}.safetensors" for i in range(3)]
+    assert printed.out.split() == [str(o) for o in outputs]
+    assert "[3 of 3 jobs done]" in printed.err
+    assert sorted(p.name for p in tmp_path.iterdir()) == [*(o.name for o in outputs), "jobs.jsonl"]
+    assert [files.read(o).recipe["seed"] for o in outputs] == [0, 5, 0]
+    assert [b.name for b in files.read(outputs[2]).blocks] == ["style"]
+    alone = tmp_path / "alone.safetensors"
+    command = ["train", "--model", str(tiny.MODEL), "--image", str(PICTURE), "--prompt", "A [v]"]
+    assert main([*command, "--output", str(alone), "--seed", "5", *SMALL]) == 0
+    ours, theirs = load_file(outputs[1]), load_file(alone)
+    assert all((ours[k] == theirs[k]).all() for k in theirs)
+
+
+def test_what_is_done_is_not_trained_again(tmp_path, monkeypatch):
+    path = listed(tmp_path, {}, {"seed": 1})
+    assert run(path) == 0
+    monkeypatch.setattr(work, "train_on", lambda *_: pytest.fail("trained again"))
+    assert run(path) == 0
+    (tmp_path / "1.safetensors").unlink()
+    trained = []
+    monkeypatch.setattr(
+        work, "train_on", lambda _, job, *__: trained.append(job.output) or job.output.touch()
+    )
+    assert run(path) == 0
+    assert trained == [tmp_path / "1.safetensors"]
+
+
+def test_a_failed_job_stops_no_other_is_named_and_is_tried_again(tmp_path, capsys):
+    """A failure means that one bad picture costs a night's work."""
+    path = listed(tmp_path, {"image": str(tmp_path / "gone.png")}, {})
+    assert run(path) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: 1 of 2 jobs failed") and "gone.png" in error and "0.safetensors" in error
+    assert (tmp_path / "1.safetensors").is_file() and not (tmp_path / "0.safetensors").exists()
+    assert run(listed(tmp_path, {}, {})) == 0  # the picture is there now
+    assert not list(tmp_path.glob("*.failed")) and not list(tmp_path.glob("*.claim"))
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ([{"colour": 1}], "line 1: The recipe has unknown settings: colour"),
+        ([{}, {"rank": 0}], "line 2: rank is 0"),
+        ([{"recipe": "fancy"}], "choose one of b-lora"),
+        ([{"learning_rate": "fast"}], "line 1: "),
+        ([{"output": "a"}, {"output": "a"}], "several jobs write"),
+    ],
+)
+def test_a_bad_list_is_refused_before_anything_is_trained(tmp_path, capsys, lines, words):
+    assert run(listed(tmp_path, *lines)) == 1
+    assert words in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["jobs.jsonl"]
+
+
+def test_lines_that_are_no_objects_and_missing_files_are_named(tmp_path, capsys):
+    path = tmp_path / "jobs.jsonl"
+    for content, words in (("[1]", "not an object"), ("{", "line 1"), ("", "there is no job in it")):
+        path.write_text(content, encoding="utf-8")
+        assert run(path) == 1
+        assert words in capsys.readouterr().err
+    assert run(tmp_path / "gone.jsonl") == 1
+    assert "cannot be read" in capsys.readouterr().err
+    assert main(["train", "--model", "demo", "--image", "a.png"]) == 1
+    assert "train needs --prompt, --output as well" in capsys.readouterr().err
+
+
+def test_an_output_of_another_recipe_is_not_taken_for_done(tmp_path, capsys):
+    assert run(listed(tmp_path, {})) == 0
+    assert run(listed(tmp_path, {"seed": 9})) == 1
+    assert "already holds a training with another seed" in capsys.readouterr().err
+
+
+def worker(folder: Path) -> tuple[work._Worker, TrainJob, Path]:
+    from rechar_core.training.recipe import TrainingRecipe
+
+    job = TrainJob("demo", PICTURE, folder / "a.safetensors", TrainingRecipe())
+    return work._Worker([job], lambda text: None, None), job, folder / "a.safetensors.claim"
+
+
+def test_a_claim_keeps_others_away_until_its_owner_is_gone(tmp_path):
+    """A failure means that two processes train one job, or that a crash blocks it for ever."""
+    first, job, claim = worker(tmp_path)
+    second, _, _ = worker(tmp_path)
+    assert first._claim(job) and not second._claim(job)
+    first.release()
+    assert second._claim(job)
+    second.release()
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    claim.write_text(f"{socket.gethostname()} {gone.pid}", encoding="utf-8")
+    assert first._claim(job) and not second._claim(job)
+    first.release()
+    claim.write_text("another-machine 1", encoding="utf-8")
+    assert not first._claim(job)
+    os.utime(claim, (time.time() - 3600,) * 2)
+    assert first._claim(job)
+
+
+def test_two_processes_share_a_list(tmp_path):
+    """A failure means that `accelerate launch` trains jobs twice, or leaves some to nobody."""
+    path = listed(tmp_path, *({"seed": i, "steps": 20} for i in range(4)))
+    launch = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
+    options = ["--mixed_precision", "no", "--dynamo_backend", "no", "-m", "rechar_core"]
+    command = [sys.executable, "-m", *launch, *options, *arguments(path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert sorted(p.name for p in tmp_path.glob("*.safetensors*")) == [f"{i}.safetensors" for i in range(4)]
+    for i in range(4):
+        assert done.stderr.count(f"{i}.safetensors begins") == 1
+        assert done.stderr.count(f"{i}.safetensors is done") == 1
+    assert "[4 of 4 jobs done]" in done.stderr

@@ -1,0 +1,102 @@
+"""`python -m rechar_core restyle` with both engines on small models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soulstyler_tiny as weights
+import tiny
+from PIL import Image
+
+from rechar_core.standalone.cli import main
+
+RED = (220, 40, 20)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """scene.png, 60 x 76 with a red square, and its mask.png."""
+    folder = tmp_path_factory.mktemp("restyle")
+    scene = np.random.default_rng(0).integers(0, 255, (60, 76, 3), dtype=np.uint8)
+    scene[12:44, 20:60] = RED
+    Image.fromarray(scene).save(folder / "scene.png")
+    mask = (scene == RED).all(-1)
+    Image.fromarray(np.where(mask, 255, 0).astype(np.uint8)).save(folder / "mask.png")
+    return folder
+
+
+def restyle(folder: Path, *options: str, instruction: str = "Turn the red square into a mosaic") -> int:
+    base = ["restyle", "--image", str(folder / "scene.png"), "--instruction", instruction, "--seed", "1"]
+    return main([*base, "--output", str(folder / "new" / "out.png"), *options])
+
+
+def check(folder: Path) -> np.ndarray:
+    """Outside bit-equal, inside changed."""
+    out, scene = (np.asarray(Image.open(folder / name)) for name in ("new/out.png", "scene.png"))
+    mask = np.asarray(Image.open(folder / "mask.png")) > 0
+    assert out.shape == scene.shape and np.array_equal(out[~mask], scene[~mask])
+    assert (out[mask] != scene[mask]).any(-1).mean() > 0.9
+    return out
+
+
+def test_sdxl_restyles_the_object_alone_and_a_seed_is_a_picture(folder: Path):
+    options = [
+        "--model",
+        str(tiny.MODEL),
+        "--mask",
+        str(folder / "mask.png"),
+        "--steps",
+        "4",
+        "--guidance",
+        "2",
+    ]
+    assert restyle(folder, *options) == 0
+    first = check(folder)
+    assert restyle(folder, *options) == 0
+    assert np.array_equal(check(folder), first)
+    assert restyle(folder, *options, "--strength", "1") == 0
+    assert not np.array_equal(check(folder), first)
+
+
+def test_the_clip_engine_does_too(folder: Path):
+    clip, vgg = weights.clip_folder(folder / "clip"), weights.vgg_file(folder / "vgg19.safetensors")
+    options = ["--engine", "clip", "--clip", str(clip), "--vgg", str(vgg), "--steps", "2"]
+    assert restyle(folder, *options, "--mask", str(folder / "mask.png")) == 0
+    check(folder)
+
+
+def test_a_segmenter_finds_the_object_and_says_when_not(folder: Path, capsys):
+    seg = str(weights.clipseg_folder(folder / "seg"))
+    options = ["--model", str(tiny.MODEL), "--steps", "2", "--segmenter", seg]
+    assert restyle(folder, *options, "--threshold", "0.01") == 0
+    assert restyle(folder, *options, "--threshold", "0.99") == 1
+    assert "'red square' is not found" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "instruction", "words"),
+    [
+        ([], "what a nice day", "names no style"),
+        ([], "turn the cat into lace", "Nothing says where the object is"),
+        (["--segmenter", "seg"], "turn everything into lace", "names no object"),
+        (
+            ["--mask", "mask.png"],
+            "turn the cat into lace and the dog into clay",
+            "One mask cannot serve several",
+        ),
+        (["--mask", "mask.png"], "turn the cat into lace", "needs --model"),
+        (["--mask", "mask.png", "--engine", "clip"], "turn the cat into lace", "needs --clip FOLDER"),
+        (
+            ["--mask", "mask.png", "--model", "demo", "--strength", "0"],
+            "turn it into lace",
+            "strength is 0.0",
+        ),
+        (["--segmenter", "none", "--model", str(tiny.MODEL)], "turn the cat into lace", "lacks config.json"),
+    ],
+)
+def test_bad_input_is_one_clear_sentence(folder: Path, options: list, instruction: str, words: str, capsys):
+    assert restyle(folder, *options, instruction=instruction) == 1
+    error = capsys.readouterr().err.strip().splitlines()
+    assert words in error[-1]

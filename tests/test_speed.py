@@ -1,0 +1,392 @@
+"""What makes training fast or small must not change what it gives: prefix batching, kept context, memory modes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from server import ROOT, find_host, host_environment
+
+from rechar_core.errors import RecipeError, TrainingError
+from rechar_core.standalone.denoiser import DiffusersDenoiser
+from rechar_core.training import checkpoint, objective, presets
+from rechar_core.training.denoiser import LatentMoments
+from rechar_core.training.loop import Share
+from rechar_core.training.memory import LADDER, choose, grouping
+from rechar_core.training.recipe import TrainingRecipe
+
+SCRIPT = Path(__file__).parent / "host_training.py"
+SHAPES = ((8, 8), (10, 14), (8, 8))  # 10 x 14 is no multiple of 4: the upsamplers need their target size
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return tiny.pipeline()
+
+
+def deltas(blora) -> torch.Tensor:
+    return torch.cat([blora.pairs[path].delta().flatten() for path in sorted(blora.pairs)])
+
+
+def pictures() -> list[LatentMoments]:
+    draw = torch.Generator().manual_seed(3)
+    return [LatentMoments(torch.randn(1, 4, *s, generator=draw), torch.full((1, 4, *s), 0.1)) for s in SHAPES]
+
+
+def plain_run(run) -> tuple[list[float], torch.Tensor]:
+    """The same run written down in the simplest way: diffusers' own forward, one step after the other."""
+    recipe, unet, cond = run.recipe, run.denoiser.unet, run.conditioning
+    optimizer = torch.optim.AdamW(
+        run.adapters.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, foreach=False
+    )
+    losses = []
+    with run.adapters.attached():
+        for number in range(recipe.steps):
+            picture = run.pictures[run.draws.picture(number, len(run.pictures))]
+            drawn = run.draws.step(number, (recipe.batch_size, *picture.mean.shape[1:]), 1000)
+            x0, batch = picture.sample(drawn.posterior), recipe.batch_size
+            abar = run.denoiser.alphas_cumprod[drawn.timesteps].view(-1, 1, 1, 1)
+            noisy = abar.sqrt() * x0 + (1 - abar).sqrt() * drawn.noise
+            added = {
+                "text_embeds": cond.pooled.expand(batch, -1),
+                "time_ids": cond.time_ids.expand(batch, -1),
+            }
+            answer = unet(
+                noisy, drawn.timesteps, cond.context.expand(batch, -1, -1), added_cond_kwargs=added
+            ).sample
+            wanted = objective.target(run.denoiser.prediction, x0, drawn.noise, abar)
+            loss = F.mse_loss(answer, wanted)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(run.adapters.parameters(), recipe.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(float(loss.detach()))
+    return losses, deltas(run.blora())
+
+
+def prepared(pipe, changes, prediction, mode="fast"):
+    scheduler = {**pipe.scheduler.config, "prediction_type": prediction}
+    denoiser = DiffusersDenoiser(pipe.unet, scheduler)
+    return tiny.training(pipe, changes, denoiser=denoiser, pictures=pictures(), mode=mode)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("mode", LADDER)
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_the_split_loop_is_the_unsplit_loop(pipe, prediction, mode, batch_size):
+    """A failure means that computing prefixes ahead, or a memory mode, changes what is learnt."""
+    changes = {"steps": 20, "batch_size": batch_size, "learning_rate": 1e-4}
+    losses, expected = plain_run(prepared(pipe, changes, prediction))
+    run = prepared(pipe, changes, prediction, mode)
+    tiny.finish(run)
+    assert torch.tensor(run.loss_values()).sub(torch.tensor(losses)).abs().max() < 1e-6
+    assert (deltas(run.blora()) - expected).norm() / expected.norm() < 1e-4
+
+
+def test_suffix_of_prefix_is_the_unet(pipe):
+    """A failure means that the split leaves something of the UNet out."""
+    denoiser = DiffusersDenoiser(pipe.unet, pipe.scheduler.config)
+    cond = tiny.conditioning_of(pipe, "A [v]", 64)
+    x, t = torch.randn(3, 4, 10, 14), torch.tensor([1, 500, 999])
+    added = {"text_embeds": cond.pooled.expand(3, -1), "time_ids": cond.time_ids.expand(3, -1)}
+    with torch.no_grad():
+        expected = pipe.unet(x, t, cond.context.expand(3, -1, -1), added_cond_kwargs=added).sample
+        assert torch.allclose(denoiser.predict(x, t, cond), expected, atol=1e-5)
+        prefix = denoiser.prefix(x, t, cond)
+        assert torch.allclose(denoiser.suffix(prefix.part(1, 2), cond), expected[1:2], atol=1e-5)
+
+
+def test_a_run_broken_off_inside_a_group_goes_on_bit_equal(pipe, tmp_path):
+    """A failure means that groups are made from where the run went on, and round otherwise."""
+    straight = tiny.finish(prepared(pipe, {"steps": 20}, "epsilon"))
+    first = prepared(pipe, {"steps": 20}, "epsilon")
+    assert 7 % grouping("fast", 140, 1, gpu=False).together
+    for step in first.steps():
+        if step.number == 7:
+            break
+    checkpoint.save(first, tmp_path / "state")
+    second = prepared(pipe, {"steps": 20, "memory": "fast"}, "epsilon")
+    checkpoint.resume(second, tmp_path / "state")
+    tiny.finish(second)
+    assert second.loss_values() == straight.loss_values()
+    assert torch.equal(deltas(second.blora()), deltas(straight.blora()))
+
+
+def test_training_leaves_no_trace_in_any_mode(pipe):
+    """A failure means that layers keep a training's forward, or stay checkpointed or in training mode."""
+    pipe.unet.eval()
+    before = {k: v.clone() for k, v in pipe.unet.state_dict().items()}
+    for mode in LADDER:
+        steps = prepared(pipe, {}, "epsilon", mode).steps()
+        next(steps)
+        assert any("forward" in m.__dict__ for m in pipe.unet.modules())
+        assert pipe.unet.is_gradient_checkpointing == (mode != "fast")
+        steps.close()
+        assert not any("forward" in m.__dict__ or m._forward_hooks for m in pipe.unet.modules())
+        assert not pipe.unet.is_gradient_checkpointing and not pipe.unet.training
+    assert all(torch.equal(v, before[k]) for k, v in pipe.unet.state_dict().items())
+
+
+def test_another_prompt_is_not_answered_with_the_kept_context(pipe):
+    """A failure means that previews or a second run see the first prompt's keys and values."""
+    denoiser = DiffusersDenoiser(pipe.unet, pipe.scheduler.config)
+    first, second = (tiny.conditioning_of(pipe, prompt, 64) for prompt in ("A [v]", "A teapot of moss"))
+    x, t = torch.randn(1, 4, 8, 8), torch.tensor([300])
+    with torch.no_grad():
+        expected = [denoiser.predict(x, t, cond) for cond in (first, second, first)]
+        denoiser.use("fast")
+        found = [denoiser.predict(x, t, cond) for cond in (first, second, first)]
+        denoiser.use(None)
+    assert (expected[0] - expected[1]).abs().max() > 1e-4
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(expected, found, strict=True))
+
+
+# Memory modes
+
+
+class Small(DiffusersDenoiser):
+    """A UNet on a GPU that is too small: each entry of `fails` is one call of `suffix`, in this mode, that fails."""
+
+    def __init__(self, unet, config, fails):
+        super().__init__(unet, config)
+        self.fails, self.mode, self.modes = list(fails), None, []
+
+    def use(self, mode):
+        self.mode = mode
+        self.modes.append(mode)
+        super().use(mode)
+
+    def suffix(self, prefix, conditioning):
+        answer = super().suffix(prefix, conditioning)
+        if self.fails and self.fails[0][0] == self.mode:
+            self.fails[0][1] -= 1
+            if self.fails[0][1] < 0:
+                self.fails.pop(0)
+                raise torch.OutOfMemoryError("CUDA out of memory")
+        return answer
+
+
+def small(pipe, fails, mode="fast", **changes):
+    told: list[str] = []
+    denoiser = Small(pipe.unet, pipe.scheduler.config, [list(f) for f in fails])
+    run = tiny.training(pipe, {"steps": 9, **changes}, denoiser=denoiser, mode=mode, tell=told.append)
+    return run, told
+
+
+def test_out_of_memory_goes_down_one_rung_and_on_from_the_last_step(pipe):
+    """A failure means that a card that is a little too small loses the work, or learns something else."""
+    straight = tiny.finish(tiny.training(pipe, {"steps": 9}))
+    run, told = small(pipe, [("fast", 4), ("normal", 2)])
+    assert [step.number for step in run.steps()] == list(range(1, 10))
+    assert told == [
+        "Memory ran out at step 5: going on in memory mode normal instead of fast.",
+        "Memory ran out at step 7: going on in memory mode low instead of normal.",
+    ]
+    assert run.denoiser.modes == ["fast", None, "normal", None, "low", None]
+    difference = torch.tensor(run.loss_values()) - torch.tensor(straight.loss_values())
+    assert difference.abs().max() < 1e-6
+    theirs = deltas(straight.blora())
+    assert (deltas(run.blora()) - theirs).norm() / theirs.norm() < 1e-4
+
+
+def test_out_of_memory_in_the_optimizer_is_survived_where_nothing_was_changed_yet(pipe, monkeypatch):
+    """A failure means that parameters are updated twice, or processes wait for each other for ever."""
+    straight = tiny.finish(tiny.training(pipe, {"steps": 4}))
+    for share in (Share(), Share(0, 2)):
+        run = tiny.training(pipe, {"steps": 4}, share=share)
+        step, failed = run.optimizer.step, []
+
+        def once(*rest, step=step, failed=failed):
+            if not failed:
+                failed.append(True)
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return step(*rest)
+
+        monkeypatch.setattr(run.optimizer, "step", once)
+        if share.world == 1:
+            assert tiny.finish(run).mode == "normal"
+            theirs = deltas(straight.blora())
+            assert (deltas(run.blora()) - theirs).norm() / theirs.norm() < 1e-4
+        else:
+            with pytest.raises(torch.OutOfMemoryError):
+                tiny.finish(run)
+
+
+def test_out_of_memory_on_the_last_rung_is_one_sentence(pipe):
+    run, told = small(pipe, [("normal", 0), ("low", 0)], mode="normal")
+    with pytest.raises(TrainingError, match="memory mode low; choose a lower resolution, rank or batch_size"):
+        tiny.finish(run)
+    assert len(told) == 1 and run.done == 0
+    assert not any("forward" in m.__dict__ or m._forward_hooks for m in pipe.unet.modules())
+
+
+def test_a_run_that_ran_out_of_memory_is_resumable(pipe, tmp_path):
+    run, _ = small(pipe, [("low", 5)], mode="low")
+    with pytest.raises(TrainingError):
+        tiny.finish(run)
+    checkpoint.save(run, tmp_path / "state")
+    again = tiny.training(pipe, {"steps": 9})
+    checkpoint.resume(again, tmp_path / "state")
+    assert again.done == 5
+    assert tiny.finish(again).done == 9
+
+
+def test_low_has_one_half_of_the_unet_on_the_device_at_a_time(pipe, monkeypatch):
+    """Without a GPU: the moves themselves, and that halves share nothing and leave nothing out."""
+    denoiser = DiffusersDenoiser(pipe.unet, pipe.scheduler.config)
+    halves = [{id(p) for module in half for p in module.parameters()} for half in denoiser._halves]
+    assert not halves[0] & halves[1]
+    assert halves[0] | halves[1] == {id(p) for p in pipe.unet.parameters()}
+    run, moves = tiny.training(pipe, {"steps": 17}, denoiser=denoiser, mode="low"), []
+    on = torch.nn.Module.to
+    names = {id(m): half for half, modules in enumerate(denoiser._halves) for m in modules}
+
+    def to(module, *args, **kwargs):
+        if id(module) in names:
+            moves.append((names[id(module)], "away" if args[0] == "cpu" else "here"))
+        return on(module, *args, **kwargs)
+
+    monkeypatch.setattr(torch.nn.Module, "to", to)
+    monkeypatch.setattr(denoiser, "device", torch.device("cpu"))
+    tiny.finish(run)
+    order = [move for i, move in enumerate(moves) if i == 0 or move != moves[i - 1]]
+    assert order[:4] == [(1, "away"), (0, "here"), (0, "away"), (1, "here")]
+
+
+@pytest.mark.parametrize(
+    ("free", "mode"), [(12, "fast"), (6, "fast"), (4.5, "normal"), (2.2, "normal"), (1, "low")]
+)
+def test_auto_takes_what_fits_and_says_why(free, mode):
+    chosen, why = choose(int(free * 2**30), 128 * 128, 1, 64, 2)
+    assert chosen == mode
+    assert f"Memory mode {mode}: {free:.1f} GB" in why
+
+
+def test_auto_needs_less_for_smaller_pictures_and_nothing_without_a_gpu():
+    assert choose(4 * 2**30, 128 * 128, 1, 64, 2)[0] == "normal"
+    assert choose(4 * 2**30, 64 * 64, 1, 64, 2)[0] == "fast"
+    assert choose(4 * 2**30, 64 * 64, 8, 64, 2)[0] == "normal"
+    assert choose(None, 128 * 128, 8, 64, 4)[0] == "fast"
+
+
+def test_groups_depend_on_mode_and_picture_alone():
+    assert [grouping(m, 128 * 128, 1, gpu=True).together for m in LADDER] == [4, 2, 1]
+    assert [grouping(m, 32 * 32, 1, gpu=False).together for m in LADDER] == [4, 2, 2]
+    assert grouping("fast", 32 * 32, 1, gpu=True).together == 16
+    assert grouping("fast", 256 * 256, 4, gpu=True).together == 1
+    for mode in LADDER:
+        group = grouping(mode, 64 * 80, 3, gpu=True)
+        assert group.chunk % group.together == 0
+    assert grouping("low", 128 * 128, 1, gpu=True).chunk == 16
+
+
+# Recipes
+
+
+def test_x0_loss_and_min_snr_are_their_definitions(pipe):
+    """A failure means that ConsisLoRA's or min-SNR's weights are not those of their papers."""
+    generator = torch.Generator().manual_seed(0)
+    x0, noise, answer = (torch.randn(5, 4, 6, 6, generator=generator).double() for _ in range(3))
+    abar = torch.tensor([0.99, 0.8, 0.5, 0.2, 0.01], dtype=torch.float64)
+    kept = abar.view(-1, 1, 1, 1)
+    snr = abar / (1 - abar)
+    noisy = kept.sqrt() * x0 + (1 - kept).sqrt() * noise
+    clean = {
+        "epsilon": (noisy - (1 - kept).sqrt() * answer) / kept.sqrt(),
+        "v_prediction": kept.sqrt() * noisy - (1 - kept).sqrt() * answer,
+    }
+    for prediction, guess in clean.items():
+        question = objective.Question(noisy, None, objective.target(prediction, x0, noise, kept), abar)
+        squares = (guess - x0).pow(2).mean((1, 2, 3))
+        as_x0 = objective.weights(prediction, abar, "x0", 0)
+        difference = (answer - question.target).pow(2).mean((1, 2, 3))
+        assert torch.allclose(difference * as_x0, squares)
+        min_snr = objective.weights(prediction, abar, "prediction", 5.0)
+        assert torch.allclose(difference * min_snr, squares * snr.clamp(max=5.0))
+        assert objective.weights(prediction, abar, "prediction", 0) is None
+        question = objective.Question(noisy, None, question.target.float(), abar)
+        found = objective.error(answer, question, as_x0)
+        assert float(found) == pytest.approx(float(squares.mean()), rel=1e-5)
+
+
+def test_noise_offset_shifts_whole_channels(pipe):
+    """A failure means that the offset is drawn each pixel, or changes the draws of other recipes."""
+    runs = [tiny.training(pipe, {"noise_offset": offset}) for offset in (0.0, 0.5)]
+    asked = [next(iter(_questions(run))) for run in runs]
+    shift = asked[1].target - asked[0].target
+    assert shift.std((2, 3)).max() < 1e-6 and shift.abs().min() > 0
+    assert torch.equal(asked[0].timesteps, asked[1].timesteps)
+
+
+def _questions(run):
+    lookahead = run._look_ahead()
+    yield from (lookahead.step(n).question for n in range(run.recipe.steps))
+
+
+def test_stages_change_loss_and_rate_at_their_step(pipe):
+    run = tiny.training(pipe, {"steps": 4, "loss": "x0", "prediction_steps": 2, "prediction_rate": 2e-3})
+    rates = [run.optimizer.param_groups[0]["lr"] for _ in run.steps()]
+    assert rates == [2e-3, 2e-3, 1e-3, 1e-3]
+    plain = tiny.finish(tiny.training(pipe, {"steps": 4, "learning_rate": 2e-3}))
+    assert run.loss_values()[:2] == plain.loss_values()[:2]
+    assert run.loss_values()[2] != plain.loss_values()[2]
+
+
+def test_presets_are_recipes():
+    assert presets.recipe("b-lora", {}) == TrainingRecipe()
+    consislora = presets.recipe("consislora", {})
+    assert (consislora.steps, consislora.stage(499), consislora.stage(500)) == (
+        1500,
+        ("prediction", 2e-4),
+        ("x0", 1e-4),
+    )
+    assert presets.recipe("consislora", {"steps": 15}).prediction_steps == 5
+    assert presets.recipe("quick", {"learning_rate": 1e-3}).learning_rate == 1e-3
+    with pytest.raises(RecipeError, match="choose one of b-lora, consislora"):
+        presets.recipe("blora", {})
+    with pytest.raises(RecipeError, match="choose one of them"):
+        TrainingRecipe(loss="x0", min_snr_gamma=5.0)
+    with pytest.raises(RecipeError, match="prediction_rate"):
+        TrainingRecipe(prediction_steps=5)
+
+
+# The host's UNet
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory):
+    """What host_training.py found: the same demo-size runs through the host's own forward and through ours."""
+    found, folder = find_host(), tmp_path_factory.mktemp("host_training")
+    draw = torch.Generator().manual_seed(1)
+    inputs = {f"picture.{i}": torch.randn(1, 4, *s, generator=draw) for i, s in enumerate(SHAPES)}
+    save_file(inputs, folder / "inputs.safetensors")
+    command = [str(found.python), "-s", str(SCRIPT), str(ROOT), str(folder)]
+    done = subprocess.run(command, cwd=found.folder, env=host_environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return load_file(folder / "outputs.safetensors"), json.loads((folder / "about.json").read_text())
+
+
+@pytest.mark.host
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("mode", LADDER)
+def test_the_split_loop_is_the_hosts_own_forward(host, prediction, mode):
+    """A failure means that training in ComfyUI sees another UNet than sampling does."""
+    found, _ = host
+    losses, expected = found[f"{prediction}.plain.losses"], found[f"{prediction}.plain.deltas"]
+    assert (found[f"{prediction}.{mode}.losses"] - losses).abs().max() < 1e-6
+    assert (found[f"{prediction}.{mode}.deltas"] - expected).norm() / expected.norm() < 1e-4
+
+
+@pytest.mark.host
+def test_the_hosts_weights_are_its_own_again_in_every_mode(host):
+    """A failure means that a MODEL is changed by training, or its tensors are not given back."""
+    _, about = host
+    assert about["changed"] == 0
+    assert about["traces"] == 0
+    assert about["moved_back"]
