@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,13 +64,18 @@ def load_graph(page: Any, graph: dict[str, Any]) -> None:
 
 
 def serialize(page: Any) -> dict[str, Any]:
-    """The graph as a UI workflow."""
-    return page.evaluate("() => window.app.graph.serialize()")
+    """The graph as a UI workflow. As text: what is undefined in the page would come over as null."""
+    return json.loads(page.evaluate("() => JSON.stringify(window.app.graph.serialize())"))
 
 
 def to_api(page: Any) -> dict[str, Any]:
     """What the page would queue for the graph."""
     return page.evaluate("async () => (await window.app.graphToPrompt()).output")
+
+
+def complaints(page: Any) -> list[str]:
+    """The messages that the page shows in its corner, such as "Invalid workflow"."""
+    return page.locator(".p-toast-message").all_inner_texts()
 
 
 def missing_nodes(page: Any) -> list[str]:

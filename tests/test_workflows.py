@@ -72,6 +72,7 @@ def test_workflow_in_the_browser(page: Any, name: str):
     """Loads with no missing node, means what its API twin says, runs, and shows its picture."""
     graph = read(WORKFLOWS / f"{name}.json")
     browser.load_graph(page, graph)
+    assert browser.complaints(page) == []
     queued = browser.to_api(page)
     for key, node in read(WORKFLOWS / "api" / f"{name}.json").items():
         assert queued[key]["class_type"] == node["class_type"]
