@@ -168,7 +168,14 @@ def long_training(output: Path, steps: int) -> list[str]:
 def test_ctrl_c_keeps_a_state_that_goes_on_to_the_same_result(tmp_path):
     """A failure means that cancelling loses work, leaves half a file, or changes the result."""
     straight, stopped = tmp_path / "straight.safetensors", tmp_path / "stopped.safetensors"
-    child = subprocess.Popen(long_training(stopped, 500), cwd=ROOT, stderr=subprocess.PIPE, env=one_thread())
+    child = subprocess.Popen(
+        long_training(stopped, 200),
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        env=one_thread(),
+        # a test run in the background ignores Ctrl-C, and its children would inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     seen = b""
     while b"loss=" not in seen:  # the bar shows a loss from step 10 on
         seen += child.stderr.read1(200)
@@ -178,7 +185,7 @@ def test_ctrl_c_keeps_a_state_that_goes_on_to_the_same_result(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["stopped.safetensors.state"]
     for output in (stopped, straight):
         subprocess.run(
-            long_training(output, 500), cwd=ROOT, check=True, capture_output=True, env=one_thread()
+            long_training(output, 200), cwd=ROOT, check=True, capture_output=True, env=one_thread()
         )
     ours, theirs = load_file(stopped), load_file(straight)  # not the bytes: the title in the metadata differs
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
