@@ -116,7 +116,9 @@ def test_a_cancelled_training_goes_on_to_the_same_result(comfy: Server):
     assert steps[0] > 3 and steps[-1] == 9
     shutil.rmtree(comfy.base / "user" / "rechar")
     again = demo(train=train(seed=41, steps=9, preset="low VRAM (8 GB)"), loss=show(["train", 3]))
-    assert done(comfy.run(again)).text("loss") == resumed.text("loss")
+    # another preset groups its steps in another way: equal up to rounding (bit-equality: tests/test_training.py)
+    straight = json.loads(done(comfy.run(again)).text("loss"))["loss"]
+    assert straight == pytest.approx(json.loads(resumed.text("loss"))["loss"], abs=1e-4)
 
 
 def test_other_loras_stack_with_ours(comfy: Server, saved: dict[str, str]):
