@@ -212,6 +212,7 @@ def test_requirements_leave_the_host_alone() -> None:
             "numpy",
             "pillow",
             "safetensors",
+            "scipy",
             "torch",
             "transformers",
         ),
