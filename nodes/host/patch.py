@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ...rechar_core.blocks import BLOCKS, block_of, block_of_host
+from ...rechar_core.blocks import block_of_host
 from ...rechar_core.errors import ModelError
 from ...rechar_core.keys import format_key
 
@@ -54,11 +55,12 @@ def patch_model(model: Any, fusion: Fusion) -> Any:
 
     check_sdxl(model)
     weights = model.model.state_dict()
-    shapes = {path: tuple(weights[f"{_PREFIX}{m}.weight"].shape) for path, m in block_paths(model).items()}
+    layers = {path: f"{_PREFIX}{module}" for path, module in block_paths(model).items()}
+    shapes = {path: tuple(weights[f"{layer}.weight"].shape) for path, layer in layers.items()}
     fusion.check(shapes)
     patched = model.clone()
-    for strength, state in _by_strength(fusion).items():
-        targets = {_module(key): f"{_module(key)}.weight" for key in state}
+    for strength, (paths, state) in _by_strength(fusion).items():
+        targets = {layers[path]: f"{layers[path]}.weight" for path in paths}
         patches = comfy.lora.load_lora(state, targets, log_missing=False)
         taken = set(patched.add_patches(patches, strength))
         missed = sorted(set(targets.values()) - taken)
@@ -69,17 +71,11 @@ def patch_model(model: Any, fusion: Fusion) -> Any:
     return patched
 
 
-def to_host_path(path: str) -> str:
-    """The host's name of a diffusers module path inside the two blocks."""
-    block = block_of(path)
-    assert block in BLOCKS, path
-    return block.host + path.removeprefix(block.path)
-
-
-def _by_strength(fusion: Fusion) -> dict[float, dict[str, Tensor]]:
+def _by_strength(fusion: Fusion) -> dict[float, tuple[set[str], dict[str, Tensor]]]:
+    """Strength -> the module paths that have it, and their weights under the host's keys."""
     import torch
 
-    states: dict[float, dict[str, Tensor]] = defaultdict(dict)
+    groups: dict[float, tuple[set[str], dict[str, Tensor]]] = defaultdict(lambda: (set(), {}))
     for path, (pair, strength) in fusion.pairs.items():
         parts = {
             "down": pair.down,
@@ -87,16 +83,13 @@ def _by_strength(fusion: Fusion) -> dict[float, dict[str, Tensor]]:
             "alpha": torch.tensor(pair.alpha),
             "dora_scale": pair.dora_scale,
         }
-        states[strength] |= {format_key(_HOST, path, part): t for part, t in parts.items() if t is not None}
+        _add(groups[strength], path, {part: tensor for part, tensor in parts.items() if tensor is not None})
     for path, (others, strength) in fusion.passthrough.items():
-        states[strength] |= {format_key(_HOST, path, part): t for part, t in others.items()}
-    return states
+        _add(groups[strength], path, others)
+    return groups
 
 
-def _module(key: str) -> str:
-    """The host module of one of our keys: what is left of the key without its part's ending."""
-    from ...rechar_core.keys import parse
-
-    parsed = parse(key)
-    assert parsed is not None and parsed.inside, key
-    return _PREFIX + to_host_path(parsed.module)
+def _add(group: tuple[set[str], dict[str, Tensor]], path: str, parts: Mapping[str, Tensor]) -> None:
+    paths, state = group
+    paths.add(path)
+    state |= {format_key(_HOST, path, part): tensor for part, tensor in parts.items()}

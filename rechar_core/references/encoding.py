@@ -12,8 +12,6 @@ from .projection import Adapter
 if TYPE_CHECKING:
     from torch import Tensor
 
-# What the unconditional half of a batch sees instead of the picture.
-UNCOND_MODES = ("diffusers", "zeros", "black")
 _TOUCH = 0.02  # of a token's area: the strokes of a glyph are narrower than a token
 
 

@@ -196,7 +196,6 @@ class _Clip:
 
 
 _ENGINES: dict[str, Any] = {"sdxl": _Sdxl, "clip": _Clip}
-ENGINES = tuple(_ENGINES)
 
 
 def _save(picture: Tensor, output: Path) -> Path:
