@@ -53,6 +53,27 @@ class ReCharPipeline(io.ComfyNode):
                 io.Int.Input(
                     "steps", default=0, min=0, max=1000, tooltip="Of each pass; 0 is the mode's own."
                 ),
+                io.Float.Input(
+                    "guidance",
+                    default=0.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    optional=True,
+                    tooltip="CFG of all three passes; 0 is the mode's own. The demo model wants 1.",
+                ),
+                io.String.Input(
+                    "template",
+                    default="A [c] in [s] style",
+                    optional=True,
+                    tooltip="The result's prompt: [c] and [s] are the triggers; elements come last, or at [e].",
+                ),
+                io.String.Input(
+                    "style_prompt",
+                    default="A [s] style",
+                    optional=True,
+                    tooltip="The prompt of the style picture, for the second pass.",
+                ),
                 io.Image.Input("style_image", optional=True, tooltip="The style that they should have."),
                 BLora.Input("structure", optional=True, tooltip="Only its structure block is used."),
                 BLora.Input("style", optional=True, tooltip="Only its style block is used."),
@@ -75,15 +96,34 @@ class ReCharPipeline(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, glyph: Any, glyph_mask: Any, pipeline_mode: str, seed: int, steps: int, **inputs: Any
+        cls,
+        model: Any,
+        clip: Any,
+        vae: Any,
+        glyph: Any,
+        glyph_mask: Any,
+        pipeline_mode: str,
+        elements: str,
+        seed: int,
+        steps: int,
+        guidance: float = 0.0,
+        template: str = "A [c] in [s] style",
+        style_prompt: str = "A [s] style",
+        adapters: Any = None,
+        control_net: Any = None,
+        **style: Any,
     ) -> io.NodeOutput:
         from ..rechar_core.modes import mode_named
-        from .host.pipeline import Passes
+        from ..rechar_core.passes import Passes
+        from .host.pipeline import HostPainter, run_passes
 
-        mode = mode_named(pipeline_mode, steps)
-        passes = Passes(glyph=glyph[:1], mask=glyph_mask[:1], mode=mode, seed=seed, **inputs)
-        settings = mode.settings(seed=seed, elements=inputs["elements"])
-        return io.NodeOutput(*passes.run(), settings)
+        painter, mode = (
+            HostPainter(model, clip, vae, adapters, control_net),
+            mode_named(pipeline_mode, steps, guidance),
+        )
+        texts = {"elements": elements, "template": template, "style_template": style_prompt}
+        passes = Passes(painter, glyph[:1], glyph_mask[:1], mode, seed, **texts, **style)
+        return io.NodeOutput(*run_passes(passes), mode.settings(seed=seed, **texts))
 
 
 NODES = [ReCharPipeline]

@@ -25,6 +25,7 @@ class Mode:
     draws: whether the first two passes are drawn where a B-LoRA is given; else glyph and style picture are used.
     control: strengths of a ControlNet on the glyph's edges. mask: "edges" of the structure picture, or the "glyph".
     drop: image tokens outside the glyph are dropped. keep: which words of the prompt stay (elements.KEEP_MODES).
+    structure_stays: a structure B-LoRA is in the UNet in the last pass as well, not in the first alone.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Mode:
     temperature: float = 1.0
     drop: bool = True
     keep: str = "auto"
+    structure_stays: bool = True
     negative: str = _NEGATIVE
 
     def settings(self, **more: object) -> str:
@@ -57,6 +59,7 @@ _OFFICIAL = Mode(
     mask_mode="official",
     drop=False,
     keep="all",
+    structure_stays=False,
     negative=f"text, {_NEGATIVE}",
 )
 MODES: Mapping[str, Mode] = {
@@ -68,6 +71,7 @@ MODES: Mapping[str, Mode] = {
         control=(0.5, 0.5, 0.5),
         structure_scale=1.5,
         reading="R2",
+        structure_stays=False,
         negative=f"text, {_NEGATIVE}",
     ),
     "tuned": Mode("tuned"),
@@ -75,8 +79,12 @@ MODES: Mapping[str, Mode] = {
 }
 
 
-def mode_named(name: str, steps: int = 0) -> Mode:
-    """A mode, with other steps than its own if any are given. Raises RecipeError for an unknown name."""
+def mode_named(name: str, steps: int = 0, guidance: float = 0.0) -> Mode:
+    """A mode, with other steps or one guidance for all passes if any are given; 0 is the mode's own.
+
+    Raises RecipeError for an unknown name.
+    """
     if name not in MODES:
         raise RecipeError(f"There is no mode '{name}'; choose one of {', '.join(MODES)}.")
-    return replace(MODES[name], steps=steps) if steps else MODES[name]
+    mode = replace(MODES[name], steps=steps) if steps else MODES[name]
+    return replace(mode, cfg=(guidance,) * 3) if guidance else mode

@@ -17,6 +17,7 @@ def test_official_is_the_published_code():
     mode = MODES["official"]
     assert (mode.steps, mode.cfg, mode.control) == (50, (5.0, 5.0, 17.5), (0.5, 0.5, 0.5))
     assert (mode.structure_scale, mode.style_scale) == (1.5, 0.8)
+    assert mode.structure_stays is False
     assert (mode.mask, mode.mask_mode, mode.reading, mode.drop, mode.keep) == (
         "edges",
         "official",
@@ -46,3 +47,8 @@ def test_steps_replace_the_modes_own():
     assert mode_named("tuned", 4).steps == 4 and mode_named("tuned").steps == MODES["tuned"].steps == 30
     with pytest.raises(RecipeError, match="no mode 'best'"):
         mode_named("best")
+
+
+def test_one_guidance_replaces_that_of_all_passes():
+    assert mode_named("official", 0, 1.0).cfg == (1.0, 1.0, 1.0)
+    assert mode_named("official", 0, 0.0).cfg == MODES["official"].cfg

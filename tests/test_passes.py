@@ -1,0 +1,170 @@
+"""What each of the three passes is made of, in every mode, told by a painter that keeps what it is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import adapters
+import loras
+import pytest
+import torch
+from torch import Tensor
+
+from rechar_core.elements import kept_text, prompt
+from rechar_core.errors import RecipeError
+from rechar_core.modes import MODES, mode_named
+from rechar_core.passes import Drawing, Passes
+from rechar_core.references.attention import Reference
+from rechar_core.references.projection import adapter_of
+from rechar_core.structure_map import structure_map
+
+SIZE = (64, 48)
+
+
+@dataclass
+class Notebook:
+    """A painter that writes down each drawing and gives a picture of its number."""
+
+    readers: dict[str, Any] = field(default_factory=dict)
+    control_net: Any = None
+    drawings: list[Drawing] = field(default_factory=list)
+    seen: dict[str, tuple[Tensor, Tensor | None]] = field(default_factory=dict)
+
+    def adapter(self, role: str) -> Any:
+        return self.readers.get(role)
+
+    def refer(self, picture: Tensor, role: str, keep: Tensor | None) -> Reference:
+        self.seen[role] = (picture, keep)
+        return Reference(self.readers[role], role, torch.zeros(1, 8), torch.zeros(1, 8))
+
+    def draw(self, drawing: Drawing) -> Tensor:
+        self.drawings.append(drawing)
+        return torch.full((1, *drawing.size, 3), len(self.drawings) / 10)
+
+
+def glyph() -> dict[str, Tensor]:
+    mask = torch.zeros(1, *SIZE)
+    mask[:, 16:48, 12:36] = 1
+    return {"glyph": (1 - mask)[..., None].expand(-1, -1, -1, 3), "mask": mask}
+
+
+def both_readers() -> dict[str, Any]:
+    return {
+        "structure": adapter_of(adapters.plus([8], 8), "x"),
+        "style": adapter_of(adapters.plain([8], 8), "y"),
+    }
+
+
+def passes(mode: str, painter: Notebook, **changes: Any) -> Passes:
+    given = {
+        "structure": loras.blora(trigger="A c1"),
+        "style": loras.blora(trigger="A s1"),
+        "elements": "a crane, pines",
+        **glyph(),
+    }
+    return Passes(painter, mode=mode_named(mode), seed=7, **(given | changes))
+
+
+def test_official_is_the_published_order_of_passes():
+    """Which LoRA, prompt, seed, guidance, hint, adapters and masks each pass of inference.py has."""
+    painter = Notebook(both_readers(), control_net="canny")
+    run = passes("official", painter)
+    result, structure, style = run.run()
+    first, second, third = painter.drawings
+    assert [d.seed for d in painter.drawings] == [7, 8, 9]
+    assert [d.cfg for d in painter.drawings] == [5.0, 5.0, 17.5]
+    assert [d.control for d in painter.drawings] == [0.5] * 3
+    assert all(torch.equal(d.hint, structure_map("canny-cv2", run.glyph)) for d in painter.drawings)
+    assert [prompt(d.positive) for d in painter.drawings] == [
+        "A c1 content",
+        "A s1 style",
+        "A c1 in s1 style with a crane , pines",
+    ]
+    assert all(w.kept for d in painter.drawings for w in d.positive)
+    blocks = [{path.split(".")[3] for path in d.fusion.pairs} for d in painter.drawings]
+    assert blocks == [
+        {"0"},
+        {"1"},
+        {"1"},
+    ]  # attentions.0 is structure, .1 is style; the last keeps the style LoRA
+    assert first.references == second.references == ()
+    assert [r.role for r in third.references] == ["structure", "style"]
+    assert third.scales == {"structure": 1.5, "style": 0.8}
+    assert (third.layout.reading, third.layout.mask_mode) == ("off", "official")
+    edges = structure_map("canny-cv2", structure)[0, ..., 0]
+    assert torch.equal(third.layout.masks["structure"], edges) and "style" not in third.layout.masks
+    assert painter.seen["structure"][0] is structure and painter.seen["structure"][1] is None
+    assert painter.seen["style"][0] is style
+    assert [float(p.max()) for p in (structure, style, result)] == pytest.approx([0.1, 0.2, 0.3])
+
+
+def test_paper_adds_the_layout_map_and_both_drops():
+    painter = Notebook(both_readers())
+    run = passes("paper", painter)
+    run.run()
+    third = painter.drawings[2]
+    assert third.layout.reading == "R2" and torch.equal(third.layout.masks["structure"], run.mask[0])
+    assert painter.seen["structure"][1] is run.mask
+    assert kept_text(third.positive) == "c1 s1 crane pines" and prompt(third.positive).startswith("A c1 in")
+    assert third.hint is None  # no ControlNet is there
+
+
+def test_tuned_keeps_the_style_picture_free_of_the_glyph():
+    painter = Notebook(both_readers(), control_net="canny")
+    passes("tuned", painter).run()
+    first, second, third = painter.drawings
+    assert second.hint is None and first.hint is not None and third.hint is not None
+    assert {path.split(".")[3] for path in third.fusion.pairs} == {"0", "1"}
+    assert "text" not in prompt(third.negative)
+
+
+def test_references_only_draws_once():
+    painter, image = Notebook(both_readers()), torch.rand(1, 64, 64, 3)
+    run = passes("references-only", painter, style_image=image)
+    _, structure, style = run.run()
+    assert structure is run.glyph and torch.equal(style, image)
+    assert len(painter.drawings) == 1
+    assert {path.split(".")[3] for path in painter.drawings[0].fusion.pairs} == {"0", "1"}
+
+
+def test_a_plain_adapter_for_structure_drops_no_tokens():
+    readers = dict.fromkeys(("structure", "style"), both_readers()["style"])
+    painter = Notebook(readers)
+    passes("tuned", painter).run()
+    assert painter.seen["structure"][1] is None
+
+
+@pytest.mark.parametrize(("elements", "kept"), [("a crane", "c1 s1 crane"), ("", None)])
+def test_words_are_dropped_only_where_there_are_elements(elements: str, kept: str | None):
+    painter = Notebook(both_readers())
+    passes("tuned", painter, elements=elements).run()
+    words = painter.drawings[2].positive
+    assert kept_text(words) == (kept or prompt(words))
+
+
+def test_templates_are_the_users():
+    painter = Notebook()
+    passes("tuned", painter, template="[c], gold leaf", style_template="A landscape in v101 style").run()
+    assert [prompt(d.positive) for d in painter.drawings[1:]] == [
+        "A landscape in v101 style",
+        "c1 , gold leaf with a crane , pines",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("mode", "changes", "message"),
+    [
+        ("tuned", {"style": None}, "There is no style"),
+        ("references-only", {"style_image": torch.zeros(1, 8, 8, 3)}, "needs adapters"),
+    ],
+)
+def test_what_is_missing_is_said_before_anything_is_drawn(mode: str, changes: dict[str, Any], message: str):
+    painter = Notebook()
+    with pytest.raises(RecipeError, match=message):
+        passes(mode, painter, **changes).run()
+    assert painter.drawings == []
+
+
+def test_every_mode_says_in_the_table_what_it_is():
+    assert [name for name, mode in MODES.items() if mode.structure_stays] == ["tuned", "references-only"]
