@@ -17,6 +17,7 @@ from . import (
     restyle,
     soulstyler,
     training,
+    word,
 )
 
 _MODULES = (
@@ -28,6 +29,7 @@ _MODULES = (
     grid,
     references,
     pipeline,
+    word,
     evaluate,
     soulstyler,
     restyle,

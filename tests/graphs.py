@@ -75,3 +75,27 @@ def demo(**nodes: Any) -> Workflow:
 def show(wire: list[Any]) -> dict[str, Any]:
     """A node that shows text."""
     return node("PreviewAny", source=wire)
+
+
+def word(text: str = "永山", **changes: Any) -> Workflow:
+    """Nodes that draw a word with ReChar Word, character by character, trained for a few steps."""
+    settings = {
+        "pipeline_mode": "tuned",
+        "elements": "",
+        "side": 256,
+        "margin": 0.15,
+        "share": "noise and statistics",
+        "matte": "glyph",
+        "structure_steps": 3,
+        "structure_rate": 1e-2,
+        "structure_rank": 4,
+        "seed": 1,
+        "steps": 2,
+        "guidance": 1.0,
+        "template": "A [c]",
+        **changes,
+    }
+    wires = {"model": MODEL, "clip": CLIP, "vae": VAE, "characters": ["text", 2]}
+    written = glyph(text)
+    written["inputs"] |= {"width": 256, "height": 128}
+    return {"text": written, "word": node("ReCharWord", **{**wires, **settings})}

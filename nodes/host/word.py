@@ -1,0 +1,101 @@
+"""A word, character by character, with one look: style picture, noise and latent statistics are shared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...rechar_core.blocks import STRUCTURE
+from ...rechar_core.errors import RecipeError
+from ...rechar_core.lora import BLora
+from ...rechar_core.modes import Mode
+from ...rechar_core.passes import Passes
+from ...rechar_core.training.recipe import TrainingRecipe
+from ...rechar_core.word import SHARES, Cell, SharedLook, cells, composed, mattes_of, seed_of
+from .pipeline import HostPainter
+from .progress import Progress
+from .training import train
+
+_PROMPT = "A [v]"
+
+
+@dataclass(frozen=True)
+class Word:
+    """The characters' masks (N, S, S), where they stand on a canvas (height, width), and how they share their look.
+
+    recipe: how a structure B-LoRA is trained for each character, or None for none.
+    """
+
+    masks: Tensor
+    places: list[Cell]
+    canvas: tuple[int, int]
+    share: str
+    recipe: TrainingRecipe | None
+
+    def draw(self, painter: HostPainter, mode: Mode, seed: int, **common: Any) -> Tensor:
+        """IMAGE (N, S, S, 3). common: the fields of Passes that are the same for all characters."""
+        self._check_carrier(painter, mode)
+        progress, look, pictures, style = Progress(len(self.masks)), SharedLook(), [], None
+        for number, mask in enumerate(self.masks):
+            glyph = (1 - mask)[None, ..., None].expand(-1, -1, -1, 3).contiguous()
+            own = Passes(
+                painter,
+                glyph,
+                mask[None],
+                mode,
+                seed_of(self.share, seed, number),
+                structure=self._learnt(painter, glyph),
+                **common,
+            )
+            own.check()
+            if style is None:
+                style = own.style_picture() if painter.adapter("style") else glyph
+            structure = own.structure_picture() if painter.adapter("structure") else glyph
+            shared = look.each_step(mask) if self.share == SHARES[0] else None
+            pictures.append(own.result(structure, style, shared))
+            progress.show(number + 1)
+        return torch.cat(pictures)
+
+    def _check_carrier(self, painter: HostPainter, mode: Mode) -> None:
+        learnt = self.recipe is not None and mode.structure_stays
+        if not learnt and painter.adapter("structure") is None and painter.control_net is None:
+            raise RecipeError(
+                "Nothing carries the characters' shapes: connect a ControlNet or adapters with a composition adapter, "
+                "or set structure_steps to train a structure B-LoRA for each in a mode other than official and paper."
+            )
+
+    def _learnt(self, painter: HostPainter, glyph: Tensor) -> BLora | None:
+        if self.recipe is None:
+            return None
+        done = train(painter.model, painter.clip, painter.vae, glyph, self.recipe)
+        return done.blora.select(STRUCTURE)
+
+
+def word_of(
+    characters: Tensor,
+    side: int,
+    margin: float,
+    share: str,
+    structure_steps: int,
+    structure_rate: float,
+    structure_rank: int,
+) -> Word:
+    """The word of MASK (N, H, W), each character in a square of `side` pixels; structure_steps 0 trains nothing."""
+    characters = characters if characters.ndim == 3 else characters[None]
+    masks, places = cells(characters, side, margin)
+    training = {"steps": structure_steps, "learning_rate": structure_rate, "rank": structure_rank}
+    recipe = (
+        TrainingRecipe(prompt=_PROMPT, target="structure", resolution=side, **training)
+        if structure_steps
+        else None
+    )
+    return Word(masks, places, (characters.shape[-2], characters.shape[-1]), share, recipe)
+
+
+def finished(word: Word, pictures: Tensor, matte: str) -> tuple[Tensor, Tensor]:
+    """The composed word as IMAGE (1, H, W, 4) with alpha, and the alpha alone as MASK (1, H, W)."""
+    page = composed(pictures, mattes_of(matte, pictures, word.masks), word.places, word.canvas)[None]
+    return page, page[..., 3]
