@@ -78,8 +78,8 @@ def _not_packed(folder: str, names: list[str]) -> set[str]:
 
 @lru_cache(maxsize=1)
 def api_client() -> ModuleType:
-    """examples/api_client.py as a module."""
-    spec = importlib.util.spec_from_file_location("api_client", ROOT / "examples" / "api_client.py")
+    """docs/examples/api_client.py as a module."""
+    spec = importlib.util.spec_from_file_location("api_client", ROOT / "docs" / "examples" / "api_client.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules["api_client"] = module
     spec.loader.exec_module(module)

@@ -1,4 +1,4 @@
-"""examples/api_client.py without a server: its WebSocket against hand-made frames, its reading of the command line."""
+"""The API client without a server: its WebSocket against hand-made frames, its reading of the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pack in a real ComfyUI server, spoken to through examples/api_client.py."""
+"""The pack in a real ComfyUI server, spoken to through docs/examples/api_client.py."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ def test_the_command_line_reports_an_error(comfy: Server, tmp_path: Path, capsys
 
 
 def test_the_client_needs_nothing_but_python():
-    source = ROOT / "examples" / "api_client.py"
+    source = ROOT / "docs" / "examples" / "api_client.py"
     command = ["-S", "-I", str(source), "--help"]
     done = subprocess.run([api_client().sys.executable, *command], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -91,6 +91,11 @@ def test_workflow_in_the_browser(page: Any, name: str):
     assert shown, "no picture appeared in the graph"
 
 
-def test_templates_are_offered(stocked: Server):
+def test_templates_are_offered_and_open(stocked: Server):
+    """The host serves one folder a pack: one named examples or example_workflows would hide workflows/."""
     offered = stocked.client_json("/workflow_templates")
-    assert set(NAMES) <= set(offered["rechar-pack"])
+    assert sorted(offered["rechar-pack"]) == sorted(NAMES)
+    for name in NAMES:
+        address = f"/api/workflow_templates/rechar-pack/{name}"
+        assert json.loads(stocked.client.request(f"{address}.json")) == read(WORKFLOWS / f"{name}.json")
+        assert stocked.client.request(f"{address}.jpg") == (WORKFLOWS / f"{name}.jpg").read_bytes()

@@ -1,6 +1,6 @@
 """Queue a workflow on a running ComfyUI with files of your own, watch it, save its pictures. Needs Python alone.
 
-    python examples/api_client.py workflow_api.json --image 4.image=letter.png --set 7.seed=42 --output pictures
+    python docs/examples/api_client.py workflow_api.json --image 4.image=letter.png --set 7.seed=42 --output pictures
 
 The workflow is an API workflow: in ComfyUI, Workflow > Export (API). A node is named by its number or its title.
 """
