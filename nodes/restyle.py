@@ -9,6 +9,24 @@ from comfy_api.latest import io
 from .host import soulstyler as host
 from .sockets import Guide, Target
 
+# What both nodes of the CLIP-guided engine ask for
+_MASK: dict[str, Any] = {"tooltip": "The object, from any node. An empty mask gives the picture back."}
+_T: dict[str, Any] = {
+    "default": 0.7,
+    "min": 0.0,
+    "max": 10.0,
+    "step": 0.05,
+    "tooltip": "How strongly the surroundings are held while fitting, 0 = not at all.",
+}
+_STEPS: dict[str, Any] = {"default": 201, "min": 1, "max": 10000, "tooltip": "201 as published."}
+_CROPS: dict[str, Any] = {"default": 64, "min": 1, "max": 1024, "tooltip": "Crops a step; fewer are faster."}
+_RESOLUTION: dict[str, Any] = {
+    "default": 512,
+    "min": 16,
+    "max": 4096,
+    "tooltip": "Pixels of the shorter side while fitting; a larger picture keeps its own size in the end.",
+}
+
 
 class SoulstylerPrepare(io.ComfyNode):
     """A picture and a mask, made ready for a sampler."""
@@ -86,14 +104,14 @@ class SoulstylerLoadGuide(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "clip_folder",
-                    options=host.folder_names(["clip"], "clip-vit-base-patch32"),
-                    default="clip-vit-base-patch32",
+                    options=host.clip_names(),
+                    default=host.CLIP,
                     tooltip="A folder in models/soulstyler with config.json, model.safetensors and the tokenizer.",
                 ),
                 io.Combo.Input(
                     "vgg_file",
-                    options=host.file_names("vgg19.safetensors"),
-                    default="vgg19.safetensors",
+                    options=host.vgg_names(),
+                    default=host.VGG,
                     tooltip="VGG19 with torchvision's names, in models/soulstyler.",
                 ),
             ],
@@ -125,21 +143,12 @@ class SoulstylerOptimise(io.ComfyNode):
             inputs=[
                 Guide.Input("guide", tooltip="From Load Style Guide."),
                 io.Image.Input("image", tooltip="The picture, or a batch."),
-                io.Mask.Input(
-                    "mask", tooltip="The object, from any node. An empty mask gives the picture back."
-                ),
+                io.Mask.Input("mask", **_MASK),
                 io.String.Input(
                     "style_text", default="cubism", tooltip="The style in words; CLIP reads English."
                 ),
-                io.Float.Input(
-                    "t",
-                    default=0.7,
-                    min=0.0,
-                    max=10.0,
-                    step=0.05,
-                    tooltip="How strongly the surroundings are held while fitting, 0 = not at all.",
-                ),
-                io.Int.Input("steps", default=201, min=1, max=10000, tooltip="201 as published."),
+                io.Float.Input("t", **_T),
+                io.Int.Input("steps", **_STEPS),
                 io.Float.Input(
                     "learning_rate",
                     default=0.0005,
@@ -149,7 +158,7 @@ class SoulstylerOptimise(io.ComfyNode):
                     round=False,
                     tooltip="0.0005 as published; it halves every 100 steps.",
                 ),
-                io.Int.Input("crops", default=64, min=1, max=1024, tooltip="Crops a step; fewer are faster."),
+                io.Int.Input("crops", **_CROPS),
                 io.Int.Input(
                     "crop_size",
                     default=64,
@@ -157,13 +166,7 @@ class SoulstylerOptimise(io.ComfyNode):
                     max=1024,
                     tooltip="Pixels; larger ones give larger strokes.",
                 ),
-                io.Int.Input(
-                    "resolution",
-                    default=512,
-                    min=16,
-                    max=4096,
-                    tooltip="Pixels of the shorter side while fitting; a larger picture keeps its own size in the end.",
-                ),
+                io.Int.Input("resolution", **_RESOLUTION),
                 io.Int.Input(
                     "seed", default=0, min=0, max=2**63 - 1, tooltip="Equal seeds give equal pictures."
                 ),
@@ -207,9 +210,7 @@ class SoulstylerSweep(io.ComfyNode):
             inputs=[
                 Guide.Input("guide", tooltip="From Load Style Guide."),
                 io.Image.Input("image", tooltip="The picture; of a batch, the first."),
-                io.Mask.Input(
-                    "mask", tooltip="The object, from any node. An empty mask gives the picture back."
-                ),
+                io.Mask.Input("mask", **_MASK),
                 io.String.Input(
                     "styles",
                     default="cubism\nwatercolor painting\nstained glass",
@@ -217,23 +218,10 @@ class SoulstylerSweep(io.ComfyNode):
                     tooltip="A style a line; CLIP reads English.",
                 ),
                 io.String.Input("seeds", default="0", tooltip="Whole numbers, separated by commas."),
-                io.Float.Input(
-                    "t",
-                    default=0.7,
-                    min=0.0,
-                    max=10.0,
-                    step=0.05,
-                    tooltip="How strongly the surroundings are held while fitting, 0 = not at all.",
-                ),
-                io.Int.Input("steps", default=201, min=1, max=10000, tooltip="201 as published."),
-                io.Int.Input("crops", default=64, min=1, max=1024, tooltip="Crops a step; fewer are faster."),
-                io.Int.Input(
-                    "resolution",
-                    default=512,
-                    min=16,
-                    max=4096,
-                    tooltip="Pixels of the shorter side while fitting; a larger picture keeps its own size in the end.",
-                ),
+                io.Float.Input("t", **_T),
+                io.Int.Input("steps", **_STEPS),
+                io.Int.Input("crops", **_CROPS),
+                io.Int.Input("resolution", **_RESOLUTION),
             ],
             outputs=[
                 io.Image.Output(

@@ -96,7 +96,7 @@ class SoulstylerLoadLLM(io.ComfyNode):
 
 
 class SoulstylerLoadSegmenter(io.ComfyNode):
-    """CLIPSeg from a local folder."""
+    """CLIPSeg, or GroundingDINO and SAM 2, from local folders."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -105,25 +105,33 @@ class SoulstylerLoadSegmenter(io.ComfyNode):
             display_name="Load Segmenter",
             category="ReChar/Soulstyler",
             description=(
-                "Reads CLIPSeg, which finds a thing by its name, from a folder in models/soulstyler (transformers' "
-                "layout, .safetensors). Nothing is downloaded."
+                "Reads what finds a thing by its name from folders in models/soulstyler (transformers' layout, "
+                ".safetensors): CLIPSeg with soft edges, or GroundingDINO and SAM 2 with sharp ones. Nothing is "
+                "downloaded."
             ),
             inputs=[
                 io.Combo.Input(
                     "segmenter_folder",
-                    options=host.folder_names(["clipseg"], "clipseg-rd64-refined"),
-                    default="clipseg-rd64-refined",
-                    tooltip="A folder in models/soulstyler with config.json, model.safetensors and the tokenizer.",
-                )
+                    options=host.segmenter_names(),
+                    default=host.SEGMENTERS[0],
+                    tooltip="A folder in models/soulstyler with CLIPSeg or GroundingDINO and its tokenizer.",
+                ),
+                io.Combo.Input(
+                    "sam_folder",
+                    options=host.sam_names(),
+                    default=host.SAM,
+                    optional=True,
+                    tooltip="A folder in models/soulstyler with SAM 2, for GroundingDINO; CLIPSeg needs none.",
+                ),
             ],
             outputs=[Segmenter.Output("segmenter", display_name="SEGMENTER", tooltip="For Object Mask.")],
         )
 
     @classmethod
-    def execute(cls, segmenter_folder: str) -> io.NodeOutput:
-        from ..rechar_core.soulstyler.segment import load_clipseg
+    def execute(cls, segmenter_folder: str, sam_folder: str = host.SAM) -> io.NodeOutput:
+        from ..rechar_core.soulstyler.segmenters import load_segmenter
 
-        return io.NodeOutput(load_clipseg(host.place(segmenter_folder)))
+        return io.NodeOutput(load_segmenter(host.place(segmenter_folder), host.place(sam_folder)))
 
 
 class SoulstylerMask(io.ComfyNode):
@@ -145,7 +153,7 @@ class SoulstylerMask(io.ComfyNode):
                 io.String.Input(
                     "object_name",
                     default="",
-                    tooltip="What to look for: the head noun or the object of Instruction. CLIPSeg reads English.",
+                    tooltip="What to look for: the head noun or the object of Instruction. The models read English.",
                 ),
                 io.Float.Input(
                     "threshold",
@@ -153,7 +161,7 @@ class SoulstylerMask(io.ComfyNode):
                     min=0.01,
                     max=0.99,
                     step=0.01,
-                    tooltip="How sure a pixel has to be.",
+                    tooltip="How sure it has to be: 0.4 suits CLIPSeg, 0.3 GroundingDINO.",
                 ),
                 io.Int.Input(
                     "grow",

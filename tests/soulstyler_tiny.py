@@ -1,4 +1,4 @@
-"""Tiny random networks with the interfaces of CLIP, CLIPSeg and VGG19, in memory and as folders, for the tests."""
+"""Tiny random CLIP, CLIPSeg, GroundingDINO, SAM 2 and VGG19, in memory and as folders, for the tests."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from rechar_core.soulstyler.guide import VGG19, Guide, Vgg
 
 _TEXT = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+_WORDS = {**_TEXT, "vocab_size": 600, "max_position_embeddings": 32, "eos_token_id": 1, "bos_token_id": 0}
 _VISION = {**_TEXT, "image_size": 32, "patch_size": 8}
 
 
@@ -21,14 +22,7 @@ def clip(seed: int = 0) -> Any:
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        text = {
-            **_TEXT,
-            "vocab_size": 600,
-            "max_position_embeddings": 32,
-            "eos_token_id": 1,
-            "bos_token_id": 0,
-        }
-        config = CLIPConfig(text_config=text, vision_config=_VISION, projection_dim=16)
+        config = CLIPConfig(text_config=_WORDS, vision_config=_VISION, projection_dim=16)
         return CLIPModel(config).eval().requires_grad_(False)
 
 
@@ -97,16 +91,9 @@ def clipseg_folder(folder: Path) -> Path:
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        text = {
-            **_TEXT,
-            "vocab_size": 600,
-            "max_position_embeddings": 32,
-            "eos_token_id": 1,
-            "bos_token_id": 0,
-        }
         sizes = {"projection_dim": 16, "reduce_dim": 16, "extract_layers": [0, 1], "conditional_layer": 0}
         config = CLIPSegConfig(
-            text_config=text,
+            text_config=_WORDS,
             vision_config=_VISION,
             decoder_num_attention_heads=2,
             decoder_intermediate_size=32,
@@ -117,4 +104,68 @@ def clipseg_folder(folder: Path) -> Path:
             weight.data.mul_(0.02)  # never very sure
         made.save_pretrained(folder)
     tokenizer_files(folder)
+    return folder
+
+
+def grounding_dino_folder(folder: Path) -> Path:
+    """A random GroundingDINO with BERT's special tokens, in transformers' layout."""
+    from transformers import BertConfig, GroundingDinoConfig, GroundingDinoForObjectDetection, SwinConfig
+
+    heads = {"num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 16, "intermediate_size": 32}
+    swin = {"embed_dim": 8, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 2], "window_size": 4}
+    sizes = {f"{part}_{what}": 2 for part in ("encoder", "decoder") for what in ("layers", "attention_heads")}
+    config = GroundingDinoConfig(
+        backbone_config=SwinConfig(image_size=64, out_indices=[2, 3, 4], **swin),
+        text_config=BertConfig(vocab_size=1400, **heads),
+        num_queries=40,
+        d_model=32,
+        encoder_ffn_dim=32,
+        decoder_ffn_dim=32,
+        **sizes,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        made = GroundingDinoForObjectDetection(config)
+    made.model.decoder.layer_norm.weight.data.mul_(0.05)  # never very sure
+    made.save_pretrained(folder)
+    words = [f"[unused{i}]" for i in range(1400)]
+    for place, word in (
+        (0, "[PAD]"),
+        (100, "[UNK]"),
+        (101, "[CLS]"),
+        (102, "[SEP]"),
+        (1012, "."),
+        (1029, "?"),
+    ):
+        words[place] = word
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    words[1100:1126], words[1126:1152] = letters, [f"##{letter}" for letter in letters]
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}', encoding="utf-8")
+    return folder
+
+
+def sam_folder(folder: Path, video: bool = True) -> Path:
+    """A random SAM 2 that sees 64 x 64 pixels; video: with the memory for films, as the published folders have it."""
+    import transformers
+
+    hiera = {"hidden_size": 8, "embed_dim_per_stage": [8, 16, 32, 64], "blocks_per_stage": [1, 1, 2, 1]}
+    hiera |= {"num_attention_heads_per_stage": [1, 1, 2, 2], "window_size_per_stage": [4, 4, 4, 4]}
+    hiera |= {"image_size": [64, 64], "global_attention_blocks": [3], "model_type": "sam2_hiera_det_model"}
+    hiera |= {"window_positional_embedding_background_size": [2, 2]}
+    vision = {"backbone_channel_list": [64, 32, 16, 8], "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]]}
+    name = "Sam2Video" if video else "Sam2"
+    config = getattr(transformers, f"{name}Config")(
+        vision_config={"backbone_config": hiera, **vision, "fpn_hidden_size": 16},
+        prompt_encoder_config={"hidden_size": 16, "image_size": 64, "patch_size": 16},
+        mask_decoder_config={
+            "hidden_size": 16,
+            "mlp_dim": 32,
+            "num_attention_heads": 2,
+            "iou_head_hidden_dim": 16,
+        },
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        getattr(transformers, f"{name}Model")(config).save_pretrained(folder)
     return folder

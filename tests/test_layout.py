@@ -64,10 +64,12 @@ ALLOWED: dict[str, set[str]] = {
     "soulstyler.grammar": {
         f"soulstyler.{name}" for name in ("language", "spans", "english", "chinese", "japanese")
     },
+    "soulstyler.pixels": set(),
     "soulstyler.folders": {"errors"},
     "soulstyler.compose": {"errors", "images"},
-    "soulstyler.guide": {"errors", "soulstyler.folders"},
-    "soulstyler.segment": {"errors", "soulstyler.compose", "soulstyler.folders"},
+    "soulstyler.guide": {"errors", "soulstyler.folders", "soulstyler.pixels"},
+    "soulstyler.segment": {"errors", "soulstyler.compose"},
+    "soulstyler.segmenters": {"errors", *(f"soulstyler.{name}" for name in ("folders", "pixels", "segment"))},
     "soulstyler.llm": {"errors", "soulstyler.folders", "soulstyler.grammar"},
 }
 TOP = ("standalone", "demo")  # may import everything; nothing below imports them

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import soulstyler_tiny as tiny
 import torch
+from safetensors.torch import load_file, save_file
+from server import find_host, host_environment
 
 from rechar_core.errors import FileError, ImageError, ModelError, RecipeError
 from rechar_core.soulstyler.compose import Target
-from rechar_core.soulstyler.folders import folders_of, model_type
+from rechar_core.soulstyler.folders import folders_of, pretrained
 from rechar_core.soulstyler.grammar import parse
 from rechar_core.soulstyler.llm import Llm, checked, read_in_mode
-from rechar_core.soulstyler.segment import Search, find, load_clipseg
+from rechar_core.soulstyler.segment import Search, find
+from rechar_core.soulstyler.segmenters import LOADERS, SAMS, Grounded, load_segmenter
 from rechar_core.soulstyler.stylise import sweep_recipes
 
 SENTENCE = "Turn the red car into a watercolor painting"
@@ -59,25 +69,119 @@ def test_a_bad_search_is_refused(given: dict, words: str):
         Search(**given)
 
 
-def test_clipseg_from_a_folder_answers_for_every_pixel(tmp_path):
-    segmenter = load_clipseg(tiny.clipseg_folder(tmp_path / "seg"))
-    sure = segmenter.look(IMAGES[0].movedim(-1, 0), "car")
-    assert sure.shape == (30, 40) and sure.min() >= 0 and sure.max() <= 1
-    assert not torch.equal(sure, segmenter.look(IMAGES[0].movedim(-1, 0), "a very different thing"))
-    assert (model_type(tmp_path / "seg"), folders_of(tmp_path, ["clipseg"])) == ("clipseg", ["seg"])
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> Path:
+    """Tiny random segmenters in transformers' layout."""
+    folder = tmp_path_factory.mktemp("segmenters")
+    tiny.clipseg_folder(folder / "clipseg")
+    tiny.grounding_dino_folder(folder / "dino")
+    tiny.sam_folder(folder / "sam")
+    tiny.sam_folder(folder / "sam_image", video=False)
+    return folder
 
 
-def test_missing_and_wrong_folders_are_explained(tmp_path):
-    with pytest.raises(FileError, match=r"lacks config.json, .*CIDAS/clipseg-rd64-refined"):
-        load_clipseg(tmp_path / "none")
+@pytest.mark.parametrize("sam", ["sam", "sam_image"])
+@pytest.mark.parametrize("name", ["clipseg", "dino"])
+def test_a_segmenter_from_a_folder_answers_for_every_pixel(folders: Path, name: str, sam: str):
+    with torch.inference_mode():  # as in a node
+        segmenter = load_segmenter(folders / name, folders / sam)
+        sure = segmenter.look(IMAGES[0].movedim(-1, 0), "car")
+        other = segmenter.look(IMAGES[0].movedim(-1, 0), "a very different thing")
+    assert sure.shape == (30, 40) and sure.min() >= 0 and 0 < sure.max() <= 1
+    assert not torch.equal(sure, other)
+    assert not any(p.requires_grad or p.is_inference() for p in segmenter.model.parameters())
+
+
+def test_only_segmenters_are_offered(folders: Path):
+    assert folders_of(folders, LOADERS) == ["clipseg", "dino"] and folders_of(folders, SAMS) == [
+        "sam",
+        "sam_image",
+    ]
+
+
+class Boxes:
+    """Stands for both networks: two boxes of the scores .9 and .3, whose things are their left halves."""
+
+    device = torch.device("cpu")
+    config = SimpleNamespace(prompt_encoder_config=SimpleNamespace(image_size=64))
+
+    def __call__(self, input_boxes=None, **given):
+        if input_boxes is None:
+            assert given["pixel_values"].shape == (1, 3, 800, 1067)
+            logits = torch.tensor([[[0.9, 0.1], [0.2, 0.3], [0.0, 0.0]]]).logit()
+            middles = torch.tensor([[[0.25, 0.5, 0.5, 1.0], [0.75, 0.5, 0.5, 0.5], [0.5, 0.5, 0.0, 0.0]]])
+            return SimpleNamespace(logits=logits, pred_boxes=middles)
+        masks = torch.full((1, len(input_boxes[0]), 1, 64, 64), -1.0)
+        for mask, (left, top, right, bottom) in zip(masks[0, :, 0], input_boxes[0].round().int().tolist()):
+            mask[top:bottom, left : (left + right) // 2] = 1
+        return SimpleNamespace(pred_masks=masks)
+
+
+class Phrases(dict):
+    def __call__(self, texts: list[str], **_: Any) -> Phrases:
+        assert texts == ["st  john's car."]
+        return self
+
+    def to(self, device: Any) -> Phrases:
+        return self
+
+
+def test_things_have_the_scores_of_their_boxes():
+    sure = Grounded(Boxes(), Phrases(), Boxes()).look(IMAGES[0].movedim(-1, 0), "St. John's car")
+    assert sure[15, 5] == pytest.approx(0.9) and sure[15, 15] == 0
+    assert sure[15, 22] == pytest.approx(0.3) and sure[2, 22] == 0 and sure[15, 35] == 0
+
+
+@pytest.mark.host
+def test_boxes_and_things_are_those_of_transformers_own_processors(folders: Path):
+    """A failure means that pictures, text or boxes are prepared otherwise than the networks were trained with."""
+    host, script = find_host(), Path(__file__).parent / "host_segmenters.py"
+    command = [str(host.python), str(script), str(folders)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, env=host_environment())
+    assert run.returncode == 0, run.stderr[-2000:]
+    about = json.loads(run.stdout.splitlines()[-1])
+    assert about["pixels"] < 1.01 / 255 / 0.224  # theirs are rounded to bytes once more
+    assert about["scores"] < 1e-6 and about["boxes"] < 1e-6 and about["sure"] < 1e-6
+    assert 0.1 < about["things"] < 0.9
+
+
+def test_missing_and_wrong_folders_are_explained(folders: Path, tmp_path: Path):
+    with pytest.raises(
+        FileError, match=r"lacks config.json, .*CIDAS/clipseg-rd64-refined.*grounding-dino-tiny"
+    ):
+        load_segmenter(tmp_path / "none")
+    with pytest.raises(FileError, match=r"dino holds GroundingDINO, which only draws boxes"):
+        load_segmenter(folders / "dino")
+    with pytest.raises(
+        FileError, match=r"nosam lacks config.json, model.safetensors: put SAM 2 .*sam2.1-hiera-tiny"
+    ):
+        load_segmenter(folders / "dino", tmp_path / "nosam")
     with pytest.raises(FileError, match=r"lacks config.json, tokenizer_config.json: put an instruct model"):
         Llm.load(tmp_path / "none")
-    (tmp_path / "config.json").write_text('{"model_type": "nonsense"}', encoding="utf-8")
+    (tmp_path / "config.json").write_text('{"model_type": "clipseg"}', encoding="utf-8")
     (tmp_path / "tokenizer_config.json").write_text("{}", encoding="utf-8")
     (tmp_path / "model.safetensors").write_bytes(b"")
-    for load in (load_clipseg, Llm.load):
+    for load in (load_segmenter, Llm.load):
         with pytest.raises(ModelError, match="that transformers can read"):
             load(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "t5"}', encoding="utf-8")
+    with pytest.raises(ModelError, match=r"holds a 't5'; a segmenter is one of clipseg, grounding-dino"):
+        load_segmenter(tmp_path)
+    with pytest.raises(
+        ModelError, match=r"transformers [\d.]+ is too old for a SAM 9 \(it has no Sam9Model\)"
+    ):
+        pretrained("Sam9Model", folders / "sam", "a SAM 9")
+
+
+def test_weights_that_transformers_would_draw_at_random_are_missed(folders: Path, tmp_path: Path):
+    shutil.copytree(folders / "clipseg", tmp_path / "half")
+    state = load_file(tmp_path / "half" / "model.safetensors")
+    del state["clip.text_model.final_layer_norm.weight"]
+    save_file(state, tmp_path / "half" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(
+        ModelError, match=r"half is not a CLIPSeg .* lack clip.text_model.final_layer_norm.weight"
+    ):
+        load_segmenter(tmp_path / "half")
 
 
 def test_an_llms_answer_is_used_only_if_it_is_made_of_spans():

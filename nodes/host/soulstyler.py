@@ -19,10 +19,13 @@ from ...rechar_core.soulstyler.guide import Guide
 from ...rechar_core.soulstyler.llm import read_in_mode
 from ...rechar_core.soulstyler.segment import Detection, Search
 from ...rechar_core.soulstyler.segment import find as find_object
+from ...rechar_core.soulstyler.segmenters import LOADERS, SAMS
 from ...rechar_core.soulstyler.stylise import Restyling, StyleRecipe
 from .progress import Progress
 
 CATEGORY, LLMS = "soulstyler", "LLM"
+SEGMENTERS, SAM = ("clipseg-rd64-refined", "grounding-dino-tiny"), "sam2.1-hiera-tiny"  # the usual names
+CLIP, VGG = "clip-vit-base-patch32", "vgg19.safetensors"
 _PREVIEWS = 40  # at most this many a run
 
 
@@ -34,10 +37,25 @@ def roots(category: str = CATEGORY) -> list[Path]:
     return [Path(root) for root in folder_paths.get_folder_paths(category)]
 
 
-def folder_names(kinds: Iterable[str], usual: str, category: str = CATEGORY) -> list[str]:
-    """Folders that hold a model of these types; the usual one is always offered, so that its absence can be said."""
+def segmenter_names() -> list[str]:
+    """Folders with CLIPSeg or GroundingDINO."""
+    return _folders(LOADERS, SEGMENTERS)
+
+
+def sam_names() -> list[str]:
+    """Folders with SAM 2."""
+    return _folders(SAMS, (SAM,))
+
+
+def clip_names() -> list[str]:
+    """Folders with CLIP."""
+    return _folders(("clip",), (CLIP,))
+
+
+def _folders(kinds: Iterable[str], usual: Iterable[str]) -> list[str]:
+    """Folders that hold a model of these types; the usual ones are offered always, so that their absence is said."""
     kinds = list(kinds)
-    return sorted({usual, *(name for root in roots(category) for name in folders_of(root, kinds))})
+    return sorted({*usual, *(name for root in roots() for name in folders_of(root, kinds))})
 
 
 def llm_names() -> list[str]:
@@ -45,9 +63,9 @@ def llm_names() -> list[str]:
     return sorted({f.parent.name for root in roots(LLMS) for f in root.glob("*/config.json")})
 
 
-def file_names(usual: str) -> list[str]:
+def vgg_names() -> list[str]:
     """The .safetensors files directly in models/soulstyler, and the usual one."""
-    return sorted({usual, *(f.name for root in roots() for f in root.glob("*.safetensors"))})
+    return sorted({VGG, *(f.name for root in roots() for f in root.glob("*.safetensors"))})
 
 
 def place(name: str, category: str = CATEGORY) -> Path:

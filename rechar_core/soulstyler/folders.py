@@ -6,8 +6,45 @@ import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from ..errors import FileError, ModelError
+from ..errors import FileError, ModelError, listed
+
+WEIGHTS = ("config.json", "model.safetensors")
+WITH_WORDS = (*WEIGHTS, "tokenizer_config.json")  # of a model that reads text
+_SAFELY = {"local_files_only": True, "trust_remote_code": False}
+
+
+def pretrained(kind: str, folder: Path, what: str) -> Any:
+    """transformers' model of class `kind` from a local folder, frozen; nothing is downloaded, none of its code is run.
+
+    It is loaded outside inference_mode, or no gradient could ever pass it. Raises ModelError if the installed
+    transformers has no such class, if the folder does not hold `what`, or if a weight is missing from it
+    (transformers would draw that at random).
+    """
+    import torch
+    import transformers
+
+    if not hasattr(transformers, kind):
+        raise ModelError(
+            f"transformers {transformers.__version__} is too old for {what} (it has no {kind}): upgrade it with "
+            "'pip install --upgrade transformers'."
+        )
+    with torch.inference_mode(False), _reading(folder, what):
+        model, found = getattr(transformers, kind).from_pretrained(
+            folder, use_safetensors=True, output_loading_info=True, **_SAFELY
+        )
+    if lacking := sorted(found["missing_keys"]):
+        raise ModelError(f"{folder} is not {what} that can be used: its weights lack {listed(lacking, 3)}.")
+    return model.eval().requires_grad_(False)
+
+
+def tokenizer_of(folder: Path, what: str) -> Any:
+    """The tokenizer beside a model. Raises ModelError if it cannot be read."""
+    from transformers import AutoTokenizer
+
+    with _reading(folder, what):
+        return AutoTokenizer.from_pretrained(folder, **_SAFELY)
 
 
 def need_files(folder: Path, names: Iterable[str], what: str) -> None:
@@ -37,7 +74,7 @@ def folders_of(root: Path, kinds: Iterable[str]) -> list[str]:
 
 
 @contextmanager
-def reading(folder: Path, what: str) -> Iterator[None]:
+def _reading(folder: Path, what: str) -> Iterator[None]:
     """Whatever transformers raises over an unreadable folder, as one ModelError that names it and `what` it is not."""
     from safetensors import SafetensorError
 

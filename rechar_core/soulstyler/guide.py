@@ -8,24 +8,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import FileError, ModelError, listed
-from .folders import need_files, reading
+from .folders import WITH_WORDS, need_files, pretrained, tokenizer_of
+from .pixels import CLIP, IMAGENET, normalised
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-_CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-_VGG_MEAN, _VGG_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # VGG19 as torchvision numbers it: channels of each convolution, "M" a pooling; up to relu5_2 (layer 31)
 VGG19 = (64, 64, "M", 128, 128, "M", 256, 256, 256, 256, "M", 512, 512, 512, 512, "M", 512, 512)
 RELU4_2, RELU5_2 = 22, 31
-_CLIP_FILES = ("config.json", "model.safetensors", "tokenizer_config.json")
 
 
 class Vgg(nn.Module):
@@ -45,7 +40,7 @@ class Vgg(nn.Module):
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """relu4_2 and relu5_2 of a picture (B, 3, H, W) in 0..1; both sides at least 16 pixels."""
-        x, found = _normalised(image, _VGG_MEAN, _VGG_STD), []
+        x, found = normalised(image, IMAGENET), []
         for number, layer in enumerate(self.features):
             x = layer(x)
             if number in (RELU4_2, RELU5_2):
@@ -76,7 +71,7 @@ class Guide:
 
     def see(self, images: Tensor) -> Tensor:
         """Features (N, D) of length 1 of pictures (N, 3, S, S) in 0..1, already of CLIP's size. Differentiable."""
-        pooled = self.clip.vision_model(pixel_values=_normalised(images, _CLIP_MEAN, _CLIP_STD))[1]
+        pooled = self.clip.vision_model(pixel_values=normalised(images, CLIP))[1]
         return F.normalize(self.clip.visual_projection(pooled), dim=-1)
 
     def see_whole(self, image: Tensor) -> Tensor:
@@ -99,15 +94,11 @@ def load_guide(clip_folder: Path, vgg_file: Path) -> Guide:
     ModelError if one of them is something else.
     """
     need_files(
-        clip_folder, _CLIP_FILES, "a CLIP model (transformers' layout, e.g. openai/clip-vit-base-patch32)"
+        clip_folder, WITH_WORDS, "a CLIP model (transformers' layout, e.g. openai/clip-vit-base-patch32)"
     )
-    vgg = load_vgg(vgg_file)
-    from transformers import AutoTokenizer, CLIPModel
-
-    with torch.inference_mode(False), reading(clip_folder, "a CLIP model"):
-        clip = CLIPModel.from_pretrained(clip_folder, local_files_only=True, use_safetensors=True).float()
-        tokenizer = AutoTokenizer.from_pretrained(clip_folder, local_files_only=True)
-    return Guide(_frozen(clip), tokenizer, _frozen(vgg))
+    vgg = load_vgg(vgg_file).eval().requires_grad_(False)
+    clip = pretrained("CLIPModel", clip_folder, "a CLIP model").float()
+    return Guide(clip, tokenizer_of(clip_folder, "a CLIP model"), vgg)
 
 
 def load_vgg(file: Path) -> Vgg:
@@ -135,14 +126,3 @@ def load_vgg(file: Path) -> Vgg:
     except RuntimeError as error:
         raise ModelError(f"{file.name} is not VGG19: {str(error).splitlines()[-1].strip()}") from None
     return vgg
-
-
-def _frozen(module: Any) -> Any:
-    return module.eval().requires_grad_(False)
-
-
-def _normalised(image: Tensor, mean: Iterable[float], std: Iterable[float]) -> Tensor:
-    middle, width = (
-        torch.tensor(v, device=image.device, dtype=image.dtype).view(1, 3, 1, 1) for v in (mean, std)
-    )
-    return (image - middle) / width

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 
 from ..errors import RecipeError
-from .folders import need_files, reading
+from .folders import need_files, pretrained, tokenizer_of
 from .grammar import Pair, Request, parse
 
 _FILES = ("config.json", "tokenizer_config.json")
@@ -53,13 +53,8 @@ class Llm:
         Raises FileError naming the folder and the missing files, ModelError if transformers cannot read it.
         """
         need_files(folder, _FILES, "an instruct model (transformers' layout with .safetensors)")
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        safely = {"local_files_only": True, "trust_remote_code": False}
-        with reading(folder, "an LLM"):
-            tokenizer = AutoTokenizer.from_pretrained(folder, **safely)
-            model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **safely)
-        return cls(model.eval().requires_grad_(False), tokenizer)
+        tokenizer = tokenizer_of(folder, "an LLM")
+        return cls(pretrained("AutoModelForCausalLM", folder, "an LLM"), tokenizer)
 
     def write(self, prompt: str) -> str:
         """The model's greedy answer, through its chat template if it has one."""

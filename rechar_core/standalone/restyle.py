@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,7 +17,8 @@ from ..fusion import applied, fuse
 from ..images import LATENT_SCALE, read, to_pil
 from ..soulstyler.compose import Target, padded, shaped
 from ..soulstyler.llm import Llm, read_in_mode
-from ..soulstyler.segment import Search, find, load_clipseg
+from ..soulstyler.segment import Search, find
+from ..soulstyler.segmenters import load_segmenter
 from .base import load
 from .processes import processes, say
 
@@ -32,9 +34,10 @@ Engine = Literal["sdxl", "clip"]
 class RestyleJob:
     """What to restyle, and by which engine.
 
-    mask: a picture, white on the object; else `segmenter`, a CLIPSeg folder, looks for it. llm: a folder; without it
-    the rules read the instruction. model, style, style_alpha, steps, guidance, strength: of the engine "sdxl", with
-    strength 0..1, how much of the object is drawn anew. clip, vgg, t: of the engine "clip".
+    mask: a picture, white on the object; else `segmenter`, a folder with CLIPSeg or GroundingDINO, looks for it, the
+    latter with SAM 2 from the folder `sam`. llm: a folder; without it the rules read the instruction. model, style,
+    style_alpha, steps, guidance, strength: of the engine "sdxl", with strength 0..1, how much of the object is drawn
+    anew. clip, vgg, t: of the engine "clip".
     """
 
     image: Path
@@ -43,6 +46,7 @@ class RestyleJob:
     engine: Engine = "sdxl"
     mask: Path | None = None
     segmenter: Path | None = None
+    sam: Path | None = None
     threshold: float = 0.4
     llm: Path | None = None
     model: str = ""
@@ -66,10 +70,10 @@ def restyle(job: RestyleJob) -> Path:
     source = read(job.image).movedim(1, -1)  # IMAGE (1, H, W, 3)
     request = read_in_mode(job.instruction, "auto", Llm.load(job.llm) if job.llm else None)
     pairs = _pairs(request, job)
-    engine = _ENGINES[job.engine](job)
+    mask_of, engine = _places(source, job), _ENGINES[job.engine](job)
     picture = source
     for pair in pairs:
-        target = Target.of(picture, _mask(source, pair, job))
+        target = Target.of(picture, mask_of(pair))
         if not target.mask.any():
             raise ImageError(f"The mask of '{pair.object}' is empty: white is where the picture may change.")
         say(f"{pair.object or 'the mask'}: {pair.style} (read by {request.by})")
@@ -95,13 +99,14 @@ def _pairs(request: Request, job: RestyleJob) -> tuple[Pair, ...]:
     return request.pairs or (request.first,)
 
 
-def _mask(source: Tensor, pair: Pair, job: RestyleJob) -> Tensor:
+def _places(source: Tensor, job: RestyleJob) -> Callable[[Pair], Tensor]:
+    """What gives an object's mask: the picture --mask, or a segmenter, loaded once."""
     if job.mask is not None:
-        mask: Tensor = read(job.mask).mean(1)
-        return mask
+        mask = read(job.mask).mean(1)
+        return lambda _: mask
     assert job.segmenter is not None
-    found = find(load_clipseg(job.segmenter), source, Search(pair.target, job.threshold))
-    return found.mask
+    segmenter = load_segmenter(job.segmenter, job.sam)
+    return lambda pair: find(segmenter, source, Search(pair.target, job.threshold)).mask
 
 
 class _Sdxl:

@@ -1,0 +1,17 @@
+"""Pictures as the pretrained networks want them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def normalised(image: Tensor, statistics: tuple[tuple[float, ...], tuple[float, ...]]) -> Tensor:
+    """(N, 3, H, W) in 0..1, less the mean and over the deviation of each colour. Differentiable."""
+    mean, deviation = (
+        torch.tensor(values, device=image.device, dtype=image.dtype).view(1, 3, 1, 1) for values in statistics
+    )
+    return (image - mean) / deviation

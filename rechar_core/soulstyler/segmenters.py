@@ -1,0 +1,138 @@
+"""What finds a thing by its name, from local folders in transformers' layout: CLIPSeg, or GroundingDINO with SAM 2.
+
+Pictures are prepared here and not by transformers' processors, some of which need torchvision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import FileError, ModelError
+from .folders import WEIGHTS, WITH_WORDS, model_type, need_files, pretrained, tokenizer_of
+from .pixels import IMAGENET, normalised
+from .segment import Segmenter
+
+_SHORT, _LONG = 800, 1333  # pixels of the sides that GroundingDINO was trained with
+_MOST_BOXES = 32
+
+
+def _seen(image: Tensor, size: tuple[int, int], mode: str) -> Tensor:
+    """(3, H, W) in 0..1 as (1, 3, *size), with ImageNet's mean and deviation."""
+    return normalised(F.interpolate(image[None], size, mode=mode, antialias=True).clamp(0, 1), IMAGENET)
+
+
+@dataclass(frozen=True)
+class ClipSeg:
+    """CLIPSeg (Lueddecke and Ecker, CVPR 2022): soft, and sees the picture squeezed into its own square."""
+
+    model: nn.Module
+    tokenizer: Any
+
+    def look(self, image: Tensor, text: str) -> Tensor:
+        """Its sigmoid for each pixel; see Segmenter."""
+        model: Any = self.model
+        side = int(model.config.vision_config.image_size)
+        tokens = self.tokenizer([text], truncation=True, return_tensors="pt").to(model.device)
+        with torch.no_grad():
+            logits = model(
+                **tokens, pixel_values=_seen(image.to(model.device), (side, side), "bicubic")
+            ).logits
+        sure = torch.sigmoid(logits.float().reshape(1, 1, *logits.shape[-2:]))
+        return F.interpolate(sure, tuple(image.shape[-2:]), mode="bilinear")[0, 0].to(image.device)
+
+
+@dataclass(frozen=True)
+class Grounded:
+    """GroundingDINO (Liu et al., ECCV 2024) draws boxes around what the text names, SAM 2 (Ravi et al., 2024) cuts out
+    the thing in each along its edges.
+    """
+
+    detector: Any
+    tokenizer: Any
+    sam: Any
+
+    @property
+    def model(self) -> nn.Module:
+        """Both networks."""
+        return nn.ModuleList([self.detector, self.sam])
+
+    def look(self, image: Tensor, text: str) -> Tensor:
+        """For each pixel the score of the surest box whose thing it belongs to; see Segmenter."""
+        with torch.no_grad():
+            boxes, scores = self._boxes(image, text)
+            things = self._things(image, boxes)
+        sure = torch.zeros(image.shape[-2:])
+        for thing, score in zip(things, scores.tolist(), strict=True):
+            whole = F.interpolate(thing[None, None], tuple(image.shape[-2:]), mode="bilinear")[0, 0] > 0
+            sure[whole.cpu()] = sure[whole.cpu()].clamp_min(score)
+        return sure.to(image.device)
+
+    def _boxes(self, image: Tensor, text: str) -> tuple[Tensor, Tensor]:
+        """The surest boxes (N, 4) as left, top, right, bottom in 0..1 of the picture, and their scores (N,) in 0..1."""
+        height, width = image.shape[-2:]
+        scale = min(_SHORT / min(height, width), _LONG / max(height, width))
+        seen = _seen(
+            image.to(self.detector.device), (round(height * scale), round(width * scale)), "bilinear"
+        )
+        phrase = f"{text.lower().replace('.', ' ').strip()}."  # a full stop ends what belongs together
+        tokens = self.tokenizer([phrase], truncation=True, return_tensors="pt").to(self.detector.device)
+        found = self.detector(**tokens, pixel_values=seen)
+        scores, order = found.logits[0].sigmoid().amax(-1).nan_to_num().sort(descending=True)
+        middle, size = found.pred_boxes[0][order[:_MOST_BOXES]].chunk(2, -1)
+        return torch.cat([middle - size / 2, middle + size / 2], -1).clamp(0, 1), scores[:_MOST_BOXES]
+
+    def _things(self, image: Tensor, boxes: Tensor) -> Tensor:
+        """What SAM 2 finds in each box: (N, h, w), above 0 where the thing is."""
+        side = int(self.sam.config.prompt_encoder_config.image_size)
+        seen = _seen(image.to(self.sam.device), (side, side), "bilinear")
+        boxes = boxes.to(self.sam.device)[None] * side
+        masks: Tensor = self.sam(pixel_values=seen, input_boxes=boxes, multimask_output=False).pred_masks
+        return masks[0, :, 0].float()
+
+
+def load_segmenter(folder: Path, sam_folder: Path | None = None) -> Segmenter:
+    """The segmenter that `folder` holds: CLIPSeg, or GroundingDINO, which needs SAM 2 from `sam_folder`.
+
+    Raises FileError naming the folder and the missing files; ModelError if it holds something else, or if the
+    installed transformers is too old for it.
+    """
+    need_files(
+        folder,
+        WITH_WORDS,
+        "CLIPSeg (e.g. CIDAS/clipseg-rd64-refined) or GroundingDINO (e.g. "
+        "IDEA-Research/grounding-dino-tiny), in transformers' layout,",
+    )
+    kind = model_type(folder)
+    if kind not in LOADERS:
+        raise ModelError(f"{folder} holds a '{kind}'; a segmenter is one of {', '.join(LOADERS)}.")
+    return LOADERS[kind](folder, sam_folder)
+
+
+def _clipseg(folder: Path, _: Path | None) -> Segmenter:
+    model = pretrained("CLIPSegForImageSegmentation", folder, "a CLIPSeg")
+    return ClipSeg(model.float(), tokenizer_of(folder, "a CLIPSeg"))
+
+
+def _grounded(folder: Path, sam_folder: Path | None) -> Segmenter:
+    if sam_folder is None:
+        raise FileError(
+            f"{folder} holds GroundingDINO, which only draws boxes: give a folder with SAM 2 as well."
+        )
+    need_files(sam_folder, WEIGHTS, "SAM 2 (transformers' layout, e.g. facebook/sam2.1-hiera-tiny)")
+    sam = pretrained("Sam2Model", sam_folder, "a SAM 2")
+    detector = pretrained("GroundingDinoForObjectDetection", folder, "a GroundingDINO")
+    return Grounded(detector.float(), tokenizer_of(folder, "a GroundingDINO"), sam.float())
+
+
+LOADERS: Mapping[str, Callable[[Path, Path | None], Segmenter]] = {
+    "clipseg": _clipseg,
+    "grounding-dino": _grounded,
+}
+SAMS = ("sam2", "sam2_video")  # what the published folders of SAM 2 call themselves
