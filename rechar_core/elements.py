@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from .errors import RecipeError
 
@@ -114,6 +114,27 @@ def kept_text(words: Sequence[Word]) -> str:
 def without_elements(words: Sequence[Word]) -> tuple[Word, ...]:
     """The same prompt without its elements, for what lies outside their region."""
     return tuple(w for w in words if w.role != "element")
+
+
+def packed(
+    groups: Sequence[Sequence[Any]], words: Sequence[Word], length: int
+) -> tuple[list[list[Any]], list[int]]:
+    """The words' tokens in chunks of `length` - 2, none torn apart unless longer than a chunk; rows of the kept ones.
+
+    groups: each word's tokens. A row counts the start token of its chunk, and `length` rows for each chunk before.
+    """
+    chunks: list[list[Any]] = [[]]
+    rows = []
+    for group, word in zip(groups, words, strict=True):
+        if len(chunks[-1]) + len(group) > length - 2 and chunks[-1]:
+            chunks.append([])
+        for token in group:
+            if len(chunks[-1]) == length - 2:
+                chunks.append([])
+            chunks[-1].append(token)
+            if word.kept:
+                rows.append((len(chunks) - 1) * length + len(chunks[-1]))
+    return chunks, rows
 
 
 @dataclass(frozen=True)

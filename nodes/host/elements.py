@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...rechar_core.elements import Word, without_elements
+from ...rechar_core.elements import Word, packed, without_elements
 
 Tokens = dict[str, list[list[tuple[Any, float]]]]
 
@@ -51,28 +51,10 @@ def _tokens(clip: Any, words: tuple[Word, ...]) -> tuple[Tokens, list[int]]:
             [(t, word.weight) for chunk in found[key] for t, _, i in chunk if i]
             for word, found in zip(words, per_word, strict=True)
         ]
-        packed, rows = _pack(groups, words, length)
-        tokens[key] = [[start, *chunk, end, *[pad] * (length - 2 - len(chunk))] for chunk in packed]
+        filled, rows = packed(groups, words, length)
+        tokens[key] = [[start, *chunk, end, *[pad] * (length - 2 - len(chunk))] for chunk in filled]
         kept = [0, *rows]
     return tokens, kept
-
-
-def _pack(
-    groups: list[list[tuple[Any, float]]], words: tuple[Word, ...], length: int
-) -> tuple[list[Any], list[int]]:
-    """Words into chunks of `length` - 2 tokens, none torn apart unless longer than a chunk; rows of the kept ones."""
-    chunks: list[list[tuple[Any, float]]] = [[]]
-    rows = []
-    for group, word in zip(groups, words, strict=True):
-        if len(chunks[-1]) + len(group) > length - 2 and chunks[-1]:
-            chunks.append([])
-        for token in group:
-            if len(chunks[-1]) == length - 2:
-                chunks.append([])
-            chunks[-1].append(token)
-            if word.kept:
-                rows.append((len(chunks) - 1) * length + len(chunks[-1]))
-    return chunks, rows
 
 
 def _escaped(text: str) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...rechar_core.errors import FileError
 from ...rechar_core.references.attention import Branch, Reference, blend
-from ...rechar_core.references.encoding import kept_tokens, reference_of
+from ...rechar_core.references.encoding import kept_parts, reference_of
 from ...rechar_core.references.errors import AdapterError
 from ...rechar_core.references.layers import block_weights, layers_of
 from ...rechar_core.references.layout import Layout
@@ -90,12 +90,7 @@ def encode_reference(
     """A reference from IMAGE (B, H, W, C), all its pictures, and an optional MASK (B, H, W) of what to keep of them."""
     adapter = adapters.for_role(role)
     seen = _features(adapter, adapters.encoder.encode_image(image))
-    kept = None
-    if mask is not None and seen.ndim == 3:
-        mask = mask if mask.ndim == 3 else mask[None]
-        kept = kept_tokens(mask, (image.shape[1], image.shape[2]), int((seen.shape[1] - 1) ** 0.5))
-    elif mask is not None:
-        kept = torch.ones(1, 1, dtype=torch.bool)  # refused by the adapter, which sees no parts
+    kept = kept_parts(mask, (image.shape[1], image.shape[2]), seen)
     unseen = _nothing(adapter, adapters.encoder, seen[:1], uncond)
     return reference_of(adapter, role, seen, unseen, kept, weight)
 

@@ -12,6 +12,7 @@ from .projection import Adapter
 if TYPE_CHECKING:
     from torch import Tensor
 
+_MEAN, _SPREAD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's
 _TOUCH = 0.02  # of a token's area: the strokes of a glyph are narrower than a token
 
 
@@ -40,6 +41,41 @@ def reference_of(
     rows = torch.cat([adapter.tokens(seen[i : i + 1, part])[0] for i, part in enumerate(parts)])
     none = torch.cat([adapter.tokens(unseen[:, part])[0] for part in parts])
     return Reference(adapter, role, rows, none, weight)
+
+
+def kept_parts(mask: Tensor | None, picture: tuple[int, int], seen: Tensor) -> Tensor | None:
+    """`kept` for reference_of: the image tokens of features `seen` that a MASK of a picture (height, width) keeps.
+
+    Features of a plain adapter have no parts; then one that is kept stands for them, which reference_of refuses.
+    """
+    import torch
+
+    if mask is None:
+        return None
+    if seen.ndim != 3:
+        return torch.ones(1, 1, dtype=torch.bool)
+    return kept_tokens(mask if mask.ndim == 3 else mask[None], picture, int((seen.shape[1] - 1) ** 0.5))
+
+
+def clip_pixels(images: Tensor, side: int) -> Tensor:
+    """What CLIP sees of IMAGE (B, H, W, C): the middle square, (B, 3, side, side), normalised.
+
+    Bicubic with antialiasing, the shorter side to `side`, rounded to 8 bits, as ComfyUI's clip_preprocess does.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    pictures = images[..., :3].float().movedim(-1, 1)
+    height, width = pictures.shape[-2:]
+    if (height, width) != (side, side):
+        scale = side / min(height, width)
+        size = (round(scale * height), round(scale * width))
+        pictures = F.interpolate(pictures, size, mode="bicubic", antialias=True)
+        top, left = (size[0] - side) // 2, (size[1] - side) // 2
+        pictures = pictures[:, :, top : top + side, left : left + side]
+    pictures = (255 * pictures).clamp(0, 255).round() / 255
+    mean, spread = (torch.tensor(v, device=pictures.device).view(3, 1, 1) for v in (_MEAN, _SPREAD))
+    return (pictures - mean) / spread
 
 
 def _kept(adapter: Adapter, kept: Tensor) -> Tensor:

@@ -175,15 +175,20 @@ def encode_picture(pipeline: StableDiffusionXLPipeline, pixels: Tensor) -> Laten
 
 
 def decode_picture(pipeline: StableDiffusionXLPipeline, latent: Tensor) -> Image:
-    """The picture of a scaled latent (1, 4, h, w), in fp32: the pipeline itself wants one type for all parts."""
-    import torch
-
+    """The picture of a scaled latent (1, 4, h, w)."""
     from ..images import to_pil
+
+    return to_pil(decode_latent(pipeline, latent)[0])
+
+
+def decode_latent(pipeline: StableDiffusionXLPipeline, latent: Tensor) -> Tensor:
+    """(1, 3, H, W) in 0..1 on the CPU, in fp32: the pipeline itself wants one type for all parts."""
+    import torch
 
     vae = pipeline.vae
     with torch.no_grad():
         pixels = vae.decode(latent.to(vae.device, torch.float32) / vae.config.scaling_factor).sample
-    return to_pil(pixels[0] / 2 + 0.5)
+    return (pixels / 2 + 0.5).clamp(0, 1).cpu()
 
 
 def _first_line(error: Exception) -> str:

@@ -1,0 +1,48 @@
+"""Words become conditioning for diffusers: encoded together, and dropped ones leave the context."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..elements import Word, packed
+from ..errors import RecipeError
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionXLPipeline
+    from torch import Tensor
+
+
+def encode_words(pipeline: StableDiffusionXLPipeline, words: Sequence[Word]) -> tuple[Tensor, Tensor]:
+    """Context (1, rows, width) and pooled embedding (1, width) of a prompt's words.
+
+    With all words kept it is what the pipeline's own encode_prompt gives. Dropped words leave the context; its first
+    row, the start token, always stays (nodes/host/elements.py says why). Raises RecipeError on an emphasis other
+    than 1, which diffusers' encoders cannot express.
+    """
+    import torch
+
+    if any(word.weight != 1 for word in words):
+        raise RecipeError("Words cannot be emphasised on the command line; leave the element weight at 1.")
+    parts, pooled, rows = [], None, [0]
+    pairs = (
+        (pipeline.tokenizer, pipeline.text_encoder),
+        (pipeline.tokenizer_2, pipeline.text_encoder_2),
+    )
+    for tokenizer, encoder in pairs:
+        groups = [tokenizer(word.text, add_special_tokens=False).input_ids for word in words]
+        chunks, kept = packed(groups, words, tokenizer.model_max_length)
+        ids = torch.tensor([_framed(chunk, tokenizer) for chunk in chunks], device=encoder.device)
+        with torch.no_grad():
+            out = encoder(ids, output_hidden_states=True)
+        parts.append(out.hidden_states[-2].flatten(0, 1)[None])
+        pooled, rows = out[0][:1], [0, *kept]
+    assert pooled is not None
+    context = torch.cat(parts, -1)
+    return (context if all(word.kept for word in words) else context[:, rows]), pooled
+
+
+def _framed(tokens: Sequence[int], tokenizer: Any) -> list[int]:
+    """A chunk with start, end and padding."""
+    padding = [tokenizer.pad_token_id] * (tokenizer.model_max_length - 2 - len(tokens))
+    return [tokenizer.bos_token_id, *tokens, tokenizer.eos_token_id, *padding]

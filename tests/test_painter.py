@@ -1,0 +1,252 @@
+"""The passes on diffusers against diffusers' own pipelines: prompt, ControlNet, IP-Adapters with masks, all at once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import adapters
+import loras
+import pytest
+import tiny
+import torch
+from torch import Tensor
+
+from rechar_core.elements import compose
+from rechar_core.errors import RecipeError
+from rechar_core.fusion import fuse
+from rechar_core.modes import mode_named
+from rechar_core.passes import Drawing, Passes
+from rechar_core.references.encoding import clip_pixels
+from rechar_core.references.errors import AdapterError
+from rechar_core.references.layout import Layout
+from rechar_core.references.projection import adapter_of
+from rechar_core.standalone.painter import DiffusersPainter, Readers
+from rechar_core.standalone.words import encode_words
+
+SIZE = (64, 96)
+PROMPT, NEGATIVE = "A cat in red ink style, two cranes", "text, watermark"
+
+
+@pytest.fixture(scope="module")
+def pipe() -> Any:
+    return tiny.pipeline()
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Any:
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    torch.manual_seed(3)
+    sizes = {"hidden_size": 48, "projection_dim": 24, "intermediate_size": 96, "num_hidden_layers": 3}
+    config = CLIPVisionConfig(**sizes, num_attention_heads=4, patch_size=16, image_size=64)
+    return CLIPVisionModelWithProjection(config).eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def control_net(pipe: Any) -> Any:
+    from diffusers import ControlNetModel
+
+    torch.manual_seed(4)
+    net = ControlNetModel.from_unet(pipe.unet).eval().requires_grad_(False)
+    for parameter in [*net.controlnet_down_blocks.parameters(), *net.controlnet_mid_block.parameters()]:
+        parameter.normal_(0, 0.05)
+    return net
+
+
+@pytest.fixture(scope="module")
+def states(pipe: Any) -> list[adapters.State]:
+    widths = [pipe.unet.get_submodule(n).inner_dim for n in adapters.cross_attentions(pipe.unet)]
+    context = pipe.unet.config.cross_attention_dim
+    return [adapters.plus(widths, context), adapters.plain(widths, context)]
+
+
+def picture(seed: int) -> Tensor:
+    """IMAGE (1, H, W, 3), coarse and smooth."""
+    rough = torch.rand(1, 3, 4, 6, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.interpolate(rough, SIZE, mode="bilinear").movedim(1, -1)
+
+
+def drawing(**changes: Any) -> Drawing:
+    plain = Drawing(
+        fuse(None, None), compose(PROMPT, mode="all"), compose(NEGATIVE, mode="all"), SIZE, 5, 3, 4.0
+    )
+    return replace(plain, **changes)
+
+
+def theirs(pipe: Any, kind: Any, **more: Any) -> Tensor:
+    """A diffusers pipeline's picture, (H, W, 3), from the same noise."""
+    made = kind(**(pipe.components | more.pop("parts", {})))
+    made.set_progress_bar_config(disable=True)
+    given = {"prompt": PROMPT, "negative_prompt": NEGATIVE, "num_inference_steps": 3, "guidance_scale": 4.0}
+    size = {"height": SIZE[0], "width": SIZE[1], "generator": torch.Generator().manual_seed(5)}
+    return torch.from_numpy(made(**(given | size | more), output_type="np").images[0])
+
+
+def distance(ours: Tensor, expected: Tensor) -> float:
+    assert ours.shape == (1, *expected.shape)
+    return (ours[0] - expected).abs().max().item()
+
+
+def test_kept_words_are_the_prompt_as_diffusers_encodes_it(pipe: Any):
+    context, pooled = encode_words(pipe, compose(PROMPT, mode="all"))
+    expected, _, its_pooled, _ = pipe.encode_prompt(PROMPT, do_classifier_free_guidance=False)
+    assert (context - expected).abs().max() < 1e-5 and (pooled - its_pooled).abs().max() < 1e-5
+
+
+def test_dropped_words_leave_the_context_and_the_pooled_embedding_stays(pipe: Any):
+    words = compose("A [c] in [s] style", "A cat", "A red", "two cranes")
+    context, pooled = encode_words(pipe, words)
+    whole, its_pooled = encode_words(pipe, [replace(w, kept=True) for w in words])
+    assert torch.equal(pooled, its_pooled)
+    ids = [pipe.tokenizer(w.text, add_special_tokens=False).input_ids for w in words]
+    rows, at = [0], 1
+    for word, tokens in zip(words, ids, strict=True):
+        rows += range(at, at + len(tokens)) if word.kept else ()
+        at += len(tokens)
+    assert torch.equal(context, whole[:, rows]) and 1 < len(rows) < at
+
+
+def test_a_long_prompt_is_not_cut(pipe: Any):
+    words = compose("A cat", elements=", ".join(["plum blossoms"] * 40), mode="all")
+    rows = encode_words(pipe, words)[0].shape[1]
+    assert rows > 77 and rows % 77 == 0
+    with pytest.raises(RecipeError, match="cannot be emphasised"):
+        encode_words(pipe, [replace(words[0], weight=1.5)])
+
+
+def test_without_anything_it_is_diffusers_own_picture(pipe: Any):
+    from diffusers import StableDiffusionXLPipeline
+
+    ours = DiffusersPainter(pipe).draw(drawing())
+    assert distance(ours, theirs(pipe, StableDiffusionXLPipeline)) < 1e-4
+
+
+def test_a_fused_lora_draws_another_picture_and_leaves_no_trace(pipe: Any):
+    before = {k: v.clone() for k, v in pipe.unet.state_dict().items()}
+    path = "up_blocks.0.attentions.1.transformer_blocks.0.attn1.to_q"
+    width = pipe.unet.get_submodule(path).in_features
+    style = loras.blora({path: None}, pairs={path: loras.pair(out=width, width=width)})
+    plain = DiffusersPainter(pipe).draw(drawing())
+    assert (DiffusersPainter(pipe).draw(drawing(fusion=fuse(None, style))) - plain).abs().max() > 1e-3
+    assert all(torch.equal(before[k], v) for k, v in pipe.unet.state_dict().items())
+
+
+def test_a_controlnet_is_diffusers_own(pipe: Any, control_net: Any):
+    from diffusers import StableDiffusionXLControlNetPipeline
+
+    hint = (picture(9) > 0.5).float()
+    ours = DiffusersPainter(pipe, control_net=control_net).draw(drawing(hint=hint, control=0.5))
+    given = {"image": hint.movedim(-1, 1), "controlnet_conditioning_scale": 0.5}
+    expected = theirs(
+        pipe, StableDiffusionXLControlNetPipeline, parts={"controlnet": control_net}, **given
+    )
+    assert distance(ours, expected) < 1e-4
+    assert (DiffusersPainter(pipe).draw(drawing()) - ours).abs().max() > 1e-3
+
+
+@pytest.mark.filterwarnings("ignore:The aspect ratio of the mask")
+def test_the_last_official_pass_is_diffusers_own(
+    pipe: Any, encoder: Any, control_net: Any, states: list[adapters.State]
+):
+    """Two IP-Adapters at 1.5 and 0.8 with masks, a ControlNet at 0.5 and CFG, as the published inference.py asks."""
+    from diffusers import StableDiffusionXLControlNetPipeline
+    from diffusers.image_processor import IPAdapterMaskProcessor
+
+    readers = Readers(adapter_of(states[0], "x"), adapter_of(states[1], "y"), encoder)
+    painter = DiffusersPainter(pipe, readers, control_net)
+    pictures, hint = [picture(1), picture(2)], (picture(9) > 0.5).float()
+    edges = (picture(7)[0, ..., 0] > 0.55).float()
+    references = tuple(
+        painter.refer(p, role, None) for p, role in zip(pictures, ("structure", "style"), strict=True)
+    )
+    ours = painter.draw(
+        drawing(
+            references=references,
+            layout=Layout({"structure": edges}, "off", mask_mode="official"),
+            scales={"structure": 1.5, "style": 0.8},
+            hint=hint,
+            control=0.5,
+        )
+    )
+    pixels = [clip_pixels(p, 64) for p in pictures]
+    hidden = encoder(pixels[0], output_hidden_states=True).hidden_states[-2]
+    nothing = encoder(torch.zeros_like(pixels[0]), output_hidden_states=True).hidden_states[-2]
+    pooled = encoder(pixels[1]).image_embeds[:, None]
+    embeds = [torch.stack([nothing[0], hidden[0]])[:, None], torch.cat([torch.zeros_like(pooled), pooled])]
+    masks = IPAdapterMaskProcessor().preprocess(torch.stack([edges[None], torch.ones(1, *SIZE)]), *SIZE)
+    other = tiny.pipeline()  # what load_ip_adapter does to a UNet stays
+    other.unet._load_ip_adapter_weights([adapters.halves(s) for s in states], low_cpu_mem_usage=False)
+    for processor in other.unet.attn_processors.values():
+        if hasattr(processor, "scale"):
+            processor.scale = [1.5, 0.8]
+    expected = theirs(
+        other,
+        StableDiffusionXLControlNetPipeline,
+        parts={"controlnet": control_net},
+        image=hint.movedim(-1, 1),
+        controlnet_conditioning_scale=0.5,
+        ip_adapter_image_embeds=embeds,
+        cross_attention_kwargs={"ip_adapter_masks": masks},
+    )
+    assert distance(ours, expected) < 1e-4
+    assert (DiffusersPainter(pipe).draw(drawing()) - ours).abs().max() > 1e-2
+
+
+def test_scale_zero_is_no_reference_and_processors_are_put_back(
+    pipe: Any, encoder: Any, states: list[adapters.State]
+):
+    painter = DiffusersPainter(pipe, Readers(style=adapter_of(states[1], "y"), encoder=encoder))
+    before = dict(pipe.unet.attn_processors)
+    given = (painter.refer(picture(1), "style", None),)
+    zero, one = (painter.draw(drawing(references=given, scales={"style": s})) for s in (0.0, 1.0))
+    assert torch.equal(zero, painter.draw(drawing())) and not torch.equal(zero, one)
+    assert pipe.unet.attn_processors == before
+
+
+def test_adapters_that_do_not_fit_are_refused(pipe: Any, encoder: Any, states: list[adapters.State]):
+    short = adapter_of(adapters.plain([8] * 16, 80), "short")
+    painter = DiffusersPainter(pipe, Readers(style=short, encoder=encoder))
+    with pytest.raises(AdapterError, match="SD 1.5"):
+        painter.draw(drawing(references=(painter.refer(picture(1), "style", None),), scales={"style": 1.0}))
+    wide = adapter_of(adapters.plain([8], 80, embedding=1024), "wide")
+    with pytest.raises(AdapterError, match="CLIP-ViT-H-14"):
+        DiffusersPainter(pipe, Readers(style=wide, encoder=encoder)).refer(picture(1), "style", None)
+    with pytest.raises(AdapterError, match="no image encoder"):
+        DiffusersPainter(pipe).refer(picture(1), "style", None)
+    with pytest.raises(RecipeError, match="shared look"):
+        painter.draw(drawing(each_step=lambda latent: latent))
+
+
+def test_the_encoder_sees_what_transformers_would_show_it():
+    """Pillow's bicubic against PyTorch's: equal to rounding, with the same square cut out."""
+    from PIL import Image
+    from transformers import CLIPImageProcessor
+
+    tall = (picture(3)[0].transpose(0, 1) * 255).round().byte()
+    processor = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    theirs = processor(Image.fromarray(tall.numpy()), return_tensors="pt").pixel_values
+    ours = clip_pixels(tall[None].float() / 255, 32)
+    assert (ours - theirs).abs().max() < 0.06  # two levels of 255, after normalisation
+
+
+@pytest.mark.parametrize("mode", ["official", "paper", "tuned", "references-only"])
+def test_every_mode_runs_on_diffusers(
+    pipe: Any, encoder: Any, control_net: Any, states: list[adapters.State], mode: str
+):
+    """Token drop, layout map and masks at a size that is not square."""
+    readers = Readers(adapter_of(states[0], "x"), adapter_of(states[1], "y"), encoder)
+    mask = torch.zeros(1, *SIZE)
+    mask[:, 16:48, 24:72] = 1
+    glyph = (1 - mask)[..., None].expand(-1, -1, -1, 3)
+    paths = [f"up_blocks.0.attentions.{n}.transformer_blocks.0.attn1.to_q" for n in (0, 1)]
+    width = pipe.unet.get_submodule(paths[0]).in_features
+    blora = loras.blora(pairs={p: loras.pair(n, out=width, width=width) for n, p in enumerate(paths)})
+    chosen = mode_named(mode, 2, 2.0)
+    given = {"elements": "two cranes", "structure": blora, "style": blora, "style_image": picture(2)}
+    result, structure, style = Passes(
+        DiffusersPainter(pipe, readers, control_net), glyph, mask, chosen, 1, **given
+    ).run()
+    assert result.shape == (1, *SIZE, 3) and result.std() > 0.01
+    drawn = not torch.equal(structure, glyph), not torch.equal(style, picture(2))
+    assert drawn == (chosen.draws, chosen.draws)
