@@ -138,9 +138,7 @@ def test_a_controlnet_is_diffusers_own(pipe: Any, control_net: Any):
     hint = (picture(9) > 0.5).float()
     ours = DiffusersPainter(pipe, control_net=control_net).draw(drawing(hint=hint, control=0.5))
     given = {"image": hint.movedim(-1, 1), "controlnet_conditioning_scale": 0.5}
-    expected = theirs(
-        pipe, StableDiffusionXLControlNetPipeline, parts={"controlnet": control_net}, **given
-    )
+    expected = theirs(pipe, StableDiffusionXLControlNetPipeline, parts={"controlnet": control_net}, **given)
     assert distance(ours, expected) < 1e-4
     assert (DiffusersPainter(pipe).draw(drawing()) - ours).abs().max() > 1e-3
 

@@ -136,23 +136,35 @@ def _generate_options(sub: argparse.ArgumentParser) -> None:
         default="linear",
         help="'reference' squares the alphas",
     )
-    add("--prompt", required=True)
+    add("--prompt", help="what to draw; needed without --mode")
     add("--negative", help="negative prompt; without it SDXL's zeros")
     add("--output", required=True, type=Path, help="folder for the PNG files")
     add("--images", type=int, default=4)
-    add("--steps", type=int, default=30)
-    add("--guidance", type=float, default=5.0)
+    add("--steps", type=int, help="(30; with --mode the mode's)")
+    add("--guidance", type=float, help="classifier-free scale (5; with --mode the mode's)")
     add("--seed", type=int, default=0, help="of the first picture; the next has seed + 1")
-    add("--width", type=int, help="pixels, a multiple of 8")
+    add("--width", type=int, help="pixels, a multiple of 8; with --mode of the shorter side")
     add("--height", type=int, help="pixels, a multiple of 8")
+    from .decorate import add_options
+
+    add_options(sub)
 
 
 def _generate(options: argparse.Namespace) -> None:
+    if options.mode is not None:
+        from .decorate import decorate, job_of
+
+        for path in decorate(job_of(options)):
+            print(path)
+        return
     from .generate import GenerateJob, Sampling, generate
 
-    sampling = Sampling(
-        options.prompt, options.negative, options.steps, options.guidance, options.width, options.height
-    )
+    if options.prompt is None:
+        raise RecipeError("generate needs --prompt, or --mode with --glyph.")
+    given = {
+        name: getattr(options, name) for name in ("steps", "guidance") if getattr(options, name) is not None
+    }
+    sampling = Sampling(options.prompt, options.negative, width=options.width, height=options.height, **given)
     job = GenerateJob(
         model=options.model,
         sampling=sampling,
@@ -208,6 +220,7 @@ def _restyle_options(sub: argparse.ArgumentParser) -> None:
     add("--model", default="", help="sdxl: diffusers folder, SDXL .safetensors file, hub id, or 'demo'")
     add("--style", type=Path, help="sdxl: B-LoRA file to take the style block from")
     add("--style-alpha", type=float, default=1.0)
+    add("--structure", type=Path, help="sdxl: B-LoRA of the object, which keeps its form at a high strength")
     add("--prompt", help="sdxl: instead of one made from object and style")
     add("--guidance", type=float, default=5.0, help="sdxl: classifier-free scale")
     add("--strength", type=float, default=0.6, help="sdxl: how much is drawn anew, up to 1")

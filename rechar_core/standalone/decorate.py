@@ -1,0 +1,210 @@
+"""`generate --mode`: ReChar's three passes on diffusers, from a glyph, B-LoRAs, a style picture and references."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import files
+from ..errors import RecipeError
+from ..images import fit, read, to_pil
+from ..modes import MODES, Mode, mode_named
+from ..passes import STYLE_TEMPLATE, TEMPLATE, Passes
+from ..references.layout import MASK_MODES, READINGS
+from ..structure_map import ink
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .painter import DiffusersPainter
+
+_OWN = (
+    "structure_scale",
+    "style_scale",
+    "reading",
+    "temperature",
+    "mask_mode",
+)  # of a mode, to be set singly
+
+
+@dataclass(frozen=True)
+class DecorateJob:
+    """What to decorate with what. glyph: a picture, dark on light or light on dark; style_image: a picture or None.
+
+    structure, style: B-LoRA files. composition_adapter, style_adapter: IP-Adapter files, image_encoder and control_net
+    folders in transformers' and diffusers' layout; each may be "demo", for the demo model. steps, guidance: 0 is the
+    mode's own; changes: other settings of the mode by name. seed + i is the seed of picture i.
+    """
+
+    model: str
+    mode: str
+    glyph: Path
+    output: Path
+    elements: str = ""
+    template: str = TEMPLATE
+    style_template: str = STYLE_TEMPLATE
+    structure: Path | None = None
+    style: Path | None = None
+    style_image: Path | None = None
+    composition_adapter: Path | None = None
+    style_adapter: Path | None = None
+    image_encoder: Path | None = None
+    control_net: Path | None = None
+    images: int = 4
+    seed: int = 0
+    steps: int = 0
+    guidance: float = 0.0
+    resolution: int | None = None
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+    def chosen(self) -> Mode:
+        """The mode with its changes. Raises RecipeError."""
+        for name, value, most in (("steps", self.steps, 1000), ("guidance", self.guidance, 100)):
+            if not 0 <= value <= most:
+                raise RecipeError(f"{name} is {value}; it must be from 0, the mode's own, to {most}.")
+        return replace(mode_named(self.mode, self.steps, self.guidance), **self.changes)
+
+
+def decorate(job: DecorateJob) -> list[Path]:
+    """Writes seed_N.png, and beside it seed_N_structure.png and seed_N_style.png, for each picture; returns the first.
+
+    Under `accelerate launch` the pictures are shared out between the processes; each returns its own.
+    Raises ReCharError on bad input, before anything is drawn.
+    """
+    import torch
+    from tqdm import tqdm
+
+    from .base import load
+    from .painter import DiffusersPainter
+    from .processes import processes
+    from .readers import control_net, readers
+
+    here = processes()
+    if not 1 <= job.images <= 10_000:
+        raise RecipeError(f"images is {job.images}; it must be from 1 to 10000.")
+    given: dict[str, Any] = {
+        name: files.read(path) if path else None
+        for name, path in (("structure", job.structure), ("style", job.style))
+    }
+    mode, picture = job.chosen(), read(job.glyph)
+    given["style_image"] = read(job.style_image).movedim(1, -1) if job.style_image else None
+    dtype = torch.float16 if here.device.type == "cuda" else torch.float32
+    where = (dtype, here.device)
+    read_by = readers(job.composition_adapter, job.style_adapter, job.image_encoder, *where)
+    net = control_net(job.control_net, *where)
+    painter = DiffusersPainter(load(job.model, *where), read_by, net)
+    glyph, mask = glyph_of(picture, job.resolution or _side(painter))
+    texts = {"elements": job.elements, "template": job.template, "style_template": job.style_template}
+    passes = [Passes(painter, glyph, mask, mode, job.seed + i, **texts, **given) for i in range(job.images)]
+    passes[0].check()
+    job.output.mkdir(parents=True, exist_ok=True)
+    mine = passes[here.process_index :: here.num_processes]
+    bar = tqdm(mine, desc="Drawing", unit="picture", ascii=True, disable=not here.is_main_process)
+    written = [_draw(one, job) for one in bar]
+    here.wait_for_everyone()
+    return written
+
+
+def _draw(passes: Passes, job: DecorateJob) -> Path:
+    pictures = passes.run()
+    texts = {"elements": job.elements, "template": job.template, "style_template": job.style_template}
+    about = passes.mode.settings(model=job.model, seed=passes.seed, glyph=job.glyph.name, **texts)
+    path = job.output / f"seed_{passes.seed:05d}.png"
+    names = (path, *(path.with_stem(f"{path.stem}_{part}") for part in ("structure", "style")))
+    for name, image in zip(names, pictures, strict=True):
+        write_png(image[0], name, about)
+    return path
+
+
+def write_png(image: Tensor, path: Path, about: str) -> None:
+    """A picture (H, W, 3) in 0..1 as PNG with its settings in it, whole or not at all."""
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    info.add_itxt("rechar", json.dumps(json.loads(about), ensure_ascii=False))
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    to_pil(image.movedim(-1, 0)).save(temporary, "PNG", pnginfo=info)
+    temporary.replace(path)
+
+
+def glyph_of(picture: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """IMAGE (1, H, W, 3) and MASK (1, H, W) of a picture (1, 3, h, w) in 0..1, its shorter side `side` pixels.
+
+    Raises RecipeError if the picture is of one colour.
+    """
+    scaled = (fit(picture, side) + 1) / 2
+    glyph = scaled.movedim(1, -1)
+    mask = ink(glyph[0]).float()[None]
+    if not mask.any():
+        raise RecipeError("The glyph's picture is of one colour; give one with a glyph in it.")
+    return glyph, mask
+
+
+def _side(painter: DiffusersPainter) -> int:
+    return int(painter.pipeline.unet.config.sample_size) * 8
+
+
+def add_options(sub: argparse.ArgumentParser) -> None:
+    """The options of generate that belong to --mode."""
+    add, unset = sub.add_argument, argparse.SUPPRESS
+    add("--mode", choices=tuple(MODES), help="draw ReChar's three passes; --prompt is then a template")
+    add("--glyph", type=Path, help="with --mode: a picture of the glyph")
+    add("--elements", default="", help="with --mode: decorative things, separated by commas")
+    add("--style-prompt", default=STYLE_TEMPLATE, help="with --mode: the style picture's prompt")
+    add("--style-image", type=Path, help="with --mode: a picture of the style")
+    add("--composition-adapter", type=Path, help="with --mode: IP-Adapter file for the structure, or 'demo'")
+    add("--style-adapter", type=Path, help="with --mode: IP-Adapter file for the style, or 'demo'")
+    add(
+        "--image-encoder", type=Path, help="with --mode: folder of the adapters' CLIP vision model, or 'demo'"
+    )
+    add("--control-net", type=Path, help="with --mode: folder of a canny ControlNet for SDXL, or 'demo'")
+    add(
+        "--structure-scale",
+        type=float,
+        default=unset,
+        help="with --mode: of structure references (the mode's)",
+    )
+    add("--style-scale", type=float, default=unset, help="with --mode: of style references (the mode's)")
+    add("--reading", choices=tuple(READINGS), default=unset, help="with --mode: layout map (the mode's)")
+    add("--temperature", type=float, default=unset, help="with --mode: of the layout map (the mode's)")
+    add("--mask-mode", choices=tuple(MASK_MODES), default=unset, help="with --mode: of masks (the mode's)")
+
+
+def job_of(options: argparse.Namespace) -> DecorateJob:
+    """A job from the command line. Raises RecipeError for options that the modes do not know."""
+    if options.glyph is None:
+        raise RecipeError("generate --mode needs --glyph as well.")
+    for name, plain in (("structure_alpha", 1.0), ("style_alpha", 1.0), ("alpha_mode", "linear")):
+        if getattr(options, name) != plain:
+            raise RecipeError(
+                f"--{name.replace('_', '-')} is not for --mode, whose B-LoRAs have alpha 1; leave it out."
+            )
+    if options.negative is not None or options.height is not None:
+        raise RecipeError("--negative and --height are not for --mode; the mode and the glyph set them.")
+    same = (
+        "model",
+        "mode",
+        "glyph",
+        "output",
+        "elements",
+        "structure",
+        "style",
+        "style_image",
+        "images",
+        "seed",
+    )
+    same += ("composition_adapter", "style_adapter", "image_encoder", "control_net")
+    return DecorateJob(
+        **{name: getattr(options, name) for name in same},
+        template=options.prompt or TEMPLATE,
+        style_template=options.style_prompt,
+        steps=options.steps or 0,
+        guidance=options.guidance or 0.0,
+        resolution=options.width,
+        changes={name: getattr(options, name) for name in _OWN if hasattr(options, name)},
+    )
