@@ -12,8 +12,13 @@ SMALL: dict[str, Any] = {
     "resolution": 256,
     "structure_alphas": "0, 1",
     "style_alphas": "0, 1",
+    "crops": 4,
 }
-SIZES = {"EmptyLatentImage", "ReCharGlyph", "ReCharGlyphFromImage"}
+_SIZE = {"width": 256, "height": 256, "batch_size": 1}
+OWN: dict[str, dict[str, Any]] = {  # what is small for one kind of node alone
+    **dict.fromkeys(("EmptyLatentImage", "ReCharGlyph", "ReCharGlyphFromImage"), _SIZE),
+    "SoulstylerMask": {"threshold": 0.05},  # random networks are never very sure
+}
 CHECKPOINT, DEMO = "CheckpointLoaderSimple", "ReCharDemoModel"
 
 
@@ -40,4 +45,4 @@ def small_graph(graph: dict[str, Any]) -> dict[str, Any]:
 
 def values(kind: str) -> dict[str, Any]:
     """Small values for a node's inputs, by name."""
-    return {**SMALL, **({"width": 256, "height": 256, "batch_size": 1} if kind in SIZES else {})}
+    return {**SMALL, **OWN.get(kind, {})}

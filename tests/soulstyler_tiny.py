@@ -169,3 +169,19 @@ def sam_folder(folder: Path, video: bool = True) -> Path:
         torch.manual_seed(0)
         getattr(transformers, f"{name}Model")(config).save_pretrained(folder)
     return folder
+
+
+FILES = {  # what the shipped workflows name in models/soulstyler
+    "clipseg-rd64-refined": clipseg_folder,
+    "clip-vit-base-patch32": clip_folder,
+    "vgg19.safetensors": vgg_file,
+    "grounding-dino-tiny": grounding_dino_folder,
+    "sam2.1-hiera-tiny": sam_folder,
+}
+
+
+def stock(folder: Path) -> None:
+    """All of them."""
+    for name, make in FILES.items():
+        if not (folder / name).exists():
+            make(folder / name)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import graphs
 import numpy as np
 import pytest
+import shrink
 import soulstyler_tiny as tiny
 from graphs import demo, node, show, train
-from server import Server
+from server import ROOT, Server, host_environment
 
 pytestmark = pytest.mark.host
 
@@ -38,10 +41,7 @@ def disc() -> np.ndarray:
 @pytest.fixture(scope="module")
 def weights(comfy: Server) -> None:
     """Tiny random models in models/soulstyler."""
-    folder = comfy.base / "models" / "soulstyler"
-    tiny.clip_folder(folder / "clip-vit-base-patch32")
-    tiny.clipseg_folder(folder / "clipseg-rd64-refined")
-    tiny.vgg_file(folder / "vgg19.safetensors")
+    tiny.stock(comfy.base / "models" / "soulstyler")
 
 
 @pytest.fixture(scope="module")
@@ -76,34 +76,50 @@ def save(wire: list[Any]) -> dict[str, Any]:
     return node("SaveImage", images=wire, filename_prefix="soulstyler")
 
 
-def test_missing_weights_are_named_with_folder_and_files(comfy: Server):
-    """Runs before the weights are there; the usual names are offered all the same."""
-    scene_nodes = {
-        "scene": node("EmptyImage", width=64, height=64, batch_size=1, color=0),
-        "mask": node("SolidMask", value=1.0, width=64, height=64),
-        "seg": node("SoulstylerLoadSegmenter", segmenter_folder="clipseg-rd64-refined"),
-        "guide": guide(),
-    }
+@pytest.mark.parametrize("name", ["soulstyler_clip", "soulstyler_sweep"])
+def test_a_shipped_workflow_names_what_is_missing_until_all_is_there(comfy: Server, name: str):
+    """Folder and file, one after the other. The folder is moved away meanwhile, and the host's memory emptied."""
+    workflow = json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text(encoding="utf-8"))
     folder = comfy.base / "models" / "soulstyler"
-    for last in (optimise(), mask_node()):
-        output = 0 if last["class_type"] == "SoulstylerOptimise" else 2
-        error = comfy.run({**scene_nodes, "x": last, "z": show(["x", output])}).error
-        name = "clipseg-rd64-refined" if output else "clip-vit-base-patch32"
-        assert (
-            str(folder / name) in error
-            and "lacks config.json, model.safetensors" in error
-            and "\n" not in error
-        )
+    if folder.exists():
+        folder.rename(folder.with_name(f"soulstyler_before_{name}"))
+    comfy.client.request("/free", b'{"unload_models": true, "free_memory": true}')
+    comfy.upload("example.png", scene())
+    named = {v for n in workflow.values() for v in n["inputs"].values() if isinstance(v, str)} & set(
+        tiny.FILES
+    )
+    missing, small = set(named), shrink.small_api(workflow)
+    assert len(missing) >= 3
+    while error := comfy.run(small).error:
+        (lacked,) = [one for one in missing if str(folder / one) in error or f"{one} in {folder}" in error]
+        files = "no vgg19.safetensors" if lacked.startswith("vgg") else "lacks config.json, model.safetensors"
+        assert files in error and "\n" not in error
+        missing.remove(lacked)
+        tiny.FILES[lacked](folder / lacked)
+    assert not missing
 
 
-def test_an_instruction_is_split(comfy: Server):
+@pytest.mark.parametrize(
+    ("instruction", "words"),
+    [
+        ("把图中的红色汽车变成水彩画风格，谢谢", ["水彩画", "红色汽车", "汽车", ""]),
+        ("左の猫を浮世絵風にしてください", ["浮世絵", "左の猫", "猫", ""]),
+        (
+            "Please turn the red car's wheels into lace, but keep the road",
+            ["lace", "red car's wheels", "wheels", ""],
+        ),
+    ],
+    ids=["zh", "ja", "en"],
+)
+def test_an_instruction_is_split(comfy: Server, instruction: str, words: list[str]):
     nodes: dict[str, Any] = {
-        "say": node("SoulstylerInstruction", instruction="把图中的红色汽车变成水彩画风格，谢谢", mode="auto"),
+        "say": node("SoulstylerInstruction", instruction=instruction, mode="auto"),
         **{f"out{i}": show(["say", i]) for i in range(7)},
     }
     made = done(comfy.run(nodes))
-    assert [made.text(f"out{i}") for i in range(4)] == ["水彩画", "红色汽车", "汽车", ""]
-    assert json.loads(made.text("out4"))[0]["head"] == "汽车"
+    assert [made.text(f"out{i}") for i in range(4)] == words
+    assert all(word in instruction for word in words)
+    assert json.loads(made.text("out4"))[0]["head"] == words[2]
     assert (made.text("out5").lower(), made.text("out6")) == ("true", "rules")
 
 
@@ -163,6 +179,26 @@ def test_the_object_is_restyled_by_a_style_lora_and_all_else_is_bit_equal(comfy:
     assert not np.array_equal(styled, plain)
 
 
+def test_the_shipped_demo_restyles_the_glyph_and_nothing_else(comfy: Server):
+    """Its own settings but for the steps; where the glyph's mask is exactly 0 every pixel is the source's."""
+    demo_nodes = json.loads((ROOT / "workflows" / "api" / "demo_soulstyler.json").read_text(encoding="utf-8"))
+    kinds = {n["class_type"]: key for key, n in demo_nodes.items()}
+    picture = [kinds["ReCharGlyph"], 0]
+    watched = {
+        "source": save(picture),
+        "any": node("ThresholdMask", mask=[picture[0], 1], value=0.0),
+        "picture": node("MaskToImage", mask=["any", 0]),
+        "where": save(["picture", 0]),
+    }
+    made = done(comfy.run({**shrink.small_api(demo_nodes), **watched}))
+    out, source, where = (made.images[key][0] for key in (kinds["SaveImage"], "source", "where"))
+    inside = where.max(-1) > 0
+    assert 0.05 < inside.mean() < 0.5
+    assert (
+        np.array_equal(out[~inside], source[~inside]) and (out[inside] != source[inside]).any(-1).mean() > 0.9
+    )
+
+
 def test_the_clip_engine_restyles_inside_alone_with_progress_and_previews(
     comfy: Server, picture: Any, weights: None
 ):
@@ -183,10 +219,55 @@ def test_the_clip_engine_restyles_inside_alone_with_progress_and_previews(
     assert not np.array_equal(done(comfy.run(again)).images["out"][0][~disc()], scene()[~disc()])
 
 
-def test_an_empty_mask_gives_the_picture_back(comfy: Server, picture: Any, weights: None):
+def test_the_invariants_of_the_clip_engine(comfy: Server, picture: Any, weights: None):
+    """In the host as in the core: what is outside falls with t, the loss falls, a seed is a picture, batches work."""
+    base = {**picture, "guide": guide()}
+    small = {"steps": 30, "resolution": 32, "crop_size": 12, "keep_outside": False}
+    at = {f"t{t}": optimise(t=t, **small) for t in (0.0, 0.3, 0.7, 1.5)}
+    made = done(
+        comfy.run({**base, **at, **{f"{n}_out": save([n, 0]) for n in at}, "loss": show(["t0.7", 1])})
+    )
+    outside = [
+        float(((made.images[f"{name}_out"][0].astype(float) - scene())[~disc()] ** 2).mean()) for name in at
+    ]
+    assert outside == sorted(outside, reverse=True) and len(set(outside)) == 4
+    losses = json.loads(made.text("loss"))["loss"]
+    assert len(losses) == 30 and losses[-1] < 0.9 * losses[0]
+
+
+def test_a_seed_is_a_picture_and_one_mask_serves_a_batch(comfy: Server, picture: Any, weights: None):
+    """An empty mask in between makes the host forget the first result."""
+    nodes = {**picture, "guide": guide(), "work": optimise(), "out": save(["work", 0])}
+    first = done(comfy.run(nodes)).images["out"][0]
     empty = node("SolidMask", value=0.0, width=148, height=120)
-    nodes = {**picture, "mask": empty, "guide": guide(), "work": optimise(), "out": save(["work", 0])}
-    assert np.array_equal(done(comfy.run(nodes)).images["out"][0], scene())
+    assert np.array_equal(done(comfy.run({**nodes, "mask": empty})).images["out"][0], scene())
+    comfy.client.request("/free", b'{"unload_models": true, "free_memory": true}')
+    again = comfy.run(nodes)
+    assert "work" in again.executed() and np.array_equal(done(again).images["out"][0], first)
+    other = done(comfy.run({**nodes, "work": optimise(seed=1)})).images["out"][0]
+    assert not np.array_equal(other, first)
+    two = node("RepeatImageBatch", image=["scene", 0], amount=2)
+    work = node("SoulstylerOptimise", **{**optimise()["inputs"], "image": ["two", 0]})
+    both = done(comfy.run({**nodes, "two": two, "work": work})).images["out"]
+    assert len(both) == 2 and np.array_equal(both[0], first) and np.array_equal(both[1], first)
+
+
+def test_nothing_heavy_is_imported_until_used_and_the_generators_are_left_alone(comfy: Server, weights: None):
+    """In a process of its own: loading the pack, reading an instruction, then finding and restyling."""
+    script = Path(__file__).parent / "host_soulstyler.py"
+    command = [str(comfy.host.python), str(script), str(ROOT), str(comfy.base)]
+    run = subprocess.run(
+        command, cwd=comfy.host.folder, env=host_environment(), capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    about = json.loads(run.stdout.splitlines()[-1])
+    assert about == {
+        "loading": [],
+        "instruction": [],
+        "segmenter": ["clipseg"],
+        "found": True,
+        "generators": True,
+    }
 
 
 def test_cancel_stops_it_and_the_server_goes_on(comfy: Server, picture: Any, weights: None):
@@ -229,22 +310,32 @@ def mask_node(**changes: Any) -> dict[str, Any]:
     return node("SoulstylerMask", image=["scene", 0], segmenter=["seg", 0], **settings)
 
 
-def test_clipseg_gives_a_mask_and_an_unfound_object_is_an_error(comfy: Server, picture: Any, weights: None):
+@pytest.mark.parametrize("folder", ["clipseg-rd64-refined", "grounding-dino-tiny"])
+def test_a_segmenter_gives_a_mask_and_an_unfound_object_is_an_error(
+    comfy: Server, picture: Any, weights: None, folder: str
+):
+    """GroundingDINO takes SAM 2 from its usual folder, though the graph does not name it."""
     nodes = {
         "scene": picture["scene"],
-        "seg": node("SoulstylerLoadSegmenter", segmenter_folder="clipseg-rd64-refined"),
+        "seg": node("SoulstylerLoadSegmenter", segmenter_folder=folder),
         "find": mask_node(threshold=0.01),
         "score": show(["find", 2]),
-        "none": mask_node(threshold=0.99, on_empty="empty"),
-        "found": show(["none", 1]),
-        "picture": node("MaskToImage", mask=["none", 0]),
-        "out": save(["picture", 0]),
     }
+    for how in ("empty", "full"):
+        nodes |= {
+            how: mask_node(threshold=0.99, on_empty=how),
+            f"{how}_found": show([how, 1]),
+            f"{how}_picture": node("MaskToImage", mask=[how, 0]),
+            f"{how}_out": save([f"{how}_picture", 0]),
+        }
     made = done(comfy.run(nodes))
-    assert 0 < float(made.text("score")) < 1 and made.text("found").lower() == "false"
-    assert made.images["out"].max() == 0 and made.images["out"].shape[1:3] == scene().shape[:2]
-    lost = {**nodes, "none": mask_node(threshold=0.99)}
-    assert "'disc' is not found in picture 1" in comfy.run(lost).error
+    assert 0 < float(made.text("score")) < 1
+    for how, value in (("empty", 0), ("full", 255)):
+        assert made.text(f"{how}_found").lower() == "false" and (made.images[f"{how}_out"] == value).all()
+        assert made.images[f"{how}_out"].shape[1:3] == scene().shape[:2]
+    lost = {**nodes, "lost": mask_node(threshold=0.99), "lost_found": show(["lost", 1])}
+    error = comfy.run(lost).error
+    assert "'disc' is not found in picture 1" in error and "\n" not in error
 
 
 @pytest.mark.parametrize(

@@ -67,12 +67,37 @@ def test_the_clip_engine_does_too(folder: Path):
     check(folder)
 
 
-def test_a_segmenter_finds_the_object_and_says_when_not(folder: Path, capsys):
-    seg = str(weights.clipseg_folder(folder / "seg"))
-    options = ["--model", str(tiny.MODEL), "--steps", "2", "--segmenter", seg]
+@pytest.mark.parametrize("kind", ["clipseg", "dino"])
+def test_a_segmenter_finds_the_object_and_says_when_not(folder: Path, kind: str, capsys):
+    make = {"clipseg": weights.clipseg_folder, "dino": weights.grounding_dino_folder}[kind]
+    seg, sam = make(folder / kind), weights.sam_folder(folder / "sam")
+    options = ["--model", str(tiny.MODEL), "--steps", "2", "--segmenter", str(seg), "--sam", str(sam)]
     assert restyle(folder, *options, "--threshold", "0.01") == 0
     assert restyle(folder, *options, "--threshold", "0.99") == 1
     assert "'red square' is not found" in capsys.readouterr().err
+    if kind == "dino":
+        assert restyle(folder, *options[:-2]) == 1
+        assert "give a folder with SAM 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--style", "--structure"])
+def test_a_lora_changes_the_object(folder: Path, option: str):
+    """Each as the published trainer wrote it for this model."""
+    lora = tiny.REFERENCE / f"{option.strip('-')}_lora.safetensors"
+    options = ["--model", str(tiny.MODEL), "--mask", str(folder / "mask.png"), "--steps", "4"]
+    assert restyle(folder, *options) == 0
+    plain = check(folder)
+    assert restyle(folder, *options, option, str(lora)) == 0
+    assert not np.array_equal(check(folder), plain)
+
+
+@pytest.mark.parametrize(
+    "instruction", ["把红色方块变成马赛克风格", "赤い四角をモザイク風にしてください"], ids=["zh", "ja"]
+)
+def test_instructions_in_chinese_and_japanese(folder: Path, instruction: str):
+    options = ["--model", str(tiny.MODEL), "--mask", str(folder / "mask.png"), "--steps", "2"]
+    assert restyle(folder, *options, instruction=instruction) == 0
+    check(folder)
 
 
 @pytest.mark.parametrize(
@@ -97,6 +122,7 @@ def test_a_segmenter_finds_the_object_and_says_when_not(folder: Path, capsys):
     ],
 )
 def test_bad_input_is_one_clear_sentence(folder: Path, options: list, instruction: str, words: str, capsys):
+    options = [str(folder / option) if option == "mask.png" else option for option in options]
     assert restyle(folder, *options, instruction=instruction) == 1
     error = capsys.readouterr().err.strip().splitlines()
     assert words in error[-1]

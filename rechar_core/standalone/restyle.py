@@ -36,8 +36,8 @@ class RestyleJob:
 
     mask: a picture, white on the object; else `segmenter`, a folder with CLIPSeg or GroundingDINO, looks for it, the
     latter with SAM 2 from the folder `sam`. llm: a folder; without it the rules read the instruction. model, style,
-    style_alpha, steps, guidance, strength: of the engine "sdxl", with strength 0..1, how much of the object is drawn
-    anew. clip, vgg, t: of the engine "clip".
+    style_alpha, structure, steps, guidance, strength: of the engine "sdxl", with strength 0..1, how much of the object
+    is drawn anew; a structure B-LoRA of the object keeps its form. clip, vgg, t: of the engine "clip".
     """
 
     image: Path
@@ -52,6 +52,7 @@ class RestyleJob:
     model: str = ""
     style: Path | None = None
     style_alpha: float = 1.0
+    structure: Path | None = None
     prompt: str | None = None
     guidance: float = 5.0
     strength: float = 0.6
@@ -118,7 +119,8 @@ class _Sdxl:
         if not 0 < job.strength <= 1:
             raise RecipeError(f"strength is {job.strength}; it must be above 0 and at most 1.")
         self.job = job
-        self.fusion = fuse(None, files.read(job.style) if job.style else None, style_alpha=job.style_alpha)
+        structure, style = (files.read(file) if file else None for file in (job.structure, job.style))
+        self.fusion = fuse(structure, style, style_alpha=job.style_alpha)
         device = processes().device
         dtype = torch.float16 if device.type == "cuda" else torch.float32
         self.pipeline = _img2img(load(job.model, dtype, device))
