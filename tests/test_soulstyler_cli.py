@@ -75,6 +75,10 @@ def test_a_segmenter_finds_the_object_and_says_when_not(folder: Path, kind: str,
     assert restyle(folder, *options, "--threshold", "0.01") == 0
     assert restyle(folder, *options, "--threshold", "0.99") == 1
     assert "'red square' is not found" in capsys.readouterr().err
+    assert restyle(folder, *options, instruction="把红色方块变成马赛克") == 1
+    assert "reads English only, and '红色方块' is not" in capsys.readouterr().err
+    named = ["--object", "red square", "--threshold", "0.01"]
+    assert restyle(folder, *options, *named, instruction="把红色方块变成马赛克") == 0
     if kind == "dino":
         assert restyle(folder, *options[:-2]) == 1
         assert "give a folder with SAM 2" in capsys.readouterr().err
@@ -109,7 +113,7 @@ def test_instructions_in_chinese_and_japanese(folder: Path, instruction: str):
         (
             ["--mask", "mask.png"],
             "turn the cat into lace and the dog into clay",
-            "One mask cannot serve several",
+            "One mask or name cannot serve several",
         ),
         (["--mask", "mask.png"], "turn the cat into lace", "needs --model"),
         (["--mask", "mask.png", "--engine", "clip"], "turn the cat into lace", "needs --clip FOLDER"),

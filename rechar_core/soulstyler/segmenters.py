@@ -5,6 +5,7 @@ Pictures are prepared here and not by transformers' processors, some of which ne
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,18 +15,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import FileError, ModelError
+from ..errors import FileError, ModelError, RecipeError
 from .folders import WEIGHTS, WITH_WORDS, model_type, need_files, pretrained, tokenizer_of
 from .pixels import IMAGENET, normalised
 from .segment import Segmenter
 
 _SHORT, _LONG = 800, 1333  # pixels of the sides that GroundingDINO was trained with
 _MOST_BOXES = 32
+_NOT_ENGLISH = re.compile(
+    "[\u0400-\u04ff\u0590-\u06ff\u0900-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]"
+)  # Cyrillic to Hangul
 
 
 def _seen(image: Tensor, size: tuple[int, int], mode: str) -> Tensor:
     """(3, H, W) in 0..1 as (1, 3, *size), with ImageNet's mean and deviation."""
     return normalised(F.interpolate(image[None], size, mode=mode, antialias=True).clamp(0, 1), IMAGENET)
+
+
+def _english(text: str) -> str:
+    """The text in lower case. Raises RecipeError if it is in a script that these networks never saw."""
+    if _NOT_ENGLISH.search(text):
+        raise RecipeError(
+            f"The segmenter reads English only, and '{text}' is not: name the object in English."
+        )
+    return text.lower()
 
 
 @dataclass(frozen=True)
@@ -39,7 +52,7 @@ class ClipSeg:
         """Its sigmoid for each pixel; see Segmenter."""
         model: Any = self.model
         side = int(model.config.vision_config.image_size)
-        tokens = self.tokenizer([text], truncation=True, return_tensors="pt").to(model.device)
+        tokens = self.tokenizer([_english(text)], truncation=True, return_tensors="pt").to(model.device)
         with torch.no_grad():
             logits = model(
                 **tokens, pixel_values=_seen(image.to(model.device), (side, side), "bicubic")
@@ -81,7 +94,7 @@ class Grounded:
         seen = _seen(
             image.to(self.detector.device), (round(height * scale), round(width * scale)), "bilinear"
         )
-        phrase = f"{text.lower().replace('.', ' ').strip()}."  # a full stop ends what belongs together
+        phrase = f"{_english(text).replace('.', ' ').strip()}."  # a full stop ends what belongs together
         tokens = self.tokenizer([phrase], truncation=True, return_tensors="pt").to(self.detector.device)
         found = self.detector(**tokens, pixel_values=seen)
         scores, order = found.logits[0].sigmoid().amax(-1).nan_to_num().sort(descending=True)

@@ -107,6 +107,8 @@ def _train(options: argparse.Namespace) -> None:
 
 def _train_job(given: Mapping[str, Any]) -> TrainJob:
     """A job from options by name, of the command line or of a line of a jobs file."""
+    from ..files import SUFFIX
+    from ..storage import file_to_write
     from ..training.presets import recipe
     from .train import TrainJob
 
@@ -120,7 +122,9 @@ def _train_job(given: Mapping[str, Any]) -> TrainJob:
     places = {name: values.pop(name) for name in ("image", "output", "log_json", "frozen")}
     image, output, log, frozen = (place and Path(place) for place in places.values())
     model, fresh = values.pop("model"), values.pop("fresh")
-    return TrainJob(model, image, output, recipe(values.pop("recipe"), values), log, fresh, frozen)
+    chosen = recipe(values.pop("recipe"), values)
+    output, log = file_to_write(output, SUFFIX), log and file_to_write(log)
+    return TrainJob(model, image, output, chosen, log, fresh, frozen)
 
 
 def _generate_options(sub: argparse.ArgumentParser) -> None:
@@ -215,6 +219,7 @@ def _restyle_options(sub: argparse.ArgumentParser) -> None:
     add("--mask", type=Path, help="a picture, white on the object; else --segmenter finds it")
     add("--segmenter", type=Path, help="a folder with CLIPSeg or GroundingDINO")
     add("--sam", type=Path, help="a folder with SAM 2, for GroundingDINO")
+    add("--object", default="", help="what the segmenter looks for, in English; else the instruction's object")
     add("--threshold", type=float, default=0.4, help="of the segmenter, 0 to 1")
     add("--llm", type=Path, help="a folder with an instruct model that reads the instruction; else rules")
     add("--model", default="", help="sdxl: diffusers folder, SDXL .safetensors file, hub id, or 'demo'")

@@ -35,9 +35,10 @@ class RestyleJob:
     """What to restyle, and by which engine.
 
     mask: a picture, white on the object; else `segmenter`, a folder with CLIPSeg or GroundingDINO, looks for it, the
-    latter with SAM 2 from the folder `sam`. llm: a folder; without it the rules read the instruction. model, style,
-    style_alpha, structure, steps, guidance, strength: of the engine "sdxl", with strength 0..1, how much of the object
-    is drawn anew; a structure B-LoRA of the object keeps its form. clip, vgg, t: of the engine "clip".
+    latter with SAM 2 from the folder `sam`; object: its name in English, if the instruction's is none. llm: a folder;
+    without it the rules read the instruction. model, style, style_alpha, structure, steps, guidance, strength: of the
+    engine "sdxl", with strength 0..1, how much of the object is drawn anew; a structure B-LoRA of the object keeps its
+    form. clip, vgg, t: of the engine "clip".
     """
 
     image: Path
@@ -47,6 +48,7 @@ class RestyleJob:
     mask: Path | None = None
     segmenter: Path | None = None
     sam: Path | None = None
+    object: str = ""
     threshold: float = 0.4
     llm: Path | None = None
     model: str = ""
@@ -83,20 +85,18 @@ def restyle(job: RestyleJob) -> Path:
 
 
 def _pairs(request: Request, job: RestyleJob) -> tuple[Pair, ...]:
-    """The pairs to do; a mask of one's own needs no object in the instruction, only a style."""
+    """The pairs to do; with a mask or a name of one's own the instruction need name no object, only a style."""
     if not request.style:
         raise RecipeError(
             f"'{job.instruction}' names no style; write, say, 'turn the car into a watercolor'."
         )
     if job.mask is None and job.segmenter is None:
         raise RecipeError("Nothing says where the object is: give --mask PICTURE or --segmenter FOLDER.")
-    if job.mask is None and not request.found:
+    if job.mask is None and not job.object and not request.found:
         raise RecipeError(f"'{job.instruction}' names no object; name one, or give its place with --mask.")
-    if job.mask is not None and len(request.pairs) > 1:
+    if (job.mask is not None or job.object) and len(request.pairs) > 1:
         named = ", ".join(pair.object for pair in request.pairs)
-        raise RecipeError(
-            f"One mask cannot serve several objects ({named}); use --segmenter, or one at a time."
-        )
+        raise RecipeError(f"One mask or name cannot serve several objects ({named}); restyle one at a time.")
     return request.pairs or (request.first,)
 
 
@@ -107,7 +107,7 @@ def _places(source: Tensor, job: RestyleJob) -> Callable[[Pair], Tensor]:
         return lambda _: mask
     assert job.segmenter is not None
     segmenter = load_segmenter(job.segmenter, job.sam)
-    return lambda pair: find(segmenter, source, Search(pair.target, job.threshold)).mask
+    return lambda pair: find(segmenter, source, Search(job.object or pair.target, job.threshold)).mask
 
 
 class _Sdxl:
