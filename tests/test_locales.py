@@ -175,10 +175,11 @@ def texts(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
 # vue-i18n reads these as a placeholder, a link, a plural or HTML
 _SYNTAX = re.compile(r"[{}@|<>]")
 _KANA, _HAN = re.compile("[\u3040-\u30ff]"), re.compile("[\u4e00-\u9fff]")
-_SIMPLIFIED, _TRADITIONAL = (
-    set("结构风块图训练层显读载网个们这为与无"),
-    set("結構風塊圖訓練層顯讀載網個們這為與無"),
+_PAIRS = (  # simplified and traditional
+    "结結构構风風块塊图圖训訓练練层層显顯读讀载載网網个個们們这這为為与與体體没沒条條画畫来來从從发發时時间間会會对對应應当當过過"
+    "还還进進现現实實样樣种種长長门門问問题題关關开開见見观觀记記许許设設误誤说說请請让讓语語调調谁誰变變数數据據标標签簽"
 )
+_SIMPLIFIED, _TRADITIONAL = set(_PAIRS[::2]), set(_PAIRS[1::2])
 
 
 def unreadable(language: str, path: str, text: str) -> list[str]:
