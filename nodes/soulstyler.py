@@ -34,9 +34,15 @@ class SoulstylerInstruction(io.ComfyNode):
                     "mode",
                     options=["auto", "rules", "LLM"],
                     default="auto",
-                    tooltip="auto: the LLM if one is connected, and the rules where its answer cannot be used.",
+                    tooltip="auto: the LLM or answer if there is one, and the rules where that cannot be used.",
                 ),
                 Llm.Input("llm", optional=True, tooltip="From Load Instruction LLM; the rules need none."),
+                io.String.Input(
+                    "answer",
+                    optional=True,
+                    force_input=True,
+                    tooltip="JSON from any node with a language model, instead of llm; the help page has the prompt.",
+                ),
             ],
             outputs=[
                 io.String.Output("style", display_name="style", tooltip="For the prompt or Stylise by CLIP."),
@@ -58,8 +64,8 @@ class SoulstylerInstruction(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, instruction: str, mode: Any, llm: Any = None) -> io.NodeOutput:
-        request = host.read_instruction(instruction, mode, llm)
+    def execute(cls, instruction: str, mode: Any, llm: Any = None, answer: str = "") -> io.NodeOutput:
+        request = host.read_instruction(instruction, mode, llm, answer)
         first = request.first
         named = (first.object, first.head, first.part)
         return io.NodeOutput(request.style, *named, request.pairs_json(), request.found, request.by)

@@ -123,6 +123,23 @@ def test_an_instruction_is_split(comfy: Server, instruction: str, words: list[st
     assert (made.text("out5").lower(), made.text("out6")) == ("true", "rules")
 
 
+def test_any_nodes_text_can_be_the_answer_of_an_llm(comfy: Server):
+    """A text node stands for the other pack's; what is no span of the instruction is left to the rules."""
+    good = {"style": "lace", "object": "car", "head": "car", "part": ""}
+    for pair, by in (
+        (good, "LLM"),
+        ({**good, "object": "cat"}, "rules (the LLM's answer could not be used)"),
+    ):
+        nodes = {
+            "text": node("PrimitiveString", value=json.dumps({"pairs": [pair]})),
+            "say": node(
+                "SoulstylerInstruction", instruction="make my car lace", mode="LLM", answer=["text", 0]
+            ),
+            "by": show(["say", 6]),
+        }
+        assert done(comfy.run(nodes)).text("by") == by
+
+
 def test_the_object_is_restyled_by_a_style_lora_and_all_else_is_bit_equal(comfy: Server, picture: Any):
     """The SDXL path, end to end: mask by colour, style B-LoRA, element prompt, KSampler, composite."""
     sampler = {

@@ -19,7 +19,7 @@ from rechar_core.errors import FileError, ImageError, ModelError, RecipeError
 from rechar_core.soulstyler.compose import Target
 from rechar_core.soulstyler.folders import folders_of, pretrained
 from rechar_core.soulstyler.grammar import parse
-from rechar_core.soulstyler.llm import Llm, checked, read_in_mode
+from rechar_core.soulstyler.llm import Answered, Llm, checked, read_in_mode
 from rechar_core.soulstyler.segment import Search, find
 from rechar_core.soulstyler.segmenters import LOADERS, SAMS, Grounded, load_segmenter
 from rechar_core.soulstyler.stylise import sweep_recipes
@@ -204,6 +204,7 @@ def test_who_read_it_is_said():
     assert read_in_mode(SENTENCE, "auto", None).by == "rules"
     assert read_in_mode(SENTENCE, "rules", Says(GOOD)).by == "rules"
     assert read_in_mode(SENTENCE, "LLM", Says(GOOD)).by == "LLM"
+    assert read_in_mode(SENTENCE, "auto", Answered(GOOD)).by == "LLM"
     fallen = read_in_mode(SENTENCE, "auto", Says("I am a model"))
     assert fallen.by == "rules (the LLM's answer could not be used)" and fallen.pairs == parse(SENTENCE).pairs
     with pytest.raises(RecipeError, match="none is connected"):

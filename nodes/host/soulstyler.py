@@ -16,7 +16,7 @@ from ...rechar_core.soulstyler.compose import Target, padded, shaped
 from ...rechar_core.soulstyler.folders import folders_of
 from ...rechar_core.soulstyler.grammar import Request
 from ...rechar_core.soulstyler.guide import Guide
-from ...rechar_core.soulstyler.llm import read_in_mode
+from ...rechar_core.soulstyler.llm import Answered, read_in_mode
 from ...rechar_core.soulstyler.segment import Detection, Search
 from ...rechar_core.soulstyler.segment import find as find_object
 from ...rechar_core.soulstyler.segmenters import LOADERS, SAMS
@@ -96,10 +96,10 @@ def on_device(model: Any) -> Iterator[torch.device]:
             model.to("cpu")
 
 
-def read_instruction(instruction: str, mode: str, llm: Any) -> Request:
-    """What an instruction asks for; a language model works on the host's device."""
-    if llm is None:
-        return read_in_mode(instruction, mode, None)
+def read_instruction(instruction: str, mode: str, llm: Any, answer: str) -> Request:
+    """What an instruction asks for; a language model works on the host's device, an answer stands for one's."""
+    if answer or llm is None or mode == "rules":
+        return read_in_mode(instruction, mode, Answered(answer) if answer else llm)
     with on_device(llm.model):
         return read_in_mode(instruction, mode, llm)
 

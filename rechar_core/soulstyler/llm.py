@@ -71,6 +71,17 @@ class Llm:
         return answer
 
 
+@dataclass(frozen=True)
+class Answered:
+    """The answer of some other program's language model, already there."""
+
+    answer: str
+
+    def write(self, prompt: str) -> str:
+        """The answer; it was asked elsewhere."""
+        return self.answer
+
+
 def read(instruction: str, llm: Writer) -> Request | None:
     """What the LLM makes of the instruction, or None if its answer cannot be used."""
     return checked(instruction, llm.write(f"{_TASK}{' '.join(instruction.split())}\nAnswer:"))
@@ -86,7 +97,7 @@ def read_in_mode(instruction: str, mode: str, llm: Writer | None) -> Request:
         raise RecipeError(f"There is no mode '{mode}'; choose one of {', '.join(MODES)}.")
     if mode == "LLM" and llm is None:
         raise RecipeError(
-            "The mode is 'LLM' and none is connected: connect Load Instruction LLM, or choose 'rules'."
+            "The mode is 'LLM' and none is connected: connect Load Instruction LLM or an answer, or choose 'rules'."
         )
     if mode == "rules" or llm is None:
         return parse(instruction)

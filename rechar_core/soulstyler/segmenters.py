@@ -27,9 +27,9 @@ _NOT_ENGLISH = re.compile(
 )  # Cyrillic to Hangul
 
 
-def _seen(image: Tensor, size: tuple[int, int], mode: str) -> Tensor:
+def _seen(image: Tensor, size: tuple[int, int]) -> Tensor:
     """(3, H, W) in 0..1 as (1, 3, *size), with ImageNet's mean and deviation."""
-    return normalised(F.interpolate(image[None], size, mode=mode, antialias=True).clamp(0, 1), IMAGENET)
+    return normalised(F.interpolate(image[None], size, mode="bilinear", antialias=True), IMAGENET)
 
 
 def _english(text: str) -> str:
@@ -54,9 +54,7 @@ class ClipSeg:
         side = int(model.config.vision_config.image_size)
         tokens = self.tokenizer([_english(text)], truncation=True, return_tensors="pt").to(model.device)
         with torch.no_grad():
-            logits = model(
-                **tokens, pixel_values=_seen(image.to(model.device), (side, side), "bicubic")
-            ).logits
+            logits = model(**tokens, pixel_values=_seen(image.to(model.device), (side, side))).logits
         sure = torch.sigmoid(logits.float().reshape(1, 1, *logits.shape[-2:]))
         return F.interpolate(sure, tuple(image.shape[-2:]), mode="bilinear")[0, 0].to(image.device)
 
@@ -91,9 +89,7 @@ class Grounded:
         """The surest boxes (N, 4) as left, top, right, bottom in 0..1 of the picture, and their scores (N,) in 0..1."""
         height, width = image.shape[-2:]
         scale = min(_SHORT / min(height, width), _LONG / max(height, width))
-        seen = _seen(
-            image.to(self.detector.device), (round(height * scale), round(width * scale)), "bilinear"
-        )
+        seen = _seen(image.to(self.detector.device), (round(height * scale), round(width * scale)))
         phrase = f"{_english(text).replace('.', ' ').strip()}."  # a full stop ends what belongs together
         tokens = self.tokenizer([phrase], truncation=True, return_tensors="pt").to(self.detector.device)
         found = self.detector(**tokens, pixel_values=seen)
@@ -104,7 +100,7 @@ class Grounded:
     def _things(self, image: Tensor, boxes: Tensor) -> Tensor:
         """What SAM 2 finds in each box: (N, h, w), above 0 where the thing is."""
         side = int(self.sam.config.prompt_encoder_config.image_size)
-        seen = _seen(image.to(self.sam.device), (side, side), "bilinear")
+        seen = _seen(image.to(self.sam.device), (side, side))
         boxes = boxes.to(self.sam.device)[None] * side
         masks: Tensor = self.sam(pixel_values=seen, input_boxes=boxes, multimask_output=False).pred_masks
         return masks[0, :, 0].float()
