@@ -73,6 +73,14 @@ def _over_white(picture: Image) -> Image:
     return Image.alpha_composite(white, rgba).convert("RGB")
 
 
+def rgb(image: Tensor) -> Tensor:
+    """IMAGE (..., C) in 0..1 as (..., 3) fp32: grey in all three, transparency over white."""
+    image = image.float()
+    if image.shape[-1] == 4:
+        image = 1 + image[..., 3:] * (image[..., :3] - 1)
+    return image.expand(*image.shape[:-1], 3)
+
+
 def fit(image: Tensor, resolution: int) -> Tensor:
     """Scale the shorter side to `resolution` pixels and keep the whole picture: no crop, no squash.
 
@@ -117,6 +125,17 @@ def jpeg(image: Tensor, side: int = 256) -> bytes:
     picture = to_pil(image)
     picture.thumbnail((side, side))
     picture.save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
+
+
+def png(picture: Image, about: str = "") -> bytes:
+    """A PNG file; about: JSON kept in it under "rechar"."""
+    from PIL.PngImagePlugin import PngInfo
+
+    info, buffer = PngInfo(), io.BytesIO()
+    if about:
+        info.add_itxt("rechar", about)
+    picture.save(buffer, "PNG", pnginfo=info)
     return buffer.getvalue()
 
 

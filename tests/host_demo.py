@@ -2,36 +2,19 @@
 
     python host_demo.py PACK FOLDER      in a ComfyUI checkout's folder
 
-Reads FOLDER/inputs.safetensors and FOLDER/config.json, writes FOLDER/outputs.safetensors and FOLDER/about.json. The
-module is imported as a part of the pack, without the pack's other nodes.
+Reads FOLDER/inputs.safetensors and FOLDER/config.json, writes FOLDER/outputs.safetensors and FOLDER/about.json.
 """
 
-import importlib
 import json
 import logging
-import sys
-import types
-from pathlib import Path
 
-PACK, FOLDER = Path(sys.argv[1]), Path(sys.argv[2])
-sys.argv = ["main.py", "--cpu", "--base-directory", str(FOLDER)]
-sys.path.insert(0, ".")
+from in_host import FOLDER, part, start
 
-import comfy.options  # noqa: E402
+start()
 
-comfy.options.enable_args_parsing()
-
+import comfy.model_management  # noqa: E402
 import torch  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
-
-
-def demo_model():
-    """nodes/host/demo_model.py, below packages whose __init__ is not run."""
-    for name, folder in (("rechar-pack", PACK), ("rechar-pack.nodes", PACK / "nodes")):
-        package = types.ModuleType(name)
-        package.__path__ = [str(folder)]
-        sys.modules[name] = package
-    return importlib.import_module("rechar-pack.nodes.host.demo_model")
 
 
 def run_clip(clip, prompts):
@@ -70,17 +53,12 @@ def run_vae(vae, model, inputs):
     return {"encoded": latent, "given": given, "decoded": vae.decode(inputs["codes"])}
 
 
-def part_of_pack(name):
-    """A module of the pack, below the packages that demo_model made."""
-    return importlib.import_module(f"rechar-pack.{name}")
-
-
 def run_blora(model, inputs):
     """The fused MODEL's predictions, and what three steps of training on MODEL give, weights compared after it."""
-    fusion, files = part_of_pack("rechar_core.fusion"), part_of_pack("rechar_core.files")
+    fusion, files = part("rechar_core.fusion"), part("rechar_core.files")
     before = {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
     both = files.read(FOLDER / "both.safetensors")
-    fused = part_of_pack("nodes.host.patch").patch_model(model, fusion.fuse(both, both, 0.7, 1.2))
+    fused = part("nodes.host.patch").patch_model(model, fusion.fuse(both, both, 0.7, 1.2))
     found = {f"fused_{name}": tensor for name, tensor in run_unet(fused, inputs).items()}
     found |= run_training(model, inputs)
     comfy.model_management.unload_all_models()
@@ -91,10 +69,10 @@ def run_blora(model, inputs):
 
 def run_training(model, inputs):
     """Losses and weights of a short run through the host's denoiser, with and without checkpointing."""
-    host, found = part_of_pack("nodes.host.denoiser"), {}
-    training = part_of_pack("rechar_core.training.loop").Training
-    values = part_of_pack("rechar_core.training.denoiser")
-    recipe = part_of_pack("rechar_core.training.recipe").TrainingRecipe(rank=4, steps=3, learning_rate=1e-2)
+    host, found = part("nodes.host.denoiser"), {}
+    training = part("rechar_core.training.loop").Training
+    values = part("rechar_core.training.denoiser")
+    recipe = part("rechar_core.training.recipe").TrainingRecipe(rank=4, steps=3, learning_rate=1e-2)
     size = torch.tensor([[192.0, 256.0, 0.0, 0.0, 192.0, 256.0]])
     for name, saving in (("trained", False), ("checkpointed", True)):
         with host.trainable(model) as denoiser, host.checkpointed(model, saving):
@@ -137,7 +115,7 @@ def precisions(model, clip, vae):
 
 def main():
     logging.basicConfig(level=logging.INFO, force=True)
-    host = demo_model()
+    host = part("nodes.host.demo_model")
     inputs, config = (
         load_file(FOLDER / "inputs.safetensors"),
         json.loads((FOLDER / "config.json").read_text()),

@@ -6,32 +6,14 @@ Reads FOLDER/inputs.safetensors, FOLDER/adapter_N.safetensors and FOLDER/config.
 and FOLDER/about.json.
 """
 
-import importlib
 import json
-import sys
-import types
-from pathlib import Path
 
-PACK, FOLDER = Path(sys.argv[1]), Path(sys.argv[2])
-sys.argv = ["main.py", "--cpu", "--fp32-text-enc", "--base-directory", str(FOLDER)]
-sys.path.insert(0, ".")
+from in_host import FOLDER, part, start
 
-import comfy.options  # noqa: E402
-
-comfy.options.enable_args_parsing()
+start("--fp32-text-enc")
 
 import torch  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
-
-for name, folder in (("rechar-pack", PACK), ("rechar-pack.nodes", PACK / "nodes")):
-    package = types.ModuleType(name)
-    package.__path__ = [str(folder)]
-    sys.modules[name] = package
-
-
-def part(name):
-    return importlib.import_module(f"rechar-pack.{name}")
-
 
 INPUTS, CONFIG = load_file(FOLDER / "inputs.safetensors"), json.loads((FOLDER / "config.json").read_text())
 HOST = part("nodes.host.references")

@@ -5,33 +5,16 @@
 Reads FOLDER/inputs.safetensors, writes FOLDER/outputs.safetensors and FOLDER/about.json.
 """
 
-import importlib
 import json
-import sys
 import types
-from pathlib import Path
 
-PACK, FOLDER = Path(sys.argv[1]), Path(sys.argv[2])
-sys.argv = ["main.py", "--cpu", "--base-directory", str(FOLDER)]
-sys.path.insert(0, ".")
+from in_host import FOLDER, part, start
 
-import comfy.options  # noqa: E402
-
-comfy.options.enable_args_parsing()
+start()
 
 import comfy.model_base  # noqa: E402
 import torch  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
-
-for name, folder in (("rechar-pack", PACK), ("rechar-pack.nodes", PACK / "nodes")):
-    package = types.ModuleType(name)
-    package.__path__ = [str(folder)]
-    sys.modules[name] = package
-
-
-def part(name):
-    """A module of the pack, without the pack's other nodes."""
-    return importlib.import_module(f"rechar-pack.{name}")
 
 
 def plain(run):
@@ -65,7 +48,15 @@ def plain(run):
     return losses
 
 
-def train(model, inputs, mode):
+def sampled(model, kind):
+    """MODEL as a Model Sampling node leaves it: its own type stays what it was."""
+    patched = model.clone()
+    sampling = comfy.model_base.model_sampling(model.model.model_config, kind)
+    patched.add_object_patch("model_sampling", sampling)
+    return patched
+
+
+def train(model, inputs, mode, prediction):
     """Losses and deltas of a short run on pictures of several shapes; mode None is the plain way."""
     host, loop = part("nodes.host.denoiser"), part("rechar_core.training.loop")
     values = part("rechar_core.training.denoiser")
@@ -78,6 +69,7 @@ def train(model, inputs, mode):
     size = torch.tensor([[192.0, 256.0, 0.0, 0.0, 192.0, 256.0]])
     pooled = torch.randn(1, unet.label_emb[0][0].in_features - 6 * 256, generator=draw)
     with host.trainable(model) as denoiser:
+        assert denoiser.prediction == prediction
         latents = [inputs[f"picture.{i}"].clone() for i in range(3)]
         moments = [values.LatentMoments(x, torch.full_like(x, 0.1)) for x in latents]
         cond = host.ordinary(values.Conditioning(context, pooled, size), denoiser.device)
@@ -113,11 +105,54 @@ def moved_back(model):
     return away and back and all(others[n].data_ptr() == before[n].data_ptr() for n in others) and bool(host)
 
 
+def half(model, clip, vae):
+    """A short run of the node on a fp16 MODEL and a RGBA picture: precision, losses, share of weights left 0."""
+    recipe = part("rechar_core.training.recipe").TrainingRecipe(
+        rank=4, steps=4, resolution=64, learning_rate=1e-3
+    )
+    unet = model.model.diffusion_model
+    unet.half().dtype = torch.float16
+    picture = torch.rand(1, 64, 64, 4, generator=torch.Generator().manual_seed(3))
+    try:
+        made = part("nodes.host.training").train(model, clip, vae, picture, recipe)
+    finally:
+        unet.float().dtype = torch.float32
+    still = torch.cat([(pair.up == 0).flatten().float() for pair in made.blora.pairs.values()]).mean()
+    return {"precision": made.blora.recipe["precision"], "losses": made.losses, "still": float(still)}
+
+
+def refusals(model, clip, vae):
+    """What is said of a MODEL, CLIP or VAE that cannot be trained with."""
+    from comfy.taesd.taesd import TAESD
+    from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
+
+    check, said = part("nodes.host.inputs").check_trainable, []
+    lcm = ModelSamplingDiscrete().patch(model, "lcm", False)[0]
+    only_l = types.SimpleNamespace(tokenize=lambda text: {"l": clip.tokenize(text)["l"]})
+    small_vae = types.SimpleNamespace(first_stage_model=TAESD(), latent_channels=4)
+    for given in ((lcm, clip, vae), (model, None, vae), (model, only_l, vae), (model, clip, None)):
+        said.append(refusal(check, *given))
+    said.append(refusal(check, model, clip, small_vae))
+    unet = model.model.diffusion_model
+    unet.in_channels = 9
+    said.append(refusal(check, model, clip, vae))
+    unet.in_channels = 4
+    return said
+
+
+def refusal(check, *given):
+    try:
+        check(*given)
+    except part("rechar_core.errors").ModelError as error:
+        return str(error)
+    return "accepted"
+
+
 def main():
     inputs = load_file(FOLDER / "inputs.safetensors")
     found, traces, draw = {}, 0, torch.Generator().manual_seed(11)
     with torch.inference_mode():  # as in a node
-        model, _, _ = part("nodes.host.demo_model").shared_demo()
+        model, clip, vae = part("nodes.host.demo_model").shared_demo()
         for (
             tensor
         ) in model.model.diffusion_model.parameters():  # the shipped ones are partly silent: noise gradients
@@ -128,9 +163,9 @@ def main():
             "v_prediction": comfy.model_base.ModelType.V_PREDICTION,
         }
         for prediction, kind in types_of.items():
-            model.model.model_type = kind
+            patched = sampled(model, kind)
             for mode in (None, "fast", "normal", "low"):
-                losses, deltas = train(model, inputs, mode)
+                losses, deltas = train(patched, inputs, mode, prediction)
                 found[f"{prediction}.{mode or 'plain'}.losses"] = losses.clone()
                 found[f"{prediction}.{mode or 'plain'}.deltas"] = deltas.clone()
                 modules = model.model.diffusion_model.modules()
@@ -138,8 +173,10 @@ def main():
         after = model.model.state_dict()
         changed = sum(not torch.equal(after[name], before[name]) for name in before)
         back = moved_back(model)
+        said, halved = refusals(model, clip, vae), half(model, clip, vae)
     save_file(found, FOLDER / "outputs.safetensors")
-    (FOLDER / "about.json").write_text(json.dumps({"changed": changed, "traces": traces, "moved_back": back}))
+    about = {"changed": changed, "traces": traces, "moved_back": back, "refusals": said, "half": halved}
+    (FOLDER / "about.json").write_text(json.dumps(about))
 
 
 main()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import json
 import os
 import re
 import shutil
@@ -61,6 +62,18 @@ def host_environment() -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
     quiet = {"HF_HUB_OFFLINE": "1", "NO_PROXY": "*", "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
     return kept | quiet
+
+
+def run_inside(script: Path, folder: Path) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """Run a script of ours with the host's Python (see in_host.py): its outputs.safetensors, about.json and log."""
+    from safetensors.torch import load_file
+
+    host = find_host()
+    command = [str(host.python), "-s", str(script), str(ROOT), str(folder)]
+    done = subprocess.run(command, cwd=host.folder, env=host_environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    about = json.loads((folder / "about.json").read_text())
+    return load_file(folder / "outputs.safetensors"), about, done.stderr
 
 
 def base_directory(folder: Path) -> Path:

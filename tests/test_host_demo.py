@@ -7,15 +7,14 @@ test the way that the node goes. Reference and host meet in a folder of safetens
 from __future__ import annotations
 
 import json
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from server import ROOT, find_host, host_environment
+from safetensors.torch import save_file
+from server import find_host, run_inside
 from torch import Tensor
 
 from rechar_core import files
@@ -173,7 +172,8 @@ def make_inputs(config: dict[str, Any]) -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module", params=["random", "shipped"])
 def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Both:
-    host, folder = find_host(), tmp_path_factory.mktemp("host_demo")
+    find_host()
+    folder = tmp_path_factory.mktemp("host_demo")
     config = build.read_config()
     parts = random_parts() if request.param == "random" else build.load_demo()
     inputs = make_inputs(config)
@@ -186,12 +186,8 @@ def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         inputs |= {f"state.{name}": tensor for name, tensor in state_of(parts).items()}
     save_file(inputs, folder / "inputs.safetensors")
     (folder / "config.json").write_text(json.dumps(config | {"prompts": PROMPTS}))
-    command = [str(host.python), "-s", str(SCRIPT), str(ROOT), str(folder)]
-    done = subprocess.run(command, cwd=host.folder, env=host_environment(), capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    about = json.loads((folder / "about.json").read_text())
-    found = load_file(folder / "outputs.safetensors")
-    return Both(expected, found, about | {"log": done.stderr}, request.param == "random")
+    found, about, log = run_inside(SCRIPT, folder)
+    return Both(expected, found, about | {"log": log}, request.param == "random")
 
 
 @pytest.mark.parametrize("step", TIMESTEPS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,8 @@ from typing import Any
 import adapters
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from server import ROOT, find_host, host_environment
+from safetensors.torch import save_file
+from server import find_host, run_inside
 from test_host_demo import random_parts, state_of
 from torch import Tensor
 
@@ -165,7 +164,8 @@ def run_vision(inputs: dict[str, Tensor], states: list[adapters.State], model: A
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> Both:
-    host, folder = find_host(), tmp_path_factory.mktemp("host_references")
+    find_host()
+    folder = tmp_path_factory.mktemp("host_references")
     config, parts = build.read_config(), random_parts()
     state = state_of(parts)
     names = adapters.cross_attentions(parts.unet)
@@ -183,11 +183,8 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Both:
     (folder / "vision.json").write_text(json.dumps(VISION))
     config |= {"cases": CASES, "sizes": list(SIZES), "roles": ROLES, "timestep": TIMESTEP}
     (folder / "config.json").write_text(json.dumps(config))
-    command = [str(host.python), "-s", str(SCRIPT), str(ROOT), str(folder)]
-    done = subprocess.run(command, cwd=host.folder, env=host_environment(), capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    about = json.loads((folder / "about.json").read_text())
-    return Both(expected, load_file(folder / "outputs.safetensors"), about)
+    found, about, _ = run_inside(SCRIPT, folder)
+    return Both(expected, found, about)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -40,6 +40,17 @@ def test_fit_leaves_a_fitting_picture_alone():
     assert torch.equal(images.fit(image, 64), image * 2 - 1)
 
 
+def test_transparency_of_an_image_in_the_graph_is_white_and_grey_is_colour():
+    """A failure means that a cut-out glyph is trained as black on black."""
+    black = torch.zeros(2, 3, 5, 4)
+    black[:, :, 2:, 3] = 0.5
+    flat = images.rgb(black)
+    assert flat.shape == (2, 3, 5, 3)
+    assert (flat[:, :, :2] == 1).all() and (flat[:, :, 2:] == 0.5).all()
+    assert torch.equal(images.rgb(black[..., 3:]), black[..., 3:].repeat(1, 1, 1, 3))
+    assert torch.equal(images.rgb(flat), flat)
+
+
 def test_extreme_shape_is_refused():
     with pytest.raises(ImageError, match="1000 x 10; .* factor of 8"):
         images.fit(torch.rand(1, 3, 10, 1000), 64)

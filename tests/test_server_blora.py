@@ -41,7 +41,10 @@ def lora_file(comfy: Server, name: str) -> Path:
 
 
 def test_saved_files_say_what_they_are(comfy: Server, saved: dict[str, str]):
-    assert saved == {"structure": "test/羅_structure.safetensors", "style": "test/羅_style.safetensors"}
+    assert {part: Path(name).as_posix() for part, name in saved.items()} == {
+        "structure": "test/羅_structure.safetensors",
+        "style": "test/羅_style.safetensors",
+    }
     for part, name in saved.items():
         blora = files.read(lora_file(comfy, name))
         assert [b.name for b in blora.blocks] == [part]
@@ -246,9 +249,12 @@ def test_elements_stay_in_their_region(comfy: Server):
             {"train": train(), "y": node("ReCharSaveBLoRA", name="../../evil", structure=BOTH[0])},
             "cannot be a file name",
         ),
-        (
-            {"train": train(), "y": node("ReCharSaveBLoRA", name="", structure=BOTH[0])},
-            "cannot be a file name",
+        *(
+            (
+                {"train": train(), "y": node("ReCharSaveBLoRA", name=name, structure=BOTH[0])},
+                "cannot be a file name",
+            )
+            for name in ("", "evil/..", ".", "e\nvil", "C:evil")
         ),
         (
             {"x": prompt_node(elements="", template="a cat"), "s": show(["x", 1])},
@@ -260,12 +266,25 @@ def test_elements_stay_in_their_region(comfy: Server):
             "none.safetensors",
         ),
     ],
-    ids=["steps", "resolution", "nothing", "escape", "name", "kept", "block", "file"],
+    ids=[
+        "steps",
+        "resolution",
+        "nothing",
+        "escape",
+        "name",
+        "folder",
+        "dot",
+        "line",
+        "drive",
+        "kept",
+        "block",
+        "file",
+    ],
 )
 def test_bad_input_is_one_clear_sentence(comfy: Server, nodes: Any, words: str):
     error = comfy.run(demo(**nodes)).error
     assert words in error and "\n" not in error
-    assert not list(comfy.base.rglob("evil*"))
+    assert not list(comfy.base.rglob("evil*")) and not list((comfy.base / "models").glob("*.safetensors"))
 
 
 @pytest.mark.parametrize(

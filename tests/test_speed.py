@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from pathlib import Path
 
 import pytest
 import tiny
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
-from server import ROOT, find_host, host_environment
+from safetensors.torch import save_file
+from server import find_host, run_inside
 
 from rechar_core.errors import RecipeError, TrainingError
+from rechar_core.standalone.base import encode_prompt
 from rechar_core.standalone.denoiser import DiffusersDenoiser
 from rechar_core.training import checkpoint, objective, presets
 from rechar_core.training.denoiser import LatentMoments
@@ -92,7 +91,7 @@ def test_the_split_loop_is_the_unsplit_loop(pipe, prediction, mode, batch_size):
 def test_suffix_of_prefix_is_the_unet(pipe):
     """A failure means that the split leaves something of the UNet out."""
     denoiser = DiffusersDenoiser(pipe.unet, pipe.scheduler.config)
-    cond = tiny.conditioning_of(pipe, "A [v]", 64)
+    cond = encode_prompt(pipe, "A [v]", 64)
     x, t = torch.randn(3, 4, 10, 14), torch.tensor([1, 500, 999])
     added = {"text_embeds": cond.pooled.expand(3, -1), "time_ids": cond.time_ids.expand(3, -1)}
     with torch.no_grad():
@@ -136,7 +135,7 @@ def test_training_leaves_no_trace_in_any_mode(pipe):
 def test_another_prompt_is_not_answered_with_the_kept_context(pipe):
     """A failure means that previews or a second run see the first prompt's keys and values."""
     denoiser = DiffusersDenoiser(pipe.unet, pipe.scheduler.config)
-    first, second = (tiny.conditioning_of(pipe, prompt, 64) for prompt in ("A [v]", "A teapot of moss"))
+    first, second = (encode_prompt(pipe, prompt, 64) for prompt in ("A [v]", "A teapot of moss"))
     x, t = torch.randn(1, 4, 8, 8), torch.tensor([300])
     with torch.no_grad():
         expected = [denoiser.predict(x, t, cond) for cond in (first, second, first)]
@@ -362,14 +361,13 @@ def test_presets_are_recipes():
 @pytest.fixture(scope="module")
 def host(tmp_path_factory):
     """What host_training.py found: the same demo-size runs through the host's own forward and through ours."""
-    found, folder = find_host(), tmp_path_factory.mktemp("host_training")
+    find_host()
+    folder = tmp_path_factory.mktemp("host_training")
     draw = torch.Generator().manual_seed(1)
     inputs = {f"picture.{i}": torch.randn(1, 4, *s, generator=draw) for i, s in enumerate(SHAPES)}
     save_file(inputs, folder / "inputs.safetensors")
-    command = [str(found.python), "-s", str(SCRIPT), str(ROOT), str(folder)]
-    done = subprocess.run(command, cwd=found.folder, env=host_environment(), capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    return load_file(folder / "outputs.safetensors"), json.loads((folder / "about.json").read_text())
+    found, about, _ = run_inside(SCRIPT, folder)
+    return found, about
 
 
 @pytest.mark.host
@@ -390,3 +388,24 @@ def test_the_hosts_weights_are_its_own_again_in_every_mode(host):
     assert about["changed"] == 0
     assert about["traces"] == 0
     assert about["moved_back"]
+
+
+@pytest.mark.host
+def test_a_half_precision_model_is_trained_with_scaled_gradients(host):
+    """A failure means that fp16 gradients, the host's default on most cards, vanish and weights never move."""
+    half = host[1]["half"]
+    assert half["precision"] == "fp16"
+    assert torch.tensor(half["losses"]).isfinite().all()
+    assert half["still"] < 0.01
+
+
+@pytest.mark.host
+def test_what_cannot_be_trained_with_is_refused_by_name(host):
+    words = (
+        "sampled as ModelSamplingDiscreteDistilled, LCM",
+        "The CLIP is missing",
+        "it has l",
+        "The VAE is missing",
+    )
+    for said, wanted in zip(host[1]["refusals"], (*words, "a TAESD", "takes 9 channels"), strict=True):
+        assert wanted in said

@@ -15,6 +15,7 @@ from rechar_core import files, fusion
 from rechar_core.blocks import STRUCTURE, STYLE
 from rechar_core.errors import RecipeError, TrainingError
 from rechar_core.images import fit, read
+from rechar_core.standalone.base import encode_picture, encode_prompt
 from rechar_core.standalone.denoiser import DiffusersDenoiser
 from rechar_core.training import checkpoint, objective
 from rechar_core.training.denoiser import LatentMoments
@@ -38,9 +39,9 @@ def test_reproduces_the_published_trainer(pipe, mode):
     run = tiny.RUNS["lr5e-5"]
     recipe = TrainingRecipe(prompt=run["prompt"], rank=8, steps=20, learning_rate=5e-5, resolution=256)
     denoiser = DiffusersDenoiser(pipe.unet, pipe.scheduler.config)
-    moments = tiny.moments_of(pipe, fit(read(tiny.REFERENCE / run["image"]), 256))
+    moments = encode_picture(pipe, fit(read(tiny.REFERENCE / run["image"]), 256))
     draws = tiny.PublishedDraws(run["seed"], denoiser.layers())
-    conditioning = tiny.conditioning_of(pipe, run["prompt"], 256)
+    conditioning = encode_prompt(pipe, run["prompt"], 256)
     training = tiny.finish(Training(denoiser, [moments], conditioning, recipe, draws, mode=mode))
     assert torch.tensor(training.loss_values()).sub(torch.tensor(run["losses"])).abs().max() < 1e-6
     saved = load_file(tiny.REFERENCE / run["lora"])

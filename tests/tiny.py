@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from rechar_core.standalone.base import encode_picture, encode_prompt
+from rechar_core.standalone.base import encode_prompt
 from rechar_core.standalone.denoiser import DiffusersDenoiser
-from rechar_core.training.denoiser import Conditioning, LatentMoments
+from rechar_core.training.denoiser import LatentMoments
 from rechar_core.training.draws import StepDraws
 from rechar_core.training.loop import Training
 from rechar_core.training.recipe import TrainingRecipe
@@ -48,14 +48,6 @@ def finish(run: Training) -> Training:
     for _ in run.steps():
         pass
     return run
-
-
-def conditioning_of(pipe, prompt: str, resolution: int) -> Conditioning:
-    return encode_prompt(pipe, prompt, resolution)
-
-
-def moments_of(pipe, pixels: torch.Tensor) -> LatentMoments:
-    return encode_picture(pipe, pixels)
 
 
 class PublishedDraws:

@@ -10,15 +10,20 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ...rechar_core.images import fit
+from ...rechar_core.errors import ImageError
+from ...rechar_core.images import fit, rgb
 from ...rechar_core.training.context import ConstantContext, Once
 from ...rechar_core.training.denoiser import Conditioning, LatentMoments, Prediction, Prefix
+from ...rechar_core.training.frozen import gated, normed_conv, plain_conv, upsampled
 from ...rechar_core.training.memory import Mode
-from .patch import block_paths, check_sdxl
+from ...rechar_core.training.recipe import Precision
+from .inputs import prediction_of
+from .patch import block_paths
 from .weights import Weights
 
 _PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
 _OF_CONTEXT = (".attn2.to_k", ".attn2.to_v")
+_PRECISIONS: dict[torch.dtype, Precision] = {torch.float16: "fp16", torch.bfloat16: "bf16"}
 
 
 class HostDenoiser:
@@ -29,14 +34,11 @@ class HostDenoiser:
     """
 
     def __init__(self, model: Any, weights: Weights):
-        from comfy import model_base
-
-        check_sdxl(model)
         self.patcher, self.model, self.weights = model, model.model, weights
         self.device: torch.device = model.load_device
-        v = self.model.model_type == model_base.ModelType.V_PREDICTION
-        self.prediction: Prediction = "v_prediction" if v else "epsilon"
-        self.alphas_cumprod: Tensor = 1 / (1 + self.model.model_sampling.sigmas.detach().clone().float() ** 2)
+        self.prediction: Prediction = prediction_of(model)
+        sigmas = model.get_model_object("model_sampling").sigmas.detach().clone().float()
+        self.alphas_cumprod: Tensor = 1 / (1 + sigmas**2)
         self._paths = block_paths(model)
         self._alternate = False
         self._context, self._cond = ConstantContext(), Once(self._prepare)
@@ -62,8 +64,10 @@ class HostDenoiser:
         self._alternate = mode == "low"
         if mode is None:
             return
+        unet = self.model.diffusion_model
+        self._attached.enter_context(gated(unet.output_blocks.modules()))
         self._attached.enter_context(checkpointed(self.patcher, mode != "fast"))
-        fed = {n: m for n, m in self.model.diffusion_model.named_modules() if n.endswith(_OF_CONTEXT)}
+        fed = {n: m for n, m in unet.named_modules() if n.endswith(_OF_CONTEXT)}
         self._attached.enter_context(self._context.attached(fed))
 
     def prefix(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Prefix:
@@ -97,16 +101,17 @@ class HostDenoiser:
         unet, hidden, skips = self.model.diffusion_model, prefix.hidden, list(prefix.skips)
         options = _options(prefix.skips[0])
         context = self._context.expand(self._cond(conditioning)[0], len(hidden))
-        for i, block in enumerate(unet.output_blocks):
+        for i, (residual, *layers) in enumerate(unet.output_blocks):
             options["block"] = ("output", i)
-            layers = list(block)[1:] if i == 0 else block
             if i:
-                hidden = torch.cat([hidden, skips.pop()], dim=1)
-            shape = skips[-1].shape if skips else None  # of the next skip, which the upsampler has to meet
-            hidden = openaimodel.forward_timestep_embed(
-                layers, hidden, prefix.embedding, context, options, shape
-            )
-        return unet.out(hidden.to(self._dtype())).float()
+                hidden = _residual(residual, hidden, skips.pop(), prefix.embedding)
+            for layer in layers:
+                if isinstance(layer, openaimodel.Upsample):
+                    hidden = upsampled(layer.conv, hidden, skips[-1].shape[2:])  # to meet the next skip
+                else:
+                    hidden = layer(hidden, context, options)
+                    options["transformer_index"] += 1
+        return normed_conv(unet.out[0], unet.out[2], hidden.to(self._dtype())).float()
 
     def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         return self.suffix(self.prefix(noisy, timesteps, conditioning), conditioning)
@@ -115,6 +120,11 @@ class HostDenoiser:
     def itemsize(self) -> int:
         """Bytes of one value of the computation."""
         return torch.empty(0, dtype=self._dtype()).element_size()
+
+    @property
+    def precision(self) -> Precision:
+        """Of the computation: fp16 gradients need a scale, or they vanish."""
+        return _PRECISIONS.get(self._dtype(), "no")
 
     def _dtype(self) -> torch.dtype:
         return self.model.manual_cast_dtype or self.model.get_dtype()
@@ -148,6 +158,14 @@ class HostDenoiser:
         first = unet.output_blocks[0]
         before = [unet.time_embed, unet.label_emb, unet.input_blocks, unet.middle_block, first[0]]
         return before, [*first[1:], *unet.output_blocks[1:], unet.out]
+
+
+def _residual(block: Any, hidden: Tensor, skip: Tensor, embedding: Tensor) -> Tensor:
+    """ResBlock._forward of hidden and skip side by side, as SDXL has it: no scale-shift norm, no resampling."""
+    inner = normed_conv(block.in_layers[0], block.in_layers[2], hidden, skip)
+    inner = inner + block.emb_layers(embedding).to(inner.dtype)[..., None, None]
+    outer = normed_conv(block.out_layers[0], block.out_layers[3], inner)
+    return plain_conv(block.skip_connection, hidden, skip) + outer
 
 
 def _options(noisy: Tensor) -> dict[str, Any]:
@@ -184,15 +202,14 @@ def trainable(model: Any) -> Iterator[HostDenoiser]:
 
 @contextmanager
 def checkpointed(model: Any, wanted: bool) -> Iterator[None]:
-    """Gradient checkpointing of the transformer and residual blocks behind the LoRA's first layers.
+    """Gradient checkpointing of the transformer blocks behind the LoRA's first layers.
 
     transformer_options are copied for the recomputation: the host counts blocks in them as it goes along.
     """
     from comfy.ldm.modules.attention import BasicTransformerBlock
-    from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
 
-    kinds = (BasicTransformerBlock, ResBlock)
-    blocks = [m for m in model.model.diffusion_model.output_blocks.modules() if isinstance(m, kinds)]
+    unet = model.model.diffusion_model
+    blocks = [m for m in unet.output_blocks.modules() if isinstance(m, BasicTransformerBlock)]
     try:
         for block in blocks if wanted else []:
             block.forward = _Checkpointed(block.forward)  # an instance attribute, removed below
@@ -203,19 +220,19 @@ def checkpointed(model: Any, wanted: bool) -> Iterator[None]:
 
 
 class _Checkpointed:
-    """Forward of (x, context, transformer_options) or of (x, embedding); without gradients it is the plain one."""
+    """Forward of (x, context, transformer_options); without gradients it is the plain one."""
 
     def __init__(self, forward: Any):
         self.forward = forward
 
     def __call__(
-        self, x: Tensor, other: Tensor | None = None, transformer_options: Any = None, **named: Any
+        self, x: Tensor, context: Tensor | None = None, transformer_options: Any = None, **_: Any
     ) -> Any:
-        other = named.pop("context", other)
-        options = () if transformer_options is None else (dict(transformer_options),)
         if not torch.is_grad_enabled():
-            return self.forward(x, other, *options)
-        return checkpoint(lambda a, c: self.forward(a, c, *map(dict, options)), x, other, use_reentrant=False)
+            return self.forward(x, context, dict(transformer_options or {}))
+        return checkpoint(
+            lambda a, c: self.forward(a, c, dict(transformer_options or {})), x, context, use_reentrant=False
+        )
 
 
 def encode_prompt(clip: Any, prompt: str, resolution: int) -> Conditioning:
@@ -235,16 +252,19 @@ def encode_pictures(vae: Any, images: Tensor, resolution: int, scale: float) -> 
     """The VAE's posterior of each picture of IMAGE (B, H, W, C) in 0..1, in fp32, scaled.
 
     VAEEncode returns only the posterior's mode, and rounds to the VAE's own dtype; so a fp32 copy is asked.
+    Raises ImageError if there is no picture.
     """
     import copy
 
     import comfy.model_management
 
+    if not len(images):
+        raise ImageError("The batch of pictures is empty; connect at least one picture.")
     comfy.model_management.load_models_gpu([vae.patcher], force_full_load=True)
     encoder = copy.deepcopy(vae.first_stage_model).float()
     moments = []
     for image in images:
-        pixels = fit(image[None, ..., :3].movedim(-1, 1).float(), resolution).to(vae.device)
+        pixels = fit(rgb(image[None]).movedim(-1, 1), resolution).to(vae.device)
         mean, logvar = encoder.quant_conv(encoder.encoder(pixels)).chunk(2, dim=1)
         std = logvar.clamp(-30, 20).mul(0.5).exp()
         moments.append(LatentMoments(mean * scale, std * scale))

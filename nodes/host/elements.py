@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ...rechar_core.elements import Word, packed, without_elements
+from .inputs import check_clip
 
 Tokens = dict[str, list[list[tuple[Any, float]]]]
 
@@ -16,7 +17,9 @@ def element_conditioning(clip: Any, words: tuple[Word, ...], region: Tensor | No
     """CONDITIONING of the words; with a region (MASK) the elements act inside it only.
 
     Outside the region the same prompt without its elements is used; both parts tile the picture exactly.
+    Raises ModelError if CLIP is not SDXL's.
     """
+    check_clip(clip)
     if region is None:
         return [_encode(clip, words)]
     region = region if region.ndim == 3 else region[None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from ...rechar_core.errors import FileError
@@ -11,7 +12,7 @@ def lora_names() -> list[str]:
     """Names of all LoRA files the host knows, as its own loader lists them."""
     import folder_paths
 
-    return [name for name in folder_paths.get_filename_list("loras") if name.endswith(".safetensors")]
+    return [name for name in folder_paths.get_filename_list("loras") if name.lower().endswith(".safetensors")]
 
 
 def lora_path(name: str) -> Path:
@@ -26,27 +27,19 @@ def lora_path(name: str) -> Path:
     return Path(found)
 
 
-def new_lora_path(name: str) -> Path:
-    """Where a LoRA called `name` ("glyph" or "folder/glyph") is to be saved, in the first LoRA folder.
-
-    Raises FileError if the name is empty or would leave that folder.
-    """
+def new_lora_folder() -> Path:
+    """Where new LoRA files go: the first of the host's LoRA folders."""
     import folder_paths
 
-    folder = Path(folder_paths.get_folder_paths("loras")[0]).resolve()
-    return inside(folder, name)
+    return Path(os.path.abspath(folder_paths.get_folder_paths("loras")[0]))
 
 
 def inside(folder: Path, name: str) -> Path:
-    """`folder / name`. Raises FileError if the name is empty, absolute, or leads out of the folder."""
+    """`folder / name`, for an absolute folder. Raises FileError if the name is empty or leads out of it."""
     clean = name.strip().replace("\\", "/").removesuffix(".safetensors")
-    path = (folder / clean).resolve()
-    if (
-        not clean
-        or clean.endswith("/")
-        or any(c in clean for c in '<>:"|?*')
-        or not path.is_relative_to(folder)
-    ):
+    path = Path(os.path.normpath(folder / clean))  # links inside the folder are the user's own and stay
+    odd = any(c in '<>:"|?*' or ord(c) < 32 for c in clean)
+    if not clean or clean.endswith("/") or odd or folder not in path.parents:
         raise FileError(
             f"'{name}' cannot be a file name in {folder.name}; use letters, digits and '/' for a subfolder."
         )

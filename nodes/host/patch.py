@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ...rechar_core.blocks import block_of_host
 from ...rechar_core.errors import ModelError
 from ...rechar_core.keys import format_key
+from .inputs import check_sdxl
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,21 +18,6 @@ if TYPE_CHECKING:
 
 _HOST = "comfy"
 _PREFIX = "diffusion_model."
-
-
-def check_sdxl(model: Any) -> None:
-    """Raises ModelError unless a MODEL is SDXL with epsilon or v-prediction, naming what it is instead."""
-    from comfy import model_base
-
-    kind = type(model.model)
-    if not issubclass(kind, model_base.SDXL):
-        raise ModelError(
-            f"This MODEL is {kind.__name__}; a B-LoRA lives in SDXL only. Load an SDXL checkpoint."
-        )
-    if model.model.model_type not in (model_base.ModelType.EPS, model_base.ModelType.V_PREDICTION):
-        raise ModelError(
-            f"This SDXL has {model.model.model_type.name} sampling; load one with epsilon or v-prediction."
-        )
 
 
 def block_paths(model: Any) -> dict[str, str]:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from ...rechar_core import files
 from ...rechar_core.errors import LoraError
-from ...rechar_core.images import jpeg
-from .folders import new_lora_path
+from ...rechar_core.images import jpeg, rgb
+from .folders import inside, new_lora_folder
 
 if TYPE_CHECKING:
     from ...rechar_core.lora import BLora
@@ -21,11 +21,12 @@ def save(name: str, parts: dict[str, BLora | None], thumbnail: Any = None) -> li
     given = {part: blora for part, blora in parts.items() if blora is not None}
     if not given:
         raise LoraError("There is nothing to save: connect a structure or a style BLORA.")
-    path = new_lora_path(name)
-    small = None if thumbnail is None else jpeg(thumbnail[0].movedim(-1, 0)[:3])
+    folder = new_lora_folder()
+    path = inside(folder, name)
+    small = None if thumbnail is None else jpeg(rgb(thumbnail[0]).movedim(-1, 0))
     written = []
     for part, blora in given.items():
         file = path.with_name(f"{path.name}_{part}.safetensors")
         files.write(blora, file, thumbnail=small, title=file.stem)
-        written.append(file.name if "/" not in name else f"{name.rsplit('/', 1)[0]}/{file.name}")
+        written.append(str(file.relative_to(folder)))
     return written

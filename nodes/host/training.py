@@ -21,7 +21,7 @@ from ...rechar_core.training.memory import Mode, choose
 from ...rechar_core.training.recipe import TrainingRecipe
 from .denoiser import HostDenoiser, encode_pictures, encode_prompt, ordinary, trainable
 from .folders import cache_folder
-from .patch import check_sdxl
+from .inputs import check_trainable
 from .progress import Progress, latent_preview
 
 _PREVIEWS = 40  # at most this many a run; each costs one forward pass
@@ -44,10 +44,11 @@ def train(model: Any, clip: Any, vae: Any, images: Tensor, recipe: TrainingRecip
     A cancelled run keeps its state and goes on from there when the same job is queued again.
     Raises ReCharError on bad input, the host's interrupt on cancel.
     """
-    check_sdxl(model)
+    check_trainable(model, clip, vae)
     conditioning = encode_prompt(clip, recipe.prompt, recipe.resolution)
     moments = encode_pictures(vae, images, recipe.resolution, model.model.latent_format.scale_factor)
     with trainable(model) as denoiser:
+        recipe = replace(recipe, precision=denoiser.precision)  # the MODEL's own, not the user's to choose
         pictures = [LatentMoments(*(t.to(denoiser.device).clone() for t in (m.mean, m.std))) for m in moments]
         cond = ordinary(conditioning, denoiser.device)
         mode = _mode(recipe, denoiser, pictures)

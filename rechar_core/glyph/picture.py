@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..errors import ImageError
+from ..images import rgb
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,12 +45,9 @@ def from_picture(
 
 def _grey(picture: Tensor) -> Tensor:
     """(h, w, C) as luminance (h, w), Rec. 601."""
-    rgb = picture[..., :3].float()
-    if picture.shape[-1] == 4:
-        rgb = 1 + picture[..., 3:].float() * (rgb - 1)
-    if rgb.shape[-1] == 1:
-        return rgb[..., 0]
-    return rgb @ rgb.new_tensor([0.299, 0.587, 0.114])
+    import torch
+
+    return rgb(picture) @ picture.new_tensor([0.299, 0.587, 0.114], dtype=torch.float32)
 
 
 def _one(grey: Tensor, size: tuple[int, int], threshold: float | None, invert: str, margin: float) -> Tensor:

@@ -1,0 +1,71 @@
+"""What comes in over MODEL, CLIP and VAE wires: SDXL's own, or refused in one sentence before any work is done."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ...rechar_core.errors import ModelError
+
+if TYPE_CHECKING:
+    from ...rechar_core.training.denoiser import Prediction
+
+_LATENT_CHANNELS = 4
+
+
+def check_sdxl(model: Any) -> None:
+    """Raises ModelError unless a MODEL is SDXL with epsilon or v-prediction, naming what it is instead."""
+    from comfy import model_base
+
+    kind = type(model.model)
+    if not issubclass(kind, model_base.SDXL):
+        raise ModelError(
+            f"This MODEL is {kind.__name__}; a B-LoRA lives in SDXL only. Load an SDXL checkpoint."
+        )
+    if model.model.model_type not in (model_base.ModelType.EPS, model_base.ModelType.V_PREDICTION):
+        raise ModelError(
+            f"This SDXL has {model.model.model_type.name} sampling; load one with epsilon or v-prediction."
+        )
+
+
+def check_trainable(model: Any, clip: Any, vae: Any) -> None:
+    """Raises ModelError unless all three are SDXL's, and MODEL one that is drawn with from noise alone."""
+    check_sdxl(model)
+    prediction_of(model)
+    channels = model.model.diffusion_model.in_channels
+    if channels != _LATENT_CHANNELS:
+        raise ModelError(
+            f"This SDXL takes {channels} channels (an inpainting or editing model); train on a plain SDXL checkpoint."
+        )
+    check_clip(clip)
+    encoder = getattr(vae, "first_stage_model", None)
+    if getattr(encoder, "quant_conv", None) is None or vae.latent_channels != _LATENT_CHANNELS:
+        found = "missing" if vae is None else f"a {type(encoder).__name__}"
+        raise ModelError(f"The VAE is {found}; training needs SDXL's own: use Load VAE with sdxl_vae.")
+
+
+def prediction_of(model: Any) -> Prediction:
+    """What MODEL's UNet predicts by its present sampling, which a node may have changed since it was loaded.
+
+    Raises ModelError for the samplings that have no such training objective (LCM, x0, EDM).
+    """
+    from comfy.model_sampling import EPS, V_PREDICTION, ModelSamplingDiscrete
+
+    kinds = type(model.get_model_object("model_sampling")).__bases__
+    if ModelSamplingDiscrete in kinds and V_PREDICTION in kinds:
+        return "v_prediction"
+    if ModelSamplingDiscrete in kinds and EPS in kinds:
+        return "epsilon"
+    raise ModelError(
+        f"This MODEL is sampled as {', '.join(k.__name__ for k in kinds)}; training needs epsilon or v-prediction: "
+        "take MODEL from before the Model Sampling node."
+    )
+
+
+def check_clip(clip: Any) -> None:
+    """Raises ModelError unless a CLIP has SDXL's two text encoders."""
+    found = [] if clip is None else sorted(clip.tokenize(""))
+    if found != ["g", "l"]:
+        raise ModelError(
+            f"The CLIP is {'missing' if clip is None else 'not that of SDXL (it has ' + ', '.join(found) + ')'}; "
+            "use the checkpoint's, or Load Dual CLIP with clip_l, clip_g and type sdxl."
+        )
