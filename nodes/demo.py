@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from .host.demo_model import shared_demo
+from .sockets import Adapters
 
 
 class ReCharDemoModel(io.ComfyNode):
@@ -36,4 +37,34 @@ class ReCharDemoModel(io.ComfyNode):
         return io.NodeOutput(*shared_demo())
 
 
-NODES = [ReCharDemoModel]
+class ReCharDemoReferences(io.ComfyNode):
+    """Reference adapters and an edge ControlNet for the demo model."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ReCharDemoReferences",
+            display_name="Load Demo References (ReChar)",
+            category="ReChar/Models",
+            description=(
+                "The small reference adapters, image encoder and edge ControlNet that ship with ReChar, for the demo "
+                "model only. For real pictures use Load Reference Adapters and Load ControlNet Model."
+            ),
+            outputs=[
+                Adapters.Output(
+                    "adapters", display_name="adapters", tooltip="For Encode Reference and ReChar Pipeline."
+                ),
+                io.ControlNet.Output(
+                    "control_net", display_name="CONTROL_NET", tooltip="Takes white edges on black."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        from .host.demo_references import demo_references
+
+        return io.NodeOutput(*demo_references())
+
+
+NODES = [ReCharDemoModel, ReCharDemoReferences]
