@@ -13,7 +13,7 @@ import tiny
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from test_painter import control_net, encoder, pipe, states  # noqa: F401: fixtures
+from test_painter import control_net, encoder, pipe, states  # noqa: F401
 
 from rechar_core.standalone.cli import main
 

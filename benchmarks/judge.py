@@ -1,0 +1,143 @@
+"""What the quality benchmark measures of a picture, beside pictures that must win or lose."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rechar_core.glyph import find, known, open_face, render
+from rechar_core.metrics.legibility import rank, rivals
+from rechar_core.metrics.score import RANKS, Target, black_on_white, controls, leak, score
+from rechar_core.metrics.segment import glyph_mask
+
+Array = Any
+RIVALS = 20
+_SMALL = 64  # pixels at which candidates are compared
+
+# Script -> the character, the font that ships with ReChar, and what else of that font it could be taken for.
+GLYPHS: dict[str, tuple[str, str, str]] = {
+    "han": ("羅", "ReChar CJK", "CJK UNIFIED"),
+    "hangul": ("한", "ReChar CJK", "HANGUL SYLLABLE"),
+    "arabic": ("ع", "ReChar Arabic", "ARABIC LETTER"),
+    "devanagari": ("क", "ReChar Devanagari", "DEVANAGARI LETTER"),
+    "latin": ("&", "ReChar CJK", "LATIN"),
+}
+_MARGIN = 0.17  # the demo model learnt glyphs of two thirds of the picture
+
+# Measure -> whether more is better; the order is that of the table.
+MEASURES: dict[str, bool] = {
+    "both": True,
+    "structure": True,
+    "iou": True,
+    "dice": True,
+    "iou_otsu": True,
+    "skeleton_recall": True,
+    "edge_f1": True,
+    "edge_f1_everywhere": True,
+    "chamfer": False,
+    "hd95": False,
+    "topology": False,
+    "top_1": True,
+    "reciprocal_rank": True,
+    "ssim_grey": True,
+    "ssim_edges": True,
+    "ssim_masks": True,
+    "colour_distance": False,
+    "leak": False,
+    "clip_style": True,
+    "clip_elements": True,
+}
+
+
+class Judge:
+    """Everything that is known of one glyph: its mask at the picture's size and what it could be mistaken for."""
+
+    def __init__(self, script: str, side: int, weights: Weights | None = None):
+        character, font, kind = GLYPHS[script]
+        self.face, self.side, self.weights = open_face(find(font, known())), side, weights
+        self.soft = self._mask(character, side)
+        self.target = Target(self.soft >= 0.5)
+        self.rivals = self._rivals(character, kind)
+
+    def _mask(self, character: str, side: int) -> Array:
+        return render(character, self.face, (side, side), margin=_MARGIN).mask.numpy()
+
+    def _rivals(self, character: str, kind: str) -> dict[str, Array]:
+        """The nearest characters of the same kind in the font, the most alike first."""
+        from unicodedata import name
+
+        alike = [c for c in characters(self.face) if c != character and name(c, "").startswith(kind)]
+        small = {c: self._mask(c, _SMALL) >= 0.5 for c in alike}
+        found = rivals(self._mask(character, _SMALL) >= 0.5, small, RIVALS)
+        return {c: self._mask(c, self.side) >= 0.5 for c in found}
+
+    def __call__(self, picture: Array, style: Array, style_drawn: Array | None = None) -> dict[str, float]:
+        """All measures of a picture (H, W, 3) in 0..1 against the glyph and a style picture."""
+        found = score(picture, self.target, style)
+        place = rank(glyph_mask(picture, self.target.mask), self.target.mask, list(self.rivals.values()))
+        found |= {"top_1": float(place == 1), "reciprocal_rank": 1 / place}
+        found |= {name: RANKS[name](found) for name in ("structure", "both")}
+        if style_drawn is not None:
+            found["leak"] = leak(style_drawn, self.target.mask)
+        return found | (self.weights(picture, style) if self.weights else {})
+
+    def controls(self) -> dict[str, Array]:
+        """Pictures whose measures say what a measure is worth: the glyph itself, a blank, the nearest other glyph, the
+        glyph turned, the glyph shifted; all black on white."""
+        made = controls(self.target.mask)
+        nearest = next(iter(self.rivals.values()))
+        return {"itself": made.pop("itself"), **made, "wrong glyph": black_on_white(nearest)}
+
+
+def characters(face: Any) -> list[str]:
+    """What a font has, in Unicode's order."""
+    return [chr(code) for code in sorted(face.font.face.unicodes)]
+
+
+class Weights:
+    """Measures that need weights of others: CLIP, from a local folder in transformers' layout.
+
+    clip_style: cosine of the picture's and the style picture's image embeddings. clip_elements: cosine of picture and
+    the elements' text, less that of the undecorated glyph. Raises FileNotFoundError if the folder lacks a file.
+    """
+
+    def __init__(self, folder: Path, elements: str, undecorated: Array):
+        missing = [
+            n for n in ("config.json", "model.safetensors", "tokenizer.json") if not (folder / n).is_file()
+        ]
+        if missing:
+            raise FileNotFoundError(
+                f"{folder} lacks {', '.join(missing)}: give a CLIP folder of transformers."
+            )
+        from transformers import CLIPModel, CLIPTokenizerFast
+
+        self.model = CLIPModel.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval()
+        tokens = CLIPTokenizerFast.from_pretrained(folder, local_files_only=True)(
+            elements, return_tensors="pt"
+        )
+        self.text = _unit(self.model.get_text_features(**tokens))
+        self.baseline = float(self._seen(undecorated) @ self.text.T)
+
+    def _seen(self, picture: Array) -> Any:
+        import torch
+
+        from rechar_core.references.encoding import clip_pixels
+
+        image = torch.from_numpy(np.ascontiguousarray(picture, dtype=np.float32))[None]
+        return _unit(
+            self.model.get_image_features(clip_pixels(image, self.model.config.vision_config.image_size))
+        )
+
+    def __call__(self, picture: Array, style: Array) -> dict[str, float]:
+        seen = self._seen(picture)
+        return {
+            "clip_style": float(seen @ self._seen(style).T),
+            "clip_elements": float(seen @ self.text.T) - self.baseline,
+        }
+
+
+def _unit(found: Any) -> Any:
+    features = getattr(found, "pooler_output", found).detach()
+    return features / features.norm(dim=-1, keepdim=True)

@@ -1,0 +1,299 @@
+"""The open quality benchmark: scripts x styles x seeds x arms, every measure beside its controls.
+
+    python -m benchmarks.quality OUT                                   # the demo model, on a CPU
+    python -m benchmarks.quality OUT --variants                        # what each default of `tuned` is worth
+    accelerate launch -m benchmarks.quality OUT --model sd_xl_base_1.0.safetensors --styles PICTURES \\
+        --composition-adapter FILE --style-adapter FILE --image-encoder FOLDER --control-net FOLDER   # SDXL
+
+B-LoRAs are trained once a glyph and once a style, and shared by arms and seeds. What is done is never done again:
+each cell is a file that says what it was made with. Processes share the trainings, then the cells. The first process
+writes report.html, .png, .md and .json (variants.*) at the end, from all cells that are there.
+An arm whose files are missing is not run, and the report says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+if __name__ == "__main__":
+    sys.path[:0] = [str(ROOT)]
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+
+from benchmarks.arms import Arm, Cell, Leads, arms, style_pictures, variants  # noqa: E402
+from benchmarks.judge import GLYPHS, Judge, Weights  # noqa: E402
+from rechar_core import files  # noqa: E402
+from rechar_core.demo.build import WEIGHTS, read_config  # noqa: E402
+from rechar_core.errors import FileError  # noqa: E402
+from rechar_core.images import fit, read, to_pil  # noqa: E402
+from rechar_core.standalone.base import DEMO, load  # noqa: E402
+from rechar_core.standalone.painter import DiffusersPainter, Readers  # noqa: E402
+from rechar_core.standalone.processes import processes, say  # noqa: E402
+from rechar_core.standalone.readers import control_net, readers  # noqa: E402
+from rechar_core.training.recipe import TrainingRecipe  # noqa: E402
+
+_ABOUT = 1  # raised when the same settings mean another measurement
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    run = Run(options)
+    say(f"{len(run.cells)} cells x {len(run.arms)} arms in {options.out}")
+    run.train()
+    run.draw()
+    processes().wait_for_everyone()
+    if processes().is_main_process:
+        from benchmarks.quality_report import write_report
+
+        name = "variants" if options.variants else "report"
+        print(write_report(options.out, name, run.about(), [a.name for a in run.arms], run.not_run))
+    return 0
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("out", type=Path)
+    add("--model", default=DEMO)
+    add("--styles", type=Path, default=ROOT / "benchmarks" / "styles", help="folder of style pictures")
+    add("--scripts", nargs="+", choices=tuple(GLYPHS), default=list(GLYPHS))
+    add("--seeds", type=int, default=3)
+    add("--elements", help="decorations in text (demo: flowers; else plum blossoms, a crane)")
+    add("--side", type=int, help="pixels (the model's own)")
+    add("--steps", type=int, help="of each pass (demo: 16; else each mode's own)")
+    add(
+        "--guidance",
+        type=float,
+        help="of each pass (demo: 1, which it was trained for; else each mode's own)",
+    )
+    for name in ("composition-adapter", "style-adapter", "image-encoder", "control-net"):
+        add(f"--{name}", type=Path, help="as in generate --mode (demo: its own)")
+    add(
+        "--clip",
+        type=Path,
+        help="folder of a CLIP model: adds likeness to the style picture and to the elements",
+    )
+    add("--training-steps", type=int, help="of the B-LoRAs (demo: its recipe; else the published 1000)")
+    add("--variants", action="store_true", help="`tuned` and what it becomes with one default changed")
+    options = parser.parse_args(arguments)
+    if options.model == DEMO:
+        recipe = read_config()["recipe"]
+        own = {"steps": recipe["sampler_steps"], "guidance": recipe["guidance"], "elements": "flowers"}
+        own |= dict.fromkeys(
+            ("composition_adapter", "style_adapter", "image_encoder", "control_net"), Path(DEMO)
+        )
+    else:
+        own = {"steps": 0, "guidance": 0.0, "elements": "plum blossoms, a crane"}
+    for name, value in own.items():
+        setattr(options, name, value if getattr(options, name) is None else getattr(options, name))
+    return options
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a cell stands in the table."""
+
+    script: str
+    style: str
+    seed: int
+
+    def file(self, out: Path, arm: str) -> Path:
+        return out / "cells" / f"{self.script}_{self.style}_{self.seed}_{arm.replace(' ', '_')}.json"
+
+
+class Run:
+    """One run of the benchmark in this process."""
+
+    def __init__(self, options: argparse.Namespace):
+        self.options, here = options, processes()
+        half = here.device.type == "cuda"
+        self.where = (torch.float16 if half else torch.float32, here.device)
+        self.leads, self.loras = self._leads(), {}
+        self.side = options.side or int(self.leads.painter.pipeline.unet.config.sample_size) * 8
+        self.styles = style_pictures(options.styles)
+        seeds = range(options.seeds)
+        self.cells = [Place(g, s, n) for g in options.scripts for s in self.styles for n in seeds]
+        chosen, self.not_run = arms(options.steps, options.guidance), {}
+        if options.variants:
+            alone = bool(chosen[-1].lacks(self.leads))
+            chosen = variants(chosen[-1], alone)
+        self.arms: list[Arm] = []
+        for arm in chosen:
+            if lacking := arm.lacks(self.leads):
+                self.not_run[arm.name] = f"not run: missing {', '.join(lacking)}"
+            else:
+                self.arms.append(arm)
+
+    def _leads(self) -> Leads:
+        o = self.options
+        painter = DiffusersPainter(load(o.model, *self.where))
+        found, missing = Readers(), []
+        given = (o.composition_adapter, o.style_adapter, o.image_encoder)
+        try:
+            if None in given:
+                missing = ["--composition-adapter, --style-adapter and --image-encoder"]
+            else:
+                found = readers(*given, *self.where)
+        except FileError as error:
+            missing = [str(error)]
+        net, no_net = None, ["--control-net"]
+        try:
+            net = control_net(o.control_net, *self.where)
+            no_net = [] if net is not None else no_net
+        except FileError as error:
+            no_net = [str(error)]
+        painter = replace(painter, readers=found, control_net=net)
+        return Leads(painter, tuple(missing), tuple(no_net), {})
+
+    def about(self) -> dict[str, Any]:
+        """What all cells have in common."""
+        o, model = self.options, self.options.model
+        told = {
+            n: str(getattr(o, n)) for n in ("composition_adapter", "style_adapter", "control_net", "clip")
+        }
+        return {
+            "version": _ABOUT,
+            "model": model
+            if model != DEMO
+            else f"demo {hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()[:12]}",
+            "side": self.side,
+            "elements": o.elements,
+            "recipes": {kind: self._recipe(kind).to_json() for kind in ("structure", "style")},
+            **told,
+        }
+
+    # B-LoRAs
+
+    def _recipe(self, kind: str) -> TrainingRecipe:
+        demo = read_config()["recipe"][kind] if self.options.model == DEMO else {"target": kind}
+        steps = {"steps": self.options.training_steps} if self.options.training_steps else {}
+        return TrainingRecipe.from_json({"resolution": self.side, **demo, **steps})
+
+    def _lora(self, kind: str, name: str) -> Path:
+        told = json.dumps([self._recipe(kind).to_json(), self.about()["model"], self.side], sort_keys=True)
+        return (
+            self.options.out
+            / "loras"
+            / f"{kind}_{name}_{hashlib.sha256(told.encode()).hexdigest()[:8]}.safetensors"
+        )
+
+    def train(self) -> None:
+        """Those that are not there yet, shared between the processes; an unfinished one begins anew."""
+        if not any(arm.loras for arm in self.arms):
+            return
+        here = processes()
+        wanted = [("structure", s) for s in self.options.scripts] + [("style", s) for s in self.styles]
+        for kind, name in wanted[here.process_index :: here.num_processes]:
+            path = self._lora(kind, name)
+            if not path.is_file():
+                say(f"training {kind} {name}")
+                self._learn(kind, name, path)
+        self.leads.painter.pipeline.to(self.where[1])  # training left its encoders on the CPU
+        here.wait_for_everyone()
+
+    def _learn(self, kind: str, name: str, path: Path) -> None:
+        from rechar_core.standalone.train import prepare
+
+        if kind == "style":
+            pixels = fit(read(self.styles[name]), self.side)
+        else:
+            glyph, _ = self._glyph(Judge(name, self.side))
+            pixels = glyph.movedim(-1, 1) * 2 - 1
+        training = prepare(self.leads.painter.pipeline, [pixels], self._recipe(kind))
+        for _ in training.steps():
+            pass
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write(training.blora(), path)
+
+    def _glyph(self, judge: Judge) -> tuple[torch.Tensor, torch.Tensor]:
+        mask = torch.from_numpy(np.ascontiguousarray(judge.soft, dtype=np.float32))[None]
+        return (1 - mask)[..., None].expand(-1, -1, -1, 3).contiguous(), mask
+
+    # Cells
+
+    def draw(self) -> None:
+        """All cells of this process: glyph by glyph, so that passes that cells have in common are drawn once."""
+        from tqdm import tqdm
+
+        here, judges = processes(), {}
+        mine = self.cells[here.process_index :: here.num_processes]
+        todo = [(place, arm) for place in mine for arm in self.arms if not self._done(place, arm)]
+        for place, arm in tqdm(todo, desc="Cells", unit="cell", ascii=True, disable=not here.is_main_process):
+            if place.script not in judges:
+                judges = {place.script: self._judge(place.script)}
+            self._one(place, arm, judges[place.script])
+
+    def _judge(self, script: str) -> Judge:
+        judge = Judge(script, self.side)
+        self._write(self.options.out / "controls" / f"{script}.json", self._controls(judge))
+        if self.options.clip:
+            judge.weights = Weights(self.options.clip, self.options.elements, judge.target.drawn)
+        return judge
+
+    def _controls(self, judge: Judge) -> dict[str, Any]:
+        """Each control against each style, averaged over the styles."""
+        styles = [self._style(name)[0].double().numpy() for name in self.styles]
+        rows = {}
+        for name, picture in judge.controls().items():
+            found = [judge(picture, style) for style in styles]
+            rows[name] = {key: float(np.mean([f[key] for f in found])) for key in found[0]}
+        return rows
+
+    def _style(self, name: str) -> torch.Tensor:
+        return read(self.styles[name]).movedim(1, -1)
+
+    def _settings(self, place: Place, arm: Arm) -> dict[str, Any]:
+        return json.loads(json.dumps({**self.about(), **asdict(place), **asdict(arm)}, default=str))
+
+    def _done(self, place: Place, arm: Arm) -> bool:
+        path = place.file(self.options.out, arm.name)
+        if not (path.is_file() and path.with_suffix(".png").is_file()):
+            return False
+        return json.loads(path.read_text(encoding="utf-8"))["settings"] == self._settings(place, arm)
+
+    def _one(self, place: Place, arm: Arm, judge: Judge) -> None:
+        glyph, mask = self._glyph(judge)
+        style = self._style(place.style)
+        pairs = (("structure", place.script), ("style", place.style))
+        loras = [self._read(*pair) if arm.loras else None for pair in pairs]
+        character = GLYPHS[place.script][0]
+        cell = Cell(character, place.style, place.seed, glyph, mask, style, self.options.elements, *loras)
+        result, drawn = arm.run(self.leads, cell)
+        picture = result[0].double().numpy()
+        found = judge(
+            picture, style[0].double().numpy(), None if drawn is None else drawn[0].double().numpy()
+        )
+        path = place.file(self.options.out, arm.name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}.png")
+        to_pil(result[0].movedim(-1, 0)).save(temporary)
+        temporary.replace(path.with_suffix(".png"))
+        self._write(path, {"settings": self._settings(place, arm), "measures": found})
+
+    def _read(self, kind: str, name: str) -> Any:
+        """A B-LoRA, one object a file: by it shared passes are recognised."""
+        path = self._lora(kind, name)
+        if path not in self.loras:
+            self.loras[path] = files.read(path)
+        return self.loras[path]
+
+    def _write(self, path: Path, content: dict[str, Any]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
+        temporary.replace(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
