@@ -17,13 +17,14 @@ from .keys import PASSTHROUGH, WRITABLE, Parsed, grammar_named, parse
 from .lora import BLora, LoraPair
 from .metadata import compose, recipe_of, trigger_of
 from .peft_config import adapter_config_beside, adapter_config_of, configured_alpha
-from .storage import header, opened, packed, read_state, write_bytes, write_state
+from .storage import file_to_write, header, opened, packed, read_state, write_bytes, write_state
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = ["convert", "from_tensors", "read", "read_state", "write", "write_state"]
 
+SUFFIX = ".safetensors"
 _Parts = dict[str, "Tensor"]
 
 
@@ -66,9 +67,7 @@ def write(
     Keys outside the two blocks are not written: they were never loaded. Raises LoraError if there is nothing
     sound to write or `format` cannot hold it, FileError if the disk refuses.
     """
-    path = Path(path)
-    if path.suffix.lower() != ".safetensors":
-        path = path.with_name(path.name + ".safetensors")
+    path = file_to_write(Path(path), SUFFIX)
     if not blora.modules:
         raise LoraError(f"'{path.name}' was not written: the LoRA has no weights in either block.")
     tensors = convert(blora, format)

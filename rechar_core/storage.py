@@ -96,9 +96,9 @@ def header(table: Mapping[str, Any], metadata: Mapping[str, str]) -> bytes:
 def write_bytes(pieces: tuple[bytes | memoryview, ...], path: str | os.PathLike[str]) -> Path:
     """Write the pieces to `path` through a temporary file in the same folder. Raises FileError."""
     path = Path(path)
+    make_folder(path.parent)
     temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "xb") as file:
             for piece in pieces:
                 file.write(piece)
@@ -111,6 +111,29 @@ def write_bytes(pieces: tuple[bytes | memoryview, ...], path: str | os.PathLike[
         # After os.replace there is none; after an error or Ctrl-C there is half of one.
         with suppress(OSError):
             temporary.unlink()
+    return path
+
+
+def make_folder(path: Path) -> None:
+    """The folder, and those above it, where they are missing. Raises FileError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(
+            f"'{path}' cannot be a folder to write into: {error.strerror or error}; choose another."
+        ) from error
+
+
+def file_to_write(path: Path, suffix: str = "") -> Path:
+    """`path`, with `suffix` added if it lacks it, and its folder made: to be asked before long work.
+
+    Raises FileError if it is a folder, or its own folder cannot be made.
+    """
+    if path.is_dir():
+        raise FileError(f"'{path}' is a folder; give the name of the file to write in it.")
+    if not path.name.lower().endswith(suffix):
+        path = path.with_name(path.name + suffix)
+    make_folder(path.parent)
     return path
 
 

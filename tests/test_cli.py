@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 from rechar_core import files
 from rechar_core.images import fit, read
+from rechar_core.standalone.base import encode_picture, encode_prompt
 from rechar_core.standalone.cli import main
 from rechar_core.training import objective
 from rechar_core.training.draws import SeededDraws
@@ -69,6 +70,13 @@ def test_train_writes_a_b_lora_and_a_log(loras):
     assert len(log["losses"]) == 4 and log["seconds_per_step"] > 0 and log["peak_memory_bytes"] > 2**20
     leftovers = {p.name for p in loras["structure"].parent.iterdir()}
     assert leftovers == {"glyph.safetensors", "style.safetensors", "log.json"}
+
+
+def test_the_files_real_name_is_printed(tmp_path, capsys):
+    """A failure means that a script looks for the LoRA where it is not."""
+    assert train(tmp_path / "glyph.v2") == 0
+    assert capsys.readouterr().out.split() == [str(tmp_path / "glyph.v2.safetensors")]
+    assert [p.name for p in tmp_path.iterdir()] == ["glyph.v2.safetensors"]
 
 
 def test_same_command_same_bytes(loras, tmp_path):
@@ -222,12 +230,12 @@ def base_loss_of_two_samples(pictures: list[Path]) -> float:
 
     pipe = tiny.pipeline()
     denoiser, draws = DiffusersDenoiser(pipe.unet, pipe.scheduler.config), SeededDraws(0)
-    conditioning = tiny.conditioning_of(pipe, "A [v]", 64)
+    conditioning = encode_prompt(pipe, "A [v]", 64)
     chosen = [draws.picture(k, 2) for k in range(2)]
     assert sorted(chosen) == [0, 1]
     losses = []
     for k, i in enumerate(chosen):
-        moments = tiny.moments_of(pipe, fit(read(pictures[i]), 64))
+        moments = encode_picture(pipe, fit(read(pictures[i]), 64))
         drawn = draws.step(k, tuple(moments.mean.shape), 1000)
         with torch.no_grad():
             losses.append(
@@ -275,12 +283,15 @@ def test_a_base_that_is_not_sdxl_is_refused_by_name(tmp_path, capsys, index, wor
         ({"--model": str(ROOT / "tests")}, "has no model_index.json"),
         ({"--rank": "0"}, "rank is 0"),
         ({"--resolution": "65"}, "resolution is 65"),
+        ({"--output": str(ROOT / "tests")}, "is a folder; give the name of the file"),
+        ({"--output": str(GLYPH / "x.safetensors")}, "cannot be a folder to write into"),
+        ({"--log-json": str(ROOT / "tests")}, "is a folder; give the name of the file"),
     ],
 )
 def test_bad_training_input_is_one_clear_sentence(tmp_path, capsys, options, words):
-    chosen = {"--model": str(tiny.MODEL), "--image": str(GLYPH), "--prompt": "A [v]"} | options
-    flat = [x for pair in chosen.items() for x in pair]
-    assert main(["train", *flat, "--output", str(tmp_path / "x.safetensors")]) == 1
+    chosen = {"--model": str(tiny.MODEL), "--image": str(GLYPH), "--prompt": "A [v]"}
+    chosen |= {"--output": str(tmp_path / "x.safetensors"), **options}
+    assert main(["train", *(x for pair in chosen.items() for x in pair)]) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ") and words in error
     assert list(tmp_path.iterdir()) == []
@@ -295,6 +306,9 @@ def test_bad_training_input_is_one_clear_sentence(tmp_path, capsys, options, wor
         (["--images", "0"], "images is 0"),
         (["--structure", "gone.safetensors"], "gone.safetensors"),
         (["--style", str(GLYPH)], "structure.png"),
+        (["--seed", "-1"], "seed is -1"),
+        (["--seed", str(2**63)], f"seed is {2**63}"),
+        (["--output", str(GLYPH)], "cannot be a folder to write into"),
     ],
 )
 def test_bad_generation_input_is_one_clear_sentence(tmp_path, capsys, options, words):
@@ -303,6 +317,15 @@ def test_bad_generation_input_is_one_clear_sentence(tmp_path, capsys, options, w
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ") and words in error
     assert not (tmp_path / "out").exists()
+
+
+def test_a_picture_that_is_no_picture_is_an_error(loras, tmp_path, capsys):
+    """A failure means that a black picture is saved as if all were well."""
+    lora = ["--structure", str(loras["structure"]), "--structure-alpha", "1e38"]
+    model = ["--model", str(tiny.MODEL), "--prompt", "A [v]", "--output", str(tmp_path)]
+    assert main(["generate", *model, *lora, "--steps", "1", "--width", "64", "--height", "64"]) == 1
+    assert "became NaN or infinite" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_unfinished_run_of_another_job_is_not_overwritten(tmp_path, capsys):

@@ -47,7 +47,10 @@ def run(path: Path) -> int:
 def test_every_line_is_its_own_training(tmp_path, capsys):
     """A failure means that a job of a list is not the training its own command would have been."""
     path = listed(
-        tmp_path, {}, {"seed": 5}, {"target": "style", "learning-rate": 1e-3, "mixed_precision": "no"}
+        tmp_path,
+        {"output": str(tmp_path / "0")},
+        {"seed": 5},
+        {"target": "style", "learning-rate": 1e-3, "mixed_precision": "no"},
     )
     assert run(path) == 0
     printed = capsys.readouterr()

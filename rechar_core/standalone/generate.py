@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from .. import files
-from ..errors import RecipeError
+from ..errors import ModelError, RecipeError
 from ..fusion import AlphaMode, Fusion, applied, fuse
+from ..images import png
+from ..storage import make_folder, write_bytes
 from .base import decode_picture, load
 from .processes import processes
 
@@ -66,11 +67,13 @@ def generate(job: GenerateJob) -> list[Path]:
     """Writes `job.images` PNG files into the folder `job.output` and returns their paths.
 
     Under `accelerate launch` the pictures are shared out between the processes; each returns its own.
-    Raises ReCharError on bad input, before anything is written.
+    Raises ReCharError on bad input, before anything is drawn.
     """
     here = processes()
     if not 1 <= job.images <= 10_000:
         raise RecipeError(f"images is {job.images}; it must be from 1 to 10000.")
+    if not 0 <= job.seed < 2**63 - job.images:
+        raise RecipeError(f"seed is {job.seed}; it must be from 0 to {2**63 - job.images - 1}.")
     fusion = fuse(
         files.read(job.structure) if job.structure else None,
         files.read(job.style) if job.style else None,
@@ -78,11 +81,11 @@ def generate(job: GenerateJob) -> list[Path]:
         job.style_alpha,
         job.alpha_mode,
     )
+    make_folder(job.output)
     dtype = torch.float16 if here.device.type == "cuda" else torch.float32
     pipeline = load(job.model, dtype, here.device)
     seeds = [job.seed + i for i in range(job.images)][here.process_index :: here.num_processes]
     written = []
-    job.output.mkdir(parents=True, exist_ok=True)
     for seed, picture in zip(seeds, sample(pipeline, job.sampling, fusion, seeds), strict=True):
         written.append(_save(picture, job, seed))
     here.wait_for_everyone()
@@ -118,13 +121,15 @@ def sample(
                 generator=torch.Generator().manual_seed(seed),
                 output_type="latent",
             ).images
+            if not latent.isfinite().all():
+                raise ModelError(
+                    f"The picture of seed {seed} became NaN or infinite; use smaller alphas, or another LoRA."
+                )
             yield decode_picture(pipeline, latent)
             bar.update()
 
 
 def _save(picture: Image, job: GenerateJob, seed: int) -> Path:
-    from PIL.PngImagePlugin import PngInfo
-
     settings = {
         "model": job.model,
         **vars(job.sampling),
@@ -135,10 +140,5 @@ def _save(picture: Image, job: GenerateJob, seed: int) -> Path:
         "style_alpha": job.style_alpha,
         "alpha_mode": job.alpha_mode,
     }
-    info = PngInfo()
-    info.add_itxt("rechar", json.dumps(settings, ensure_ascii=False))
-    path = job.output / f"seed_{seed:05d}.png"
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    picture.save(temporary, "PNG", pnginfo=info)
-    temporary.replace(path)
-    return path
+    about = json.dumps(settings, ensure_ascii=False)
+    return write_bytes((png(picture, about),), job.output / f"seed_{seed:05d}.png")

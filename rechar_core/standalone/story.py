@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -13,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from .. import files
 from ..demo import build
 from ..fusion import Fusion, fuse
-from ..images import fit, jpeg, read, sheet
+from ..images import fit, jpeg, png, read, sheet
+from ..storage import make_folder, write_bytes
 from ..training.recipe import TrainingRecipe
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def tell(output: Path, seed: int = 0) -> Path:
     from .base import DEMO, load
 
     started = time.perf_counter()
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     recipe = build.read_config()["recipe"]
     pipeline = load(DEMO, torch.float32, torch.device("cpu"))
     learnt, seconds = {}, {}
@@ -57,12 +57,10 @@ def tell(output: Path, seed: int = 0) -> Path:
     for y, row in enumerate(rows):
         for x, (_, picture) in enumerate(row):
             picture.save(output / f"{y + 1}{chr(ord('a') + x)}.png")
-    page, temporary = output / "sheet.png", output / f".sheet.{os.getpid()}.png"
-    sheet(rows, "ReChar demo: a glyph and a style picture become two B-LoRAs").save(temporary)
-    temporary.replace(page)
+    page = sheet(rows, "ReChar demo: a glyph and a style picture become two B-LoRAs")
     log = {"seconds": {**seconds, "all": time.perf_counter() - started}, "seed": seed, "recipe": recipe}
-    (output / "log.json").write_text(json.dumps(log, ensure_ascii=False, indent=1), encoding="utf-8")
-    return page
+    write_bytes((json.dumps(log, indent=1).encode(),), output / "log.json")
+    return write_bytes((png(page),), output / "sheet.png")
 
 
 def _learn(pipeline: StableDiffusionXLPipeline, kind: str, settings: Any, seed: int, output: Path) -> BLora:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from torch import Tensor
 from .. import files
 from ..fusion import applied, fuse
 from ..images import fit, jpeg, list_pictures, read
+from ..storage import write_bytes
 from ..training import checkpoint
 from ..training.denoiser import LatentMoments
 from ..training.loop import Share, Step, Training
@@ -193,7 +193,6 @@ def _run(training: Training, state: Path, team: Team) -> None:
                     checkpoint.save(training, state)
         except KeyboardInterrupt:
             if team.main and training.done:
-                state.parent.mkdir(parents=True, exist_ok=True)
                 checkpoint.save(training, state)
                 say(
                     f"\nStopped at step {training.done} of {total}; the same command goes on from there ({state})."
@@ -202,7 +201,7 @@ def _run(training: Training, state: Path, team: Team) -> None:
 
 
 def write_log(training: Training, seconds_per_step: float, path: Path) -> None:
-    """Losses, speed, peak memory and recipe as JSON, written to a temporary name and renamed."""
+    """Losses, speed, peak memory and recipe as JSON, whole or not at all."""
     log: dict[str, Any] = {
         "recipe": training.recipe.to_json(),
         "losses": training.loss_values(),
@@ -212,10 +211,7 @@ def write_log(training: Training, seconds_per_step: float, path: Path) -> None:
         "torch": torch.__version__,
         "device": str(training.denoiser.device),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(log, indent=1), encoding="utf-8")
-    temporary.replace(path)
+    write_bytes((json.dumps(log, indent=1).encode(),), path)
 
 
 def peak_memory(device: torch.device) -> int:
