@@ -19,7 +19,7 @@ Array = np.ndarray
 SHARD = 2048
 
 
-def _draw_style(rng: np.random.Generator) -> Style:
+def draw_style(rng: np.random.Generator) -> Style:
     """Plain black on white (12 %), one of the named styles (40 %), or a random one."""
     chance = rng.random()
     if chance < 0.12:
@@ -38,7 +38,7 @@ def render(seed: int, count: int) -> dict[str, Array]:
     styles = np.zeros((count, 24), np.float32)
     elements = np.zeros((count, 8), np.float32)
     for index in range(count):
-        mask, style = random_mask(rng), _draw_style(rng)
+        mask, style = random_mask(rng), draw_style(rng)
         names = random_elements(rng, ELEMENTS)
         picture = paint(mask, element_mask(names, rng), style, rng)
         masks[index], pictures[index] = 255 * mask + 0.5, 255 * picture + 0.5

@@ -8,7 +8,6 @@ State is in FOLDER/ckpt/last.pt; every random draw is a function of (process, st
 
 import argparse
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,104 +17,22 @@ from torch import Tensor, nn
 from rechar_core.demo.build import build_unet
 
 from . import parallel
-from .codes import CONTENT, ELEMENT, FIRST_SLOT, POSITION, POSITION_SIZE, SLOTS, STYLE, TOKENS, WIDTH
 from .roles import initialise, prepare_for_training, slot_loss, trainable_masks
-from .schedule import alphas_cumprod
+from .samples import Drawer
 
 WARMUP = 200  # steps
-NO_CONTENT = 0.1  # share of samples whose glyph is not told
-BLANK = 0.04  # share of samples with an all-zero context, SDXL's unconditional
-
-
-@dataclass
-class Samples:
-    """All shards in memory: latents (n, 4, 32, 32), content (n, 64, 32), styles (n, 24), elements (n, 8), fp16."""
-
-    latents: Tensor
-    content: Tensor
-    styles: Tensor
-    elements: Tensor
-    shards: int
-
-    @staticmethod
-    def load(folder: Path) -> "Samples":
-        paths = sorted((folder / "data").glob("codes_*.npz"))
-        parts = [np.load(path) for path in paths]
-
-        def join(name: str) -> Tensor:
-            return torch.from_numpy(np.concatenate([part[name] for part in parts]).astype(np.float16))
-
-        return Samples(join("latents"), join("content"), join("styles"), join("elements"), len(paths))
-
-
-def context(content: Tensor, styles: Tensor, elements: Tensor, rng: np.random.Generator) -> Tensor:
-    """(batch, 77, 192): codes in their columns; style and elements are unknown to the first few tokens."""
-    batch = len(content)
-    ctx = torch.zeros(batch, TOKENS, WIDTH)
-    ctx[:, FIRST_SLOT:, CONTENT] = content
-    ctx[:, FIRST_SLOT:, POSITION] = POSITION_SIZE * torch.eye(SLOTS)
-    for row in range(batch):
-        known = rng.integers(2, 28)
-        ctx[row, known:, STYLE] = styles[row]
-        ctx[row, known:, ELEMENT] = elements[row]
-    return ctx
-
-
-@dataclass
-class Batch:
-    """Noisy latents, integer times, context and the v target."""
-
-    noisy: Tensor
-    times: Tensor
-    context: Tensor
-    target: Tensor
-    weight: Tensor
-
-
-def offset_noise(size: int, source: torch.Generator) -> Tensor:
-    """(size, 4, 32, 32): random levels and random coarse blobs, of a strength that differs from sample to sample.
-
-    SDXL's schedule leaves 7 % of the signal at the last time, and the mean of 1024 cells shows through white noise:
-    without this the UNet reads the colours there and never asks the style code (Guttenberg 2023, "offset noise").
-    """
-    level = 0.4 * torch.rand(size, 1, 1, 1, generator=source) * torch.randn(size, 4, 1, 1, generator=source)
-    coarse = 0.2 * torch.rand(size, 1, 1, 1, generator=source) * torch.randn(size, 4, 5, 5, generator=source)
-    return level + nn.functional.interpolate(coarse, (32, 32), mode="bilinear", align_corners=True)
-
-
-class Drawer:
-    """Draws the batch of a (process, step)."""
-
-    def __init__(self, folder: Path, size: int) -> None:
-        self.folder, self.size = folder, size
-        self.samples = Samples.load(folder)
-        self.alphas = alphas_cumprod()
-
-    def refresh(self) -> None:
-        """Take in shards that were rendered since."""
-        if len(list((self.folder / "data").glob("codes_*.npz"))) != self.samples.shards:
-            self.samples = Samples.load(self.folder)
-
-    def __call__(self, step: int) -> Batch:
-        rng = np.random.default_rng([7, parallel.RANK, step])
-        noise_source = torch.Generator().manual_seed(step * parallel.WORLD + parallel.RANK)
-        rows = torch.from_numpy(rng.integers(0, len(self.samples.latents), self.size))
-        latents = self.samples.latents[rows].float()
-        content = self.samples.content[rows].float()
-        content[..., :-1] += 0.08 * torch.randn(content[..., :-1].shape, generator=noise_source)
-        content[torch.from_numpy(rng.random(self.size) < NO_CONTENT)] = 0
-        styles = self.samples.styles[rows].float()
-        styles += 0.04 * torch.randn(styles.shape, generator=noise_source)
-        ctx = context(content, styles, self.samples.elements[rows].float(), rng)
-        ctx[torch.from_numpy(rng.random(self.size) < BLANK)] = 0
-        stratum = (np.arange(self.size) + rng.random(self.size)) / self.size
-        times = torch.from_numpy((1000 * stratum**0.6).astype(np.int64)).clamp(max=999)
-        kept = self.alphas[times].view(-1, 1, 1, 1)
-        noise = torch.randn(latents.shape, generator=noise_source) + offset_noise(self.size, noise_source)
-        noisy = kept.sqrt() * latents + (1 - kept).sqrt() * noise
-        target = kept.sqrt() * noise - (1 - kept).sqrt() * latents
-        ratio = (kept / (1 - kept)).flatten()
-        return Batch(noisy, times, ctx, target, (6 / (ratio + 1)).clamp(max=1))
+# What lies behind the structure block: where colours are made.
+LATE = (
+    "up_blocks.0.resnets.1",
+    "up_blocks.0.resnets.2",
+    "up_blocks.0.attentions.1",
+    "up_blocks.0.attentions.2",
+    "up_blocks.0.upsamplers",
+    "up_blocks.1",
+    "up_blocks.2",
+    "conv_norm_out",
+    "conv_out",
+)
 
 
 def level_share(hidden: Tensor) -> Tensor:
@@ -144,19 +61,21 @@ class Objective(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         added = {"text_embeds": torch.zeros(len(noisy), 128), "time_ids": torch.zeros(len(noisy), 6)}
         guess = self.unet(noisy, times, encoder_hidden_states=ctx, added_cond_kwargs=added).sample
-        miss = guess.float() - target
-        error = (miss**2).mean((1, 2, 3))
+        miss = (guess.float() - target) * weight.sqrt()
+        error = (miss**2).mean()
         if self.coarse_weight:
             # colours are coarse: means over 4x4 cells hold their error and little of the unknowable noise
-            error = error + self.coarse_weight * (nn.functional.avg_pool2d(miss, 4) ** 2).mean((1, 2, 3))
+            error = error + self.coarse_weight * (nn.functional.avg_pool2d(miss, 4) ** 2).mean()
         slots = torch.stack([slot_loss(processor.logits) for processor in self.processors]).mean()
-        return (error * weight).mean(), slots, level_share(self.last.pop())
+        return error, slots, level_share(self.last.pop())
 
 
 class Trainer:
     """Model, optimizer, moving average and their checkpoint."""
 
-    def __init__(self, folder: Path, rate: float, average: float, coarse_weight: float) -> None:
+    def __init__(
+        self, folder: Path, rate: float, average: float, coarse_weight: float, late: bool = False
+    ) -> None:
         torch.manual_seed(0)
         self.folder, self.rate, self.average = folder, rate, average
         self.unet = build_unet()
@@ -165,6 +84,8 @@ class Trainer:
         self.objective = Objective(self.unet, coarse_weight)
         named = dict(self.unet.named_parameters())
         self.names = [name for name in masks if name in named]
+        for name, parameter in named.items():
+            parameter.requires_grad_(not late or name.startswith(LATE))
         self.parameters = [named[name] for name in self.names]
         self.masks = [masks[name] for name in self.names]
         self.moving = [parameter.detach().clone() for parameter in self.parameters]
@@ -235,9 +156,9 @@ class Log:
 
 
 def train(options: argparse.Namespace) -> None:
-    trainer = Trainer(options.folder, options.rate, options.average, options.coarse_weight)
+    trainer = Trainer(options.folder, options.rate, options.average, options.coarse_weight, options.late)
     trainer.resume()
-    draw, log = Drawer(options.folder, options.batch), Log(options.batch)
+    draw, log = Drawer(options.folder, options.batch, options.colour_noise, options.blind), Log(options.batch)
     objective = torch.compile(trainer.objective) if options.compile else trainer.objective
     began, saved = time.time(), time.time()
     while True:
@@ -271,6 +192,13 @@ def main() -> None:
     parser.add_argument(
         "--coarse-weight", type=float, default=0.0, help="extra weight of 4x4 means of the error"
     )
+    parser.add_argument(
+        "--colour-noise", type=float, default=0.0, help="strength of noise in the picture's shapes"
+    )
+    parser.add_argument(
+        "--blind", type=float, default=0.0, help="share of samples whose input is noise alone"
+    )
+    parser.add_argument("--late", action="store_true", help="train only what lies behind the structure block")
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--compile", action="store_true")
     options = parser.parse_args()

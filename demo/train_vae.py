@@ -73,11 +73,8 @@ def trained_parameters(vae: nn.Module) -> list[nn.Parameter]:
     return [p for name, p in named if not name.startswith((*frozen, "conv_out"))]
 
 
-def main() -> None:
-    folder, minutes = Path(sys.argv[1]), float(sys.argv[2])
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
-    torch.manual_seed(0)
+def prepare(folder: Path) -> nn.Module:
+    """The VAE with its written ends; the decoder goes on from FOLDER/ckpt/vae.pt if that exists."""
     vae, basis, path = build_vae(), Basis.load(folder / "data" / "basis.npz"), folder / "ckpt" / "vae.pt"
     start_decoder(vae, basis)
     if path.exists():
@@ -85,11 +82,15 @@ def main() -> None:
     with torch.no_grad():
         write_encoder(vae, basis)
         write_tail(vae)
+    return vae
+
+
+def train(vae: nn.Module, crops: Crops, minutes: float) -> None:
+    """Train the decoder for some minutes and leave it at the moving average of its weights."""
     parameters = trained_parameters(vae)
     moving = [p.detach().clone() for p in parameters]
     optimizer = torch.optim.AdamW(parameters, lr=RATE, betas=(0.9, 0.98), weight_decay=0)
-    crops, began, step = Crops(folder), time.time(), 0
-    noise = torch.Generator().manual_seed(1)
+    noise, began, step = torch.Generator().manual_seed(1), time.time(), 0
     while (share := (time.time() - began) / (60 * minutes)) < 1:
         latents, truth = crops.draw(BATCH)
         latents += 0.04 * torch.randn(latents.shape, generator=noise)
@@ -103,19 +104,24 @@ def main() -> None:
             group["lr"] = RATE * min(1, (step + 1) / 50) * max(0.02, min(1, 2 * (1 - share)))
         optimizer.step()
         step += 1
-        torch._foreach_lerp_(
-            moving, [p.detach() for p in parameters], 1 - min(0.995, (1 + step) / (10 + step))
-        )
+        decay = min(0.995, (1 + step) / (10 + step))
+        torch._foreach_lerp_(moving, [p.detach() for p in parameters], 1 - decay)
         if step % 100 == 0:
-            noise_db = -10 * torch.log10(((guess.float() - truth) ** 2).mean() / 4)
-            print(
-                f"step {step} min {60 * minutes * share / 60:.1f} loss {loss:.4f} crop PSNR {noise_db:.2f}",
-                flush=True,
-            )
+            ratio = -10 * torch.log10(((guess.float() - truth) ** 2).mean() / 4)
+            print(f"step {step} min {minutes * share:.1f} loss {loss:.4f} crop PSNR {ratio:.2f}", flush=True)
     with torch.no_grad():
         for parameter, average in zip(parameters, moving):
             parameter.copy_(average)
-    torch.save(vae.state_dict(), path)
+
+
+def main() -> None:
+    folder, minutes = Path(sys.argv[1]), float(sys.argv[2])
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    torch.manual_seed(0)
+    vae = prepare(folder)
+    train(vae, Crops(folder), minutes)
+    torch.save(vae.state_dict(), folder / "ckpt" / "vae.pt")
 
 
 if __name__ == "__main__":
