@@ -57,12 +57,12 @@ class Fusion:
 
         Raises ModelError listing up to ten layers that the model lacks or has in another shape.
         """
-        misfits = [m for m in (_misfit(path, p, shapes) for path, (p, _) in self.pairs.items()) if m]
-        misfits += [f"{path} is not in the model" for path in self.passthrough if path not in shapes]
+        changes = [(path, (pair.up.shape[0], pair.down.shape[1])) for path, (pair, _) in self.pairs.items()]
+        changes += [(path, _whole_shape(parts)) for path, (parts, _) in self.passthrough.items()]
+        misfits = [m for m in (_misfit(path, shape, shapes) for path, shape in changes) if m]
         if misfits:
-            total = len(self.pairs) + len(self.passthrough)
             raise ModelError(
-                f"The LoRA does not fit this model in {len(misfits)} of {total} layers ({listed(misfits)}); "
+                f"The LoRA does not fit this model in {len(misfits)} of {len(changes)} layers ({listed(misfits)}); "
                 "choose the SDXL model it was trained for."
             )
 
@@ -189,12 +189,31 @@ def selected(blora: BLora, block: Block) -> BLora:
     return part
 
 
-def _misfit(path: str, pair: LoraPair, shapes: Mapping[str, tuple[int, ...]]) -> str | None:
-    """What keeps a pair from fitting the model's layer, or None."""
-    wanted = (pair.up.shape[0], pair.down.shape[1])
+def _whole_shape(parts: Mapping[str, Tensor]) -> tuple[int, ...]:
+    """Shape of the change that a full difference, LoHa or LoKr makes; () for kinds whose parts do not tell it."""
+    if "diff" in parts:
+        return tuple(parts["diff"].shape)
+    if any(part.endswith(("_t1", "_t2")) for part in parts):  # Tucker cores, of convolutions
+        return ()
+    first, second = _product(parts, "lokr_w1"), _product(parts, "lokr_w2")
+    if first and second:  # a Kronecker product
+        return first[0] * second[0], first[1] * second[1]
+    return _product(parts, "hada_w1")
+
+
+def _product(parts: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
+    """Shape of a matrix stored whole, or as NAME_a @ NAME_b; () if it is neither."""
+    if name in parts:
+        return tuple(parts[name].shape[:2])
+    factors = parts.get(f"{name}_a"), parts.get(f"{name}_b")
+    return () if factors[0] is None or factors[1] is None else (factors[0].shape[0], factors[1].shape[1])
+
+
+def _misfit(path: str, wanted: tuple[int, ...], shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+    """What keeps a change of this shape from fitting the model's layer, or None."""
     if path not in shapes:
         return f"{path} is not in the model"
     shape = tuple(shapes[path])
-    if shape[:2] == wanted and all(n == 1 for n in shape[2:]):
+    if not wanted or (shape[: len(wanted)] == wanted and all(n == 1 for n in shape[len(wanted) :])):
         return None
     return f"{path} is {list(wanted)} in the LoRA and {list(shape)} in the model"

@@ -214,6 +214,28 @@ def test_layers_that_do_not_fit_are_listed(unet, loras):
     )
 
 
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"diff": random(6, 8)},
+        {
+            "hada_w1_a": random(6, 2),
+            "hada_w1_b": random(2, 8),
+            "hada_w2_a": random(6, 2),
+            "hada_w2_b": random(2, 8),
+        },
+        {"lokr_w1": random(2, 4), "lokr_w2_a": random(3, 1), "lokr_w2_b": random(1, 2)},
+    ],
+    ids=["full", "LoHa", "LoKr"],
+)
+def test_changes_that_only_comfyui_can_apply_are_measured_too(parts):
+    """A failure means that ComfyUI gets a change of another size, which it only logs and skips."""
+    fusion = fuse(BLora({}, passthrough={TO_Q: parts}), None)
+    fusion.check({TO_Q: (6, 8)})
+    with pytest.raises(ModelError, match=r"is \[6, 8\] in the LoRA and \[8, 8\] in the model"):
+        fusion.check({TO_Q: (8, 8)})
+
+
 def test_a_misfit_leaves_the_model_alone(unet):
     before = weights(unet)
     with pytest.raises(ModelError, match="and 14 more"), applied(unet, fuse(blora(), blora())):
