@@ -15,10 +15,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from server import find_host, host_environment
 
+from benchmarks.instructions import llm_reader
 from rechar_core.errors import FileError, ImageError, ModelError, RecipeError
 from rechar_core.soulstyler.compose import Target
 from rechar_core.soulstyler.folders import folders_of, pretrained
-from rechar_core.soulstyler.grammar import parse
+from rechar_core.soulstyler.grammar import Request, parse
 from rechar_core.soulstyler.llm import Answered, Llm, checked, read_in_mode
 from rechar_core.soulstyler.segment import Search, find
 from rechar_core.soulstyler.segmenters import LOADERS, SAMS, Grounded, load_segmenter
@@ -222,6 +223,7 @@ def test_a_tiny_llm_from_a_folder_falls_back_to_the_rules(tmp_path):
     )
     tiny.tokenizer_files(tmp_path)
     assert read_in_mode(SENTENCE, "LLM", Llm.load(tmp_path)).by.startswith("rules (")
+    assert llm_reader(tmp_path)(SENTENCE) == Request("", ())  # the benchmark scores the LLM alone
 
 
 def test_sweeps_are_rows_of_styles():

@@ -60,7 +60,7 @@ _FORMS = (
     # O，S风格的P；O，S
     _form(f"{_O},(?P<s>[^,;.]+?){_STYLE}的(?P<p>[^,;.]+)"),
     _form(f"{_O}(?:采用|採用|使用|要|用|是){_S}{_STYLE}"),
-    _form(f"{_O},(?P<s>[^,;.]+)", weak=True),
+    _form(f"{_O},(?P<s>[^,;.]{{2,}})", weak=True),
 )
 
 
@@ -89,7 +89,7 @@ TABLE = Language(
     verb=re.compile("把|将|將|让|讓|给|給|为|為|对|對"),
     forms=_FORMS,
     style_edges=(
-        re.compile(f"一{_MEASURE}|(?:像|成|为|為)(?=..)"),
+        re.compile(f"一{_MEASURE}|(?:像(?!素)|成|为|為)(?=..)"),
         re.compile(f"(?:的|般的|式的)?{_STYLE}(?:一样|一樣)?$|(?:的)?(?:一样|一樣|那样|那樣|似的|一般|般)$"),
     ),
     object_edges=(

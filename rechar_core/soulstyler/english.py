@@ -12,7 +12,7 @@ _DETERMINERS = (
 _VERB = (
     r"(?:make|turn|change|convert|transform|render|(?:re)?paint|(?:re)?draw|sketch|restyle|styli[sz]e|style|"
     r"recolou?r|reimagine|redo|remake|rework|recreate|redesign|reinterpret|show|depict|present|portray|let|have|"
-    r"get|fill|cover|coat|wrap|dress|decorate|texture|illustrate|rewrite|morph|set|switch|replace|shade|want)"
+    r"get|fill|cover|coat|wrap|dress|decorate|texture|illustrate|rewrite|morph|set|switch|replace|shade|want|put)"
 )
 _STYLE = (
     r"(?:style|look|texture|feel|appearance|effect|finish|vibe|aesthetic|treatment|manner|pattern|filter)s?"
