@@ -106,7 +106,7 @@ def clusters(values: dict[tuple[str, str, int], float]) -> list[np.ndarray]:
     groups: dict[tuple[str, str], list[float]] = {}
     for (script, style, _), value in values.items():
         groups.setdefault((script, style), []).append(value)
-    return [np.array(group) for group in groups.values()]
+    return [np.array(sorted(group)) for _, group in sorted(groups.items())]
 
 
 def interval(groups: list[np.ndarray]) -> tuple[float, float]:

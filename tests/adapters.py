@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -75,3 +76,49 @@ def cross_attentions(unet: torch.nn.Module) -> list[str]:
     """A diffusers UNet's cross-attentions in the order of an adapter's numbers: down, up, middle."""
     names = [name.removesuffix(".processor") for name in unet.attn_processors]
     return [name for name in names if name.endswith("attn2")]
+
+
+def stock(pack: Path, models: Path) -> None:
+    """What leads the demo model, with random weights, in a server's copy of the pack, where the trained files are not.
+
+    models: the server's folder; it gets a ControlNet under the name of the published one.
+    """
+    from safetensors.torch import save_file
+
+    from rechar_core.demo import extras
+
+    folder = pack / "rechar_core" / "demo"
+    net = {extras.original_name(k): t for k, t in random_controlnet().items()}
+    if not (folder / extras.CONTROLNET.name).is_file():
+        save_file(net, folder / extras.CONTROLNET.name)
+    if not (folder / extras.ADAPTERS.name).is_file():
+        save_file(demo_adapters(), folder / extras.ADAPTERS.name)
+    (models / "controlnet").mkdir(parents=True, exist_ok=True)
+    save_file(net, models / "controlnet" / "controlnet-canny-sdxl-1.0.safetensors")
+
+
+def random_controlnet() -> State:
+    """A ControlNet of the demo's size in diffusers' naming that does something: its last layers are not zero."""
+    from rechar_core.demo import extras
+
+    torch.manual_seed(0)
+    state = extras.build_controlnet().state_dict()
+    last = ("controlnet_down_blocks", "controlnet_mid_block")
+    return {k: 0.05 * torch.randn_like(t) if k.startswith(last) else t for k, t in state.items()}
+
+
+def demo_adapters() -> State:
+    """Encoder and both projections as the demo's adapters.safetensors holds them."""
+    from rechar_core.demo import build, extras
+
+    torch.manual_seed(1)
+    encoder = extras.build_encoder()
+    context = build.read_config()["unet"]["cross_attention_dim"]
+    parts = {
+        "style": plain([], context, encoder.config.projection_dim),
+        "composition": plus([], context, encoder.config.hidden_size),
+    }
+    found = {f"encoder.{k}": t for k, t in encoder.state_dict().items()}
+    for name, state in parts.items():
+        found |= {f"{name}.{k.removeprefix('image_proj.')}": t for k, t in state.items()}
+    return {k: t.clone().contiguous() for k, t in found.items()}

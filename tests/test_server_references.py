@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from graphs import MODEL, demo, draw, glyph, node, show, train
 from safetensors.torch import save_file
-from server import Server, base_directory, find_host
+from server import PACK, Server, base_directory, find_host
 from test_host_references import VISION
 
 from rechar_core.demo import build
@@ -70,6 +70,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     (base / "custom_nodes" / "tiny_vision.py").write_text(TINY_VISION, encoding="utf-8")
     (base / "custom_nodes" / "tiny_vision.json").write_text(json.dumps(VISION), encoding="utf-8")
     write_adapters(base / "models" / "ipadapter")
+    adapters.stock(base / "custom_nodes" / PACK, base / "models")
     running = Server(find_host(), base)
     try:
         yield running.wait()
@@ -296,7 +297,34 @@ def test_only_safe_adapter_files_are_offered(host: Server):
     assert options["options"] == [
         "none",
         *sorted(f"{n}.safetensors" for n in ("bigg", "plain", "plus", "short")),
+        "ip_plus_composition_sdxl.safetensors",
+        "ip-adapter_sdxl_vit-h.safetensors",
     ]
+
+
+def test_a_published_adapter_that_is_not_there_is_named_with_its_folder(host: Server):
+    nodes = loaded(style="ip-adapter_sdxl_vit-h.safetensors") | {"style": encoded("style")}
+    made = host.run(demo(**nodes, apply=applied(), **draw(["apply", 0])))
+    folder = host.base / "models" / "ipadapter"
+    assert f"There is no adapter 'ip-adapter_sdxl_vit-h.safetensors' in {folder}" in made.error
+
+
+def test_the_demo_models_own_references_lead_all_modes(host: Server):
+    """Trained files where they ship, random ones where they do not; a missing one is named with its folder."""
+    nodes: dict[str, Any] = {"refs": node("ReCharDemoReferences"), "other": glyph("S")}
+    for mode in MODES:
+        wires = {"adapters": ["refs", 0], "control_net": ["refs", 1], "style_image": ["other", 0]}
+        nodes[mode] = pipeline(mode, **wires)
+        nodes[f"{mode}_image"] = node("SaveImage", images=[mode, 0], filename_prefix="rechar_test")
+    for name in ("controlnet", "adapters"):
+        path = host.base / "custom_nodes" / PACK / "rechar_core" / "demo" / f"{name}.safetensors"
+        away = path.rename(path.with_suffix(".away"))
+        made = host.run(demo(**nodes))
+        away.rename(path)
+        assert str(path) in made.error
+    made = done(host.run(demo(**nodes)))
+    pictures = [made.images[f"{mode}_image"] for mode in MODES]
+    assert not any(np.array_equal(pictures[i], pictures[j]) for i in range(4) for j in range(i))
 
 
 def test_a_structure_map_is_drawn_from_mask_and_picture(host: Server):

@@ -21,6 +21,8 @@ from .patch import check_sdxl
 
 CATEGORY = "ipadapter"
 NONE = "none"
+# The published names are offered before the files are there: a workflow that asks for them says where they belong.
+PUBLISHED = ("ip_plus_composition_sdxl.safetensors", "ip-adapter_sdxl_vit-h.safetensors")
 Patch = Callable[[Tensor, Tensor, Tensor, dict[str, Any]], Tensor]
 
 
@@ -43,12 +45,13 @@ class Adapters:
 
 
 def adapter_names() -> list[str]:
-    """ "none" and the adapter files in models/ipadapter, a folder that other packs use as well."""
+    """ "none", the adapter files in models/ipadapter (a folder that other packs use as well), and the published ones."""
     import folder_paths
 
     folder_paths.add_model_folder_path(CATEGORY, str(Path(folder_paths.models_dir) / CATEGORY))
     names = folder_paths.get_filename_list(CATEGORY)
-    return [NONE, *(name for name in names if name.endswith(".safetensors"))]
+    found = [name for name in names if name.endswith(".safetensors")]
+    return [NONE, *found, *(name for name in PUBLISHED if name not in found)]
 
 
 def load_adapters(composition: str, style: str, encoder: Any) -> Adapters:
@@ -67,9 +70,8 @@ def _read(name: str) -> Adapter | None:
         return None
     path = folder_paths.get_full_path(CATEGORY, name)
     if path is None:
-        raise FileError(
-            f"There is no adapter '{name}' in models/{CATEGORY}; put it there and refresh the page."
-        )
+        folder = folder_paths.get_folder_paths(CATEGORY)[0]
+        raise FileError(f"There is no adapter '{name}' in {folder}; put it there and refresh the page.")
     return read_adapter(path)
 
 

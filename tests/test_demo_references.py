@@ -1,0 +1,67 @@
+"""What stands beside the demo model, with the shipped files where they are and random ones where they are not."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import adapters
+import pytest
+import torch
+
+from rechar_core.demo import build, extras
+from rechar_core.errors import FileError
+from rechar_core.modes import MODES, mode_named
+from rechar_core.passes import Passes
+from rechar_core.standalone import base
+from rechar_core.standalone.painter import DiffusersPainter
+from rechar_core.standalone.readers import control_net, readers
+
+CPU = (torch.float32, torch.device("cpu"))
+DEMO = Path(base.DEMO)
+
+
+@pytest.fixture(scope="module")
+def painter(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """As generate --mode makes it with "demo" for all files."""
+    pack = tmp_path_factory.mktemp("pack")
+    folder = pack / "rechar_core" / "demo"
+    folder.mkdir(parents=True)
+    for path in (extras.ADAPTERS, extras.CONTROLNET):
+        if path.is_file():
+            shutil.copy(path, folder)
+    adapters.stock(pack, pack / "models")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(extras, "ADAPTERS", folder / extras.ADAPTERS.name)
+        patch.setattr(extras, "CONTROLNET", folder / extras.CONTROLNET.name)
+        found = readers(DEMO, DEMO, DEMO, *CPU)
+        yield DiffusersPainter(base.load("demo", *CPU), found, control_net(DEMO, *CPU))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_draws_on_the_demo_model(painter: DiffusersPainter, mode: str):
+    """One step a pass: the adapters fit the UNet, the ControlNet its residuals; each changes the picture."""
+    picture = base_picture("glyph_luo")
+    mask = (picture.mean(-1) < 0.5).float()
+    style = {"style_image": base_picture("style_a"), "elements": "flowers"}
+    result, *_ = Passes(painter, picture, mask, mode_named(mode, 1, 1.0), 0, **style).run()
+    assert result.shape == (1, 256, 256, 3) and result.std() > 0.001
+    without = Passes(
+        DiffusersPainter(painter.pipeline), picture, mask, mode_named("tuned", 1, 1.0), 0, **style
+    )
+    assert not torch.equal(without.run()[0], result)
+
+
+def base_picture(name: str) -> torch.Tensor:
+    from rechar_core.images import read
+
+    return read(build.SAMPLES[name]).movedim(1, -1)
+
+
+@pytest.mark.parametrize("name", ["ADAPTERS", "CONTROLNET"])
+def test_a_missing_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str):
+    gone = tmp_path / f"{name.lower()}.safetensors"
+    monkeypatch.setattr(extras, name, gone)
+    with pytest.raises(FileError, match=str(gone)):
+        _ = readers(DEMO, DEMO, DEMO, *CPU) if name == "ADAPTERS" else control_net(DEMO, *CPU)

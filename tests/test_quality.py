@@ -1,0 +1,246 @@
+"""The quality benchmark: its measures tell winners from controls, its statistics, and that it goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks import quality
+from benchmarks.arms import CHANGES, Leads, arms, variants
+from benchmarks.judge import GLYPHS, MEASURES, Judge, Weights
+from benchmarks.quality_report import clusters, interval, paired, summary
+from rechar_core.demo import extras
+from rechar_core.modes import MODES, Mode
+
+ROOT = Path(__file__).parents[1]
+STYLE = np.full((32, 32, 3), (0.8, 0.2, 0.1))
+ALWAYS = {"style_image", "mask"}
+
+
+# Measures
+
+
+@pytest.fixture(scope="module")
+def judge() -> Judge:
+    return Judge("devanagari", 128)
+
+
+@pytest.fixture(scope="module")
+def controls(judge: Judge) -> dict[str, dict[str, float]]:
+    return {name: judge(picture, STYLE) for name, picture in judge.controls().items()}
+
+
+def test_there_are_all_the_controls(controls: dict[str, Any]):
+    assert set(controls) == {"itself", "blank", "turned", "shifted", "wrong glyph"}
+
+
+@pytest.mark.parametrize("measure", ["structure", "iou", "dice", "edge_f1", "ssim_masks", "top_1"])
+def test_the_glyph_itself_wins_and_the_controls_lose(controls: dict[str, Any], measure: str):
+    found = {name: row[measure] for name, row in controls.items()}
+    assert found.pop("itself") > 0.99
+    assert max(found.values()) < 0.9
+
+
+def test_ssim_of_edges_alone_favours_the_blank(controls: dict[str, Any]):
+    """Why the table never shows it alone: nothing at all beats another glyph."""
+    assert controls["blank"]["ssim_edges"] > controls["turned"]["ssim_edges"]
+    assert controls["blank"]["structure"] == 0 and controls["blank"]["top_1"] == 0
+
+
+def test_skeleton_recall_alone_favours_a_glyph_that_holds_the_wanted_one(controls: dict[str, Any]):
+    """The nearest other glyph here is the same with a dot below; IoU, edges and rank see the dot."""
+    assert controls["wrong glyph"]["skeleton_recall"] > 0.95
+    assert controls["wrong glyph"]["top_1"] == 0 and controls["wrong glyph"]["structure"] < 0.7
+
+
+def test_a_perfect_glyph_in_the_right_colours_is_the_best_of_all(judge: Judge):
+    """Both measures at once: the glyph in black on white has the structure and not the colours."""
+    flat = np.where(judge.target.mask[..., None], (0.8, 0.2, 0.1), (0.5, 0.1, 0.05))
+    right, wrong = (judge(p, STYLE) for p in (flat, judge.controls()["itself"]))
+    assert right["structure"] > 0.95 and right["both"] > wrong["both"] + 0.1
+    assert right["colour_distance"] < 30 < wrong["colour_distance"]
+
+
+def test_rivals_are_of_the_same_script_and_not_the_glyph(judge: Judge):
+    assert len(judge.rivals) == 20 and "क" not in judge.rivals
+    assert all("\u0900" <= c <= "\u097f" for c in judge.rivals)
+
+
+def test_there_are_more_scripts_and_styles_than_the_issue_asks_for():
+    assert len(GLYPHS) >= 4 and len(quality.style_pictures(ROOT / "benchmarks" / "styles")) >= 5
+
+
+def test_clip_weights_are_asked_for_by_folder_and_file(tmp_path: Path):
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(FileNotFoundError, match=r"lacks model.safetensors, tokenizer.json"):
+        Weights(tmp_path, "a crane", STYLE)
+
+
+# Arms
+
+
+def test_the_arms_are_those_of_the_issue():
+    names = ["plain", "ControlNet only", "references only", "B-LoRA fusion", "official", "paper", "tuned"]
+    made = arms(0, 0.0)
+    assert [a.name for a in made] == names
+    by_name = {a.name: a for a in made}
+    assert all(by_name[m].mode == MODES[m] for m in ("official", "paper", "tuned"))
+    assert all(a.mode.steps == 7 and a.mode.cfg == (2.0,) * 3 for a in arms(7, 2.0))
+
+
+def test_an_arm_says_what_it_lacks():
+    leads = Leads(None, ("adapters",), (), {})
+    lacking = {a.name: a.lacks(leads) for a in arms(0, 0.0)}
+    assert {n for n, what in lacking.items() if what} == {"references only", "official", "paper", "tuned"}
+    leads = Leads(None, (), ("net",), {})
+    assert [a.name for a in arms(0, 0.0) if a.lacks(leads) == ["net"]] == [
+        "ControlNet only",
+        "official",
+        "paper",
+        "tuned",
+    ]
+
+
+def test_each_variant_changes_one_default_of_tuned():
+    tuned = arms(0, 0.0)[-1]
+    made = variants(tuned, alone=False)
+    assert len(made) == 1 + len(CHANGES)
+    fields = set(Mode.__dataclass_fields__) - {"name"}
+    for arm in made[1:]:
+        changed = {f for f in fields if getattr(arm.mode, f) != getattr(tuned.mode, f)}
+        assert 1 <= len(changed) <= 2, (arm.name, changed)
+    assert all(not a.references and not a.control for a in variants(tuned, alone=True))
+
+
+# Statistics
+
+
+def cell(script: str, style: str, seed: int, arm: str, value: float) -> dict[str, Any]:
+    where = {"script": script, "style": style, "seed": seed, "name": arm}
+    return {"settings": where, "measures": {"iou": value}}
+
+
+def grid(arm: str, value: Any) -> list[dict[str, Any]]:
+    return [cell(a, b, s, arm, value(a, b, s)) for a in "xyz" for b in "mnop" for s in range(3)]
+
+
+def test_a_bootstrap_interval_holds_the_mean_and_is_the_same_each_time():
+    draw = np.random.default_rng(1)
+    noise = {key: draw.normal() for key in ((a, b, s) for a in "xyz" for b in "mnop" for s in range(3))}
+    cells = grid("one", lambda *key: 0.5 + 0.1 * noise[key])
+    mean, low, high = summary(cells)["iou"]
+    assert low < mean < high and 0.01 < high - low < 0.2
+    assert summary(cells) == summary(list(reversed(cells)))
+
+
+def test_seeds_of_one_pair_are_not_counted_as_independent():
+    """Equal values within a pair: the interval is that of twelve numbers, not of thirty-six."""
+    draw = np.random.default_rng(2)
+    pair = {(a, b): draw.normal() for a in "xyz" for b in "mnop"}
+    grouped = clusters({(a, b, s): v for (a, b), v in pair.items() for s in range(3)})
+    single = clusters({(a, b, 0): v for (a, b), v in pair.items()})
+    assert interval(grouped) == pytest.approx(interval(single))
+
+
+def test_paired_differences_see_what_means_hide():
+    """Pairs differ much, the arms by a little in each: the interval of the difference leaves out zero."""
+    level = {b: i for i, b in enumerate("mnop")}
+    cells = grid("one", lambda a, b, s: level[b]) + grid("two", lambda a, b, s: level[b] + 0.05)
+    mean, low, high = paired(cells, "two", "one")["iou"]
+    assert mean == pytest.approx(0.05) and low > 0.04 and high < 0.06
+    both = [summary([c for c in cells if c["settings"]["name"] == n])["iou"] for n in ("one", "two")]
+    assert both[0][2] > both[1][1]
+
+
+# The whole run, very small
+
+
+def run(out: Path, styles: Path, *options: str) -> list[str]:
+    small = ["--styles", str(styles), "--scripts", "devanagari", "--seeds", "1", "--training-steps", "1"]
+    return [str(out), *small, "--steps", "1", *options]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Without adapters and ControlNet, whether or not they ship."""
+    folder = tmp_path_factory.mktemp("quality")
+    (folder / "styles").mkdir()
+    Image.fromarray((STYLE * 255).astype(np.uint8)).save(folder / "styles" / "red.png")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("ADAPTERS", "CONTROLNET"):
+            patch.setattr(extras, name, folder / f"{name.lower()}.safetensors")
+        assert quality.main(run(folder / "out", folder / "styles")) == 0
+        yield folder / "out", folder / "styles"
+
+
+def test_a_run_leaves_cells_pictures_and_a_report(made: tuple[Path, Path]):
+    out, _ = made
+    assert sorted(p.name for p in (out / "cells").iterdir()) == [
+        f"devanagari_red_0_{arm}.{kind}" for arm in ("B-LoRA_fusion", "plain") for kind in ("json", "png")
+    ]
+    table = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    assert set(table["arms"]) == {"plain", "B-LoRA fusion"}
+    assert set(table["arms"]["plain"]) == set(MEASURES) - {"leak", "clip_style", "clip_elements"}
+    assert table["controls"]["itself"]["iou"] == 1 and table["controls"]["blank"]["iou"] == 0
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "data:image/jpeg;base64," in page and "control: wrong glyph" in page
+    assert Image.open(out / "report.png").width > 300
+
+
+def test_arms_whose_files_are_missing_are_named_and_not_drawn(made: tuple[Path, Path]):
+    table = json.loads((made[0] / "report.json").read_text(encoding="utf-8"))
+    assert set(table["not_run"]) == {"ControlNet only", "references only", "official", "paper", "tuned"}
+    assert "controlnet.safetensors" in table["not_run"]["ControlNet only"]
+    assert "adapters.safetensors" in table["not_run"]["references only"]
+    assert "not run" in (made[0] / "report.md").read_text(encoding="utf-8")
+
+
+def test_what_is_done_is_not_done_again(made: tuple[Path, Path]):
+    """The same command: not a file is touched but the report. Other settings: the cells are drawn anew."""
+    out, styles = made
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file() and p.parent != out}
+    assert quality.main(run(out, styles)) == 0
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    cells = [p for p in before if p.parent.name == "cells"]
+    cells[0].unlink()
+    assert quality.main(run(out, styles)) == 0
+    now = {p: p.stat().st_mtime_ns for p in cells}
+    assert sorted(p.stem for p in cells if now[p] != before[p]) == [cells[0].stem] * 2
+    assert quality.main(run(out, styles, "--elements", "stars")) == 0
+    assert all(p.stat().st_mtime_ns != now[p] for p in cells)
+
+
+def test_two_processes_share_the_cells(made: tuple[Path, Path], tmp_path: Path):
+    """As accelerate launches them; together they leave what one leaves."""
+    launcher = [
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+    ]
+    launcher += ["--mixed_precision", "no", "--dynamo_backend", "no", "-m", "benchmarks.quality"]
+    given = run(tmp_path / "two", made[1], "--scripts", "devanagari", "latin")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, *launcher, *given],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    table = json.loads((tmp_path / "two" / "report.json").read_text(encoding="utf-8"))
+    assert table["cells"]["plain"] == table["cells"]["B-LoRA fusion"] == 2
+    assert len(list((tmp_path / "two" / "loras").glob("*.safetensors"))) == 3
