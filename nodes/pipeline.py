@@ -121,7 +121,7 @@ class ReCharPipeline(io.ComfyNode):
             HostPainter(model, clip, vae, adapters, control_net),
             mode_named(pipeline_mode, steps, guidance),
         )
-        texts = {"elements": elements, "template": template, "style_template": style_prompt}
+        texts: dict[str, Any] = {"elements": elements, "template": template, "style_template": style_prompt}
         passes = Passes(painter, glyph[:1], glyph_mask[:1], mode, seed, **texts, **style)
         return io.NodeOutput(*run_passes(passes), mode.settings(seed=seed, **texts))
 

@@ -167,10 +167,8 @@ class SharedLook:
                 self._steps.append([None if w is None else _statistics(latent, w) for w in regions])
                 return latent
             kept = self._steps[min(step, len(self._steps) - 1)]
-            return sum(
-                share * _aligned(latent, weights, wanted)
-                for share, weights, wanted in zip((ink, 1 - ink), regions, kept, strict=True)
-            )
+            inside, outside = (_aligned(latent, w, k) for w, k in zip(regions, kept, strict=True))
+            return ink * inside + (1 - ink) * outside
 
         return change
 

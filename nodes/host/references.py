@@ -45,7 +45,7 @@ class Adapters:
 
 
 def adapter_names() -> list[str]:
-    """ "none", the adapter files in models/ipadapter (a folder that other packs use as well), and the published ones."""
+    """ "none", the adapter files in models/ipadapter, which other packs use as well, and the published ones."""
     import folder_paths
 
     folder_paths.add_model_folder_path(CATEGORY, str(Path(folder_paths.models_dir) / CATEGORY))

@@ -86,7 +86,11 @@ def word_of(
     """The word of MASK (N, H, W), each character in a square of `side` pixels; structure_steps 0 trains nothing."""
     characters = characters if characters.ndim == 3 else characters[None]
     masks, places = cells(characters, side, margin)
-    training = {"steps": structure_steps, "learning_rate": structure_rate, "rank": structure_rank}
+    training: dict[str, Any] = {
+        "steps": structure_steps,
+        "learning_rate": structure_rate,
+        "rank": structure_rank,
+    }
     recipe = (
         TrainingRecipe(prompt=_PROMPT, target="structure", resolution=side, **training)
         if structure_steps

@@ -30,6 +30,10 @@ _OWN = (
     "temperature",
     "mask_mode",
 )  # of a mode, to be set singly
+_SAME = (  # options of generate that the job has under the same name
+    *("model", "mode", "glyph", "output", "elements", "structure", "style", "style_image", "images", "seed"),
+    *("composition_adapter", "style_adapter", "image_encoder", "control_net"),
+)
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,10 @@ class DecorateJob:
     guidance: float = 0.0
     resolution: int | None = None
     changes: Mapping[str, Any] = field(default_factory=dict)
+
+    def texts(self) -> dict[str, str]:
+        """The fields of Passes that are text."""
+        return {"elements": self.elements, "template": self.template, "style_template": self.style_template}
 
     def chosen(self) -> Mode:
         """The mode with its changes. Raises RecipeError."""
@@ -99,7 +107,7 @@ def decorate(job: DecorateJob) -> list[Path]:
     net = control_net(job.control_net, *where)
     painter = DiffusersPainter(load(job.model, *where), read_by, net)
     glyph, mask = glyph_of(picture, job.resolution or _side(painter))
-    texts = {"elements": job.elements, "template": job.template, "style_template": job.style_template}
+    texts: dict[str, Any] = job.texts()
     passes = [Passes(painter, glyph, mask, mode, job.seed + i, **texts, **given) for i in range(job.images)]
     passes[0].check()
     job.output.mkdir(parents=True, exist_ok=True)
@@ -112,7 +120,7 @@ def decorate(job: DecorateJob) -> list[Path]:
 
 def _draw(passes: Passes, job: DecorateJob) -> Path:
     pictures = passes.run()
-    texts = {"elements": job.elements, "template": job.template, "style_template": job.style_template}
+    texts = job.texts()
     about = passes.mode.settings(model=job.model, seed=passes.seed, glyph=job.glyph.name, **texts)
     path = job.output / f"seed_{passes.seed:05d}.png"
     names = (path, *(path.with_stem(f"{path.stem}_{part}") for part in ("structure", "style")))
@@ -186,21 +194,8 @@ def job_of(options: argparse.Namespace) -> DecorateJob:
             )
     if options.negative is not None or options.height is not None:
         raise RecipeError("--negative and --height are not for --mode; the mode and the glyph set them.")
-    same = (
-        "model",
-        "mode",
-        "glyph",
-        "output",
-        "elements",
-        "structure",
-        "style",
-        "style_image",
-        "images",
-        "seed",
-    )
-    same += ("composition_adapter", "style_adapter", "image_encoder", "control_net")
     return DecorateJob(
-        **{name: getattr(options, name) for name in same},
+        **{name: getattr(options, name) for name in _SAME},
         template=options.prompt or TEMPLATE,
         style_template=options.style_prompt,
         steps=options.steps or 0,

@@ -48,7 +48,7 @@ def _adapter(path: Path | None, name: str) -> Adapter | None:
         from ..demo import extras
 
         return extras.load_adapters()[name]
-    return path and read_adapter(path)
+    return read_adapter(path) if path else None
 
 
 def control_net(folder: Path | None, dtype: torch.dtype, device: torch.device) -> Any:
