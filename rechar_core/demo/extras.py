@@ -47,7 +47,9 @@ def build_encoder() -> nn.Module:
     """A freshly initialised image encoder of the demo's size."""
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-    return CLIPVisionModelWithProjection(CLIPVisionConfig(**json.loads(ENCODER_CONFIG.read_text(encoding="utf-8"))))
+    return CLIPVisionModelWithProjection(
+        CLIPVisionConfig(**json.loads(ENCODER_CONFIG.read_text(encoding="utf-8")))
+    )
 
 
 def _part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
