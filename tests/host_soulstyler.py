@@ -11,15 +11,10 @@ import importlib.util
 import json
 import random
 import sys
-from pathlib import Path
 
-PACK, FOLDER = Path(sys.argv[1]), Path(sys.argv[2])
-sys.argv = ["main.py", "--cpu", "--base-directory", str(FOLDER)]
-sys.path.insert(0, ".")
+from in_host import PACK, start
 
-import comfy.options  # noqa: E402
-
-comfy.options.enable_args_parsing()
+start()
 
 import comfy_api.latest  # noqa: E402, F401  what a running host has imported before any pack
 import numpy  # noqa: E402
@@ -35,7 +30,8 @@ def heavy():
 
 
 def load():
-    """The pack as the host loads it, and its nodes by id."""
+    """The pack as the host loads it, from its own __init__, and its nodes by id."""
+    del sys.modules["rechar-pack.nodes"]
     spec = importlib.util.spec_from_file_location(
         "rechar-pack", PACK / "__init__.py", submodule_search_locations=[str(PACK)]
     )

@@ -151,6 +151,12 @@ def test_missing_and_wrong_folders_are_explained(folders: Path, tmp_path: Path):
         FileError, match=r"lacks config.json, .*CIDAS/clipseg-rd64-refined.*grounding-dino-tiny"
     ):
         load_segmenter(tmp_path / "none")
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(
+        FileError, match=r"tokenizer_config.json \(pytorch_model.bin is never loaded; save it as"
+    ):
+        load_segmenter(tmp_path / "old")
     with pytest.raises(FileError, match=r"dino holds GroundingDINO, which only draws boxes"):
         load_segmenter(folders / "dino")
     with pytest.raises(

@@ -50,9 +50,11 @@ def tokenizer_of(folder: Path, what: str) -> Any:
 def need_files(folder: Path, names: Iterable[str], what: str) -> None:
     """Raises FileError naming the folder and every file it lacks; what: what belongs there, and where it is from."""
     missing = [name for name in names if not (folder / name).is_file()]
+    pickled = " (pytorch_model.bin is never loaded; save it as .safetensors with transformers)"
     if missing:
+        hint = pickled if (folder / "pytorch_model.bin").is_file() else ""
         raise FileError(
-            f"The folder {folder} lacks {', '.join(missing)}: put {what} there. Nothing is downloaded for you."
+            f"The folder {folder} lacks {', '.join(missing)}{hint}: put {what} there. Nothing is downloaded for you."
         )
 
 
