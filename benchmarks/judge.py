@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from rechar_core.errors import FileError
 from rechar_core.glyph import find, known, open_face, render
 from rechar_core.metrics.legibility import rank, rivals
 from rechar_core.metrics.score import RANKS, Target, black_on_white, controls, leak, score
@@ -100,23 +101,20 @@ class Weights:
     """Measures that need weights of others: CLIP, from a local folder in transformers' layout.
 
     clip_style: cosine of the picture's and the style picture's image embeddings. clip_elements: cosine of picture and
-    the elements' text, less that of the undecorated glyph. Raises FileNotFoundError if the folder lacks a file.
+    the elements' text, less that of the undecorated glyph. Raises FileError if the folder lacks a file.
     """
 
     def __init__(self, folder: Path, elements: str, undecorated: Array):
-        missing = [
-            n for n in ("config.json", "model.safetensors", "tokenizer.json") if not (folder / n).is_file()
-        ]
-        if missing:
-            raise FileNotFoundError(
-                f"{folder} lacks {', '.join(missing)}: give a CLIP folder of transformers."
+        needed = ("config.json", "model.safetensors", "tokenizer_config.json")
+        if missing := [name for name in needed if not (folder / name).is_file()]:
+            raise FileError(
+                f"{folder} lacks {', '.join(missing)}; give a folder with a CLIP of transformers."
             )
-        from transformers import CLIPModel, CLIPTokenizerFast
+        from transformers import AutoTokenizer, CLIPModel
 
         self.model = CLIPModel.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval()
-        tokens = CLIPTokenizerFast.from_pretrained(folder, local_files_only=True)(
-            elements, return_tensors="pt"
-        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokens = tokenizer(elements, return_tensors="pt", truncation=True)
         self.text = _unit(self.model.get_text_features(**tokens))
         self.baseline = float(self._seen(undecorated) @ self.text.T)
 

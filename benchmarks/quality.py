@@ -33,7 +33,7 @@ from benchmarks.arms import Arm, Cell, Leads, arms, style_pictures, variants  # 
 from benchmarks.judge import GLYPHS, Judge, Weights  # noqa: E402
 from rechar_core import files  # noqa: E402
 from rechar_core.demo.build import WEIGHTS, read_config  # noqa: E402
-from rechar_core.errors import FileError  # noqa: E402
+from rechar_core.errors import FileError, ReCharError  # noqa: E402
 from rechar_core.images import fit, read, to_pil  # noqa: E402
 from rechar_core.standalone.base import DEMO, load  # noqa: E402
 from rechar_core.standalone.painter import DiffusersPainter, Readers  # noqa: E402
@@ -46,6 +46,14 @@ _ABOUT = 1  # raised when the same settings mean another measurement
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
+    try:
+        return measure(options)
+    except ReCharError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def measure(options: argparse.Namespace) -> int:
     run = Run(options)
     say(f"{len(run.cells)} cells x {len(run.arms)} arms in {options.out}")
     run.train()

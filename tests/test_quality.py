@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soulstyler_tiny
 from PIL import Image
 
 from benchmarks import quality
@@ -18,6 +19,7 @@ from benchmarks.arms import CHANGES, Leads, arms, variants
 from benchmarks.judge import GLYPHS, MEASURES, Judge, Weights
 from benchmarks.quality_report import clusters, interval, paired, summary
 from rechar_core.demo import extras
+from rechar_core.errors import FileError
 from rechar_core.modes import MODES, Mode
 
 ROOT = Path(__file__).parents[1]
@@ -80,8 +82,18 @@ def test_there_are_more_scripts_and_styles_than_the_issue_asks_for():
 
 def test_clip_weights_are_asked_for_by_folder_and_file(tmp_path: Path):
     (tmp_path / "config.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(FileNotFoundError, match=r"lacks model.safetensors, tokenizer.json"):
+    with pytest.raises(FileError, match=r"lacks model.safetensors, tokenizer_config.json"):
         Weights(tmp_path, "a crane", STYLE)
+
+
+def test_clip_measures_likeness_and_what_elements_add(tmp_path: Path):
+    """With a small random CLIP: a picture is itself, and the undecorated glyph has no elements by definition."""
+    soulstyler_tiny.clip_folder(tmp_path)
+    other = np.random.default_rng(0).random((64, 64, 3))
+    weights = Weights(tmp_path, "a crane", STYLE)
+    same, moved = weights(STYLE, STYLE), weights(other, STYLE)
+    assert same["clip_style"] == pytest.approx(1, abs=1e-5) and moved["clip_style"] < 0.999
+    assert same["clip_elements"] == pytest.approx(0, abs=1e-6) and moved["clip_elements"] != 0
 
 
 # Arms
