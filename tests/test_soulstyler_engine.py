@@ -214,8 +214,30 @@ def test_background_errors_are_added_up_over_crops():
     assert losses.background_loss(crop[:0], crop[:0]) == 0
 
 
-def test_a_flat_picture_is_smooth():
+def test_smoothness_adds_the_norms_of_four_directions():
+    """A lone pixel of each colour differs from two neighbours along each: a norm of the root of 3 * 2."""
     assert losses.smoothness_loss(torch.full((1, 3, 9, 9), 0.3)) == 0
+    dot = torch.zeros(1, 3, 9, 9)
+    dot[..., 4, 4] = 1
+    assert losses.smoothness_loss(dot) == pytest.approx(4 * 6**0.5)
+
+
+def test_content_adds_the_layers_errors():
+    ones = [torch.ones(1, 2, 3, 3), torch.ones(1, 4, 2, 2)]
+    assert losses.content_loss(ones, [ones[0] * 0, ones[1] * 3]) == pytest.approx(1 + 4)
+    first, last = GUIDE.vgg(picture().movedim(-1, 1))
+    assert min(first.min(), last.min()) == 0  # both behind their ReLU
+    assert (first.shape[-2:], last.shape[-2:]) == ((HEIGHT // 8, WIDTH // 8), (HEIGHT // 16, WIDTH // 16))
+
+
+def test_the_published_weights_and_schedule():
+    defaults = StyleRecipe("cubism")
+    weights = (defaults.patch, defaults.content, defaults.smoothness, defaults.background)
+    assert weights == (9000, 150, 0.002, 150)
+    assert (defaults.steps, defaults.learning_rate, defaults.crops, defaults.crop_size) == (201, 5e-4, 64, 64)
+    work = Stylisation(GUIDE, picture().movedim(-1, 1), square()[0], recipe(steps=101, crops=1))
+    rates = [work.slower.get_last_lr()[0] for _ in work.steps()]
+    assert rates[98] == 5e-4 and rates[99] == rates[100] == 2.5e-4
 
 
 def test_the_network_is_as_small_as_published_and_takes_any_size():
