@@ -1,8 +1,11 @@
 """Run by ComfyUI's Python in its folder: its own trainer or ours, on the demo model, measured.
 
-    python in_host.py PACK BASE {native | ours, fast | ours, normal} STEPS
+    python in_host.py PACK BASE {native | ours, fast | ours, normal | ours, low} STEPS {cost | tensors} {drawn | cold}
 
-Prints one line of JSON. Both train fp32 at rank 8 on the same picture of 64 x 64 latent cells, batch 1.
+Prints one line of JSON. Both train fp32 at rank 8 on the same picture of 64 x 64 latent cells, batch 1. cost: CPU
+seconds and resident memory; tensors: the peak of PyTorch's own allocations (the profiler would disturb the former).
+drawn: the model has drawn one picture before, as in a ComfyUI in use; cold: it has not, so that what the kernels'
+libraries load at their first call counts as training's.
 """
 
 import importlib
@@ -14,6 +17,7 @@ import types
 from pathlib import Path
 
 PACK, BASE, NAME, STEPS = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
+WHAT, BEFORE = sys.argv[5], sys.argv[6]
 sys.argv = ["main.py", "--cpu", "--base-directory", BASE]
 sys.path[:0] = ["."]
 
@@ -91,6 +95,15 @@ def ours(model, clip, latent, mode):
         return run.blora()
 
 
+def drawn(model, clip, latent):
+    """One step of the host's own sampler."""
+    import comfy.sample
+
+    words = clip.encode_from_tokens_scheduled(clip.tokenize("A [v]"))
+    noise = comfy.sample.prepare_noise(latent, 0)
+    return comfy.sample.sample(model, noise, 1, 1.0, "euler", "normal", words, words, latent)
+
+
 def main():
     torch.set_num_threads(1)
     measure = part("benchmarks.measure")
@@ -107,7 +120,8 @@ def main():
             clip.tokenize("A [v]")
         )  # loads the encoders: not a part of training
         comfy.model_management.load_models_gpu([model], force_full_load=True)
-        with measure.measured(False) as cost:
+        assert BEFORE == "cold" or drawn(model, clip, latent) is not None
+        with measure.tensors() if WHAT == "tensors" else measure.measured(False) as cost:
             kept = native(model, clip, latent) if NAME == "native" else ours(model, clip, latent, NAME[6:])
         assert kept
     print(json.dumps({**vars(cost), "per_step": cost.seconds / STEPS}))

@@ -47,6 +47,7 @@ MEASURES: dict[str, bool] = {
     "ssim_masks": True,
     "colour_distance": False,
     "leak": False,
+    "vgg_gram": False,
     "clip_style": True,
     "clip_elements": True,
 }
@@ -55,9 +56,10 @@ MEASURES: dict[str, bool] = {
 class Judge:
     """Everything that is known of one glyph: its mask at the picture's size and what it could be mistaken for."""
 
-    def __init__(self, script: str, side: int, weights: Weights | None = None):
+    def __init__(self, script: str, side: int):
         character, font, kind = GLYPHS[script]
-        self.face, self.side, self.weights = open_face(find(font, known())), side, weights
+        self.face, self.side = open_face(find(font, known())), side
+        self.weights: list[Weights | VggGram] = []
         self.soft = self._mask(character, side)
         self.target = Target(self.soft >= 0.5)
         self.rivals = self._rivals(character, kind)
@@ -82,7 +84,9 @@ class Judge:
         found |= {name: RANKS[name](found) for name in ("structure", "both")}
         if style_drawn is not None:
             found["leak"] = leak(style_drawn, self.target.mask)
-        return found | (self.weights(picture, style) if self.weights else {})
+        for judge in self.weights:
+            found |= judge(picture, style)
+        return found
 
     def controls(self) -> dict[str, Array]:
         """Pictures whose measures say what a measure is worth: the glyph itself, a blank, the nearest other glyph, the
@@ -134,6 +138,37 @@ class Weights:
             "clip_style": float(seen @ self._seen(style).T),
             "clip_elements": float(seen @ self.text.T) - self.baseline,
         }
+
+
+_STYLE_LAYERS = (1, 6, 11, 20, 29)  # relu1_1 ... relu5_1 of VGG19, as Gatys et al. (2016)
+
+
+class VggGram:
+    """vgg_gram: distance of the Gram matrices of VGG19's layers, relative to the style picture's; a local file."""
+
+    def __init__(self, file: Path):
+        from rechar_core.soulstyler.guide import load_vgg
+
+        self.vgg = load_vgg(file).eval()
+
+    def _grams(self, picture: Array) -> list[Any]:
+        import torch
+
+        from rechar_core.soulstyler.pixels import IMAGENET, normalised
+
+        x = torch.from_numpy(np.ascontiguousarray(picture, dtype=np.float32)).movedim(-1, 0)[None]
+        x, found = normalised(x, IMAGENET), []
+        with torch.no_grad():
+            for number, layer in enumerate(self.vgg.features[: _STYLE_LAYERS[-1] + 1]):
+                x = layer(x)
+                if number in _STYLE_LAYERS:
+                    flat = x[0].flatten(1)
+                    found.append(flat @ flat.T / flat.shape[1])
+        return found
+
+    def __call__(self, picture: Array, style: Array) -> dict[str, float]:
+        pairs = zip(self._grams(picture), self._grams(style))
+        return {"vgg_gram": float(np.mean([float((a - b).norm() / b.norm()) for a, b in pairs]))}
 
 
 def _unit(found: Any) -> Any:

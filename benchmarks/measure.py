@@ -36,6 +36,21 @@ def measured(gpu: bool) -> Iterator[Cost]:
     cost.added = cost.peak - before
 
 
+@contextmanager
+def tensors() -> Iterator[Cost]:
+    """The peak of what PyTorch's CPU allocator hands out inside and has not got back: `added`, and nothing else."""
+    from torch.profiler import ProfilerActivity, profile
+
+    cost = Cost()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        yield cost
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    now = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        now += event.nbytes()
+        cost.added = max(cost.added, now)
+
+
 def reset(gpu: bool) -> int:
     """Forgets former peaks; bytes in use now."""
     if gpu:

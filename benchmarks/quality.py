@@ -30,7 +30,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 from benchmarks.arms import Arm, Cell, Leads, arms, style_pictures, variants  # noqa: E402
-from benchmarks.judge import GLYPHS, Judge, Weights  # noqa: E402
+from benchmarks.judge import GLYPHS, Judge, VggGram, Weights  # noqa: E402
 from rechar_core import files  # noqa: E402
 from rechar_core.demo.build import WEIGHTS, read_config  # noqa: E402
 from rechar_core.errors import FileError, ReCharError  # noqa: E402
@@ -92,6 +92,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         type=Path,
         help="folder of a CLIP model: adds likeness to the style picture and to the elements",
     )
+    add("--vgg", type=Path, help="VGG19 as .safetensors: adds the Gram distance to the style picture")
     add("--training-steps", type=int, help="of the B-LoRAs (demo: its recipe; else the published 1000)")
     add("--variants", action="store_true", help="`tuned` and what it becomes with one default changed")
     options = parser.parse_args(arguments)
@@ -179,6 +180,7 @@ class Run:
             "elements": o.elements,
             "recipes": {kind: self._recipe(kind).to_json() for kind in ("structure", "style")},
             **told,
+            **({"vgg": str(o.vgg)} if o.vgg else {}),
         }
 
     # B-LoRAs
@@ -246,7 +248,9 @@ class Run:
         judge = Judge(script, self.side)
         self._write(self.options.out / "controls" / f"{script}.json", self._controls(judge))
         if self.options.clip:
-            judge.weights = Weights(self.options.clip, self.options.elements, judge.target.drawn)
+            judge.weights.append(Weights(self.options.clip, self.options.elements, judge.target.drawn))
+        if self.options.vgg:
+            judge.weights.append(VggGram(self.options.vgg))
         return judge
 
     def _controls(self, judge: Judge) -> dict[str, Any]:

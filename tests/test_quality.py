@@ -16,7 +16,7 @@ from PIL import Image
 
 from benchmarks import quality
 from benchmarks.arms import CHANGES, Leads, arms, variants
-from benchmarks.judge import GLYPHS, MEASURES, Judge, Weights
+from benchmarks.judge import GLYPHS, MEASURES, Judge, VggGram, Weights
 from benchmarks.quality_report import clusters, interval, paired, summary
 from rechar_core.demo import extras
 from rechar_core.errors import FileError
@@ -94,6 +94,17 @@ def test_clip_measures_likeness_and_what_elements_add(tmp_path: Path):
     same, moved = weights(STYLE, STYLE), weights(other, STYLE)
     assert same["clip_style"] == pytest.approx(1, abs=1e-5) and moved["clip_style"] < 0.999
     assert same["clip_elements"] == pytest.approx(0, abs=1e-6) and moved["clip_elements"] != 0
+
+
+def test_the_gram_distance_is_of_texture_and_blind_to_place(tmp_path: Path):
+    """With random weights of VGG19's full size: nothing between a picture and itself, little to itself moved."""
+    gram = VggGram(soulstyler_tiny.vgg_file(tmp_path / "vgg19.safetensors"))
+    stripes = np.zeros((64, 64, 3))
+    stripes[:, (np.arange(64) % 8) < 4] = 1
+    dots = np.random.default_rng(0).random((64, 64, 3))
+    moved = gram(np.roll(stripes, 4, 1), stripes)["vgg_gram"]
+    assert gram(stripes, stripes)["vgg_gram"] == 0
+    assert moved < 0.5 * gram(dots, stripes)["vgg_gram"]
 
 
 # Arms
@@ -200,7 +211,7 @@ def test_a_run_leaves_cells_pictures_and_a_report(made: tuple[Path, Path]):
     ]
     table = json.loads((out / "report.json").read_text(encoding="utf-8"))
     assert set(table["arms"]) == {"plain", "B-LoRA fusion"}
-    assert set(table["arms"]["plain"]) == set(MEASURES) - {"leak", "clip_style", "clip_elements"}
+    assert set(table["arms"]["plain"]) == set(MEASURES) - {"leak", "clip_style", "clip_elements", "vgg_gram"}
     assert table["controls"]["itself"]["iou"] == 1 and table["controls"]["blank"]["iou"] == 0
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "data:image/jpeg;base64," in page and "control: wrong glyph" in page
