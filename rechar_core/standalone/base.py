@@ -39,7 +39,8 @@ def load(model: str, dtype: torch.dtype, device: torch.device) -> StableDiffusio
     pipeline.set_progress_bar_config(disable=True)
     pipeline.to(device)
     pipeline.vae.float()  # SDXL's VAE overflows in fp16
-    pipeline.unet.to(dtype)
+    if pipeline.unet.dtype != dtype:  # the demo's, which is stored in one type
+        pipeline.unet.to(dtype)
     return pipeline
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ReCharError, RecipeError
+from ..keys import WRITABLE
 
 if TYPE_CHECKING:
     from .train import TrainJob
 
 _CHECKPOINTING = {"auto": "auto", "on": "normal", "off": "fast"}  # the option before --memory
-_FORMATS = ("kohya", "kohya-sgm", "diffusers", "peft", "comfy")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a gbk or cp1252 console must not crash on a file name
             stream.reconfigure(errors="backslashreplace")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of image processors that nobody asked for
     signal.signal(
         signal.SIGTERM, signal.default_int_handler
     )  # a job scheduler's stop keeps the state, as Ctrl-C
@@ -201,7 +203,7 @@ def _inspect(options: argparse.Namespace) -> None:
 def _convert_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("input", type=Path, help="a LoRA file of any format")
     sub.add_argument("output", type=Path, help="the .safetensors file to write")
-    sub.add_argument("--format", choices=_FORMATS, default="kohya", help="key format to write")
+    sub.add_argument("--format", choices=WRITABLE, default="kohya", help="key format to write")
 
 
 def _convert(options: argparse.Namespace) -> None:
