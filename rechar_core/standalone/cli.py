@@ -26,7 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a gbk or cp1252 console must not crash on a file name
             stream.reconfigure(errors="backslashreplace")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of image processors that nobody asked for
+    os.environ.setdefault(
+        "TRANSFORMERS_VERBOSITY", "error"
+    )  # it warns of image processors that nobody asked for
     signal.signal(
         signal.SIGTERM, signal.default_int_handler
     )  # a job scheduler's stop keeps the state, as Ctrl-C
@@ -221,7 +223,9 @@ def _restyle_options(sub: argparse.ArgumentParser) -> None:
     add("--mask", type=Path, help="a picture, white on the object; else --segmenter finds it")
     add("--segmenter", type=Path, help="a folder with CLIPSeg or GroundingDINO")
     add("--sam", type=Path, help="a folder with SAM 2, for GroundingDINO")
-    add("--object", default="", help="what the segmenter looks for, in English; else the instruction's object")
+    add(
+        "--object", default="", help="what the segmenter looks for, in English; else the instruction's object"
+    )
     add("--threshold", type=float, default=0.4, help="of the segmenter, 0 to 1")
     add("--llm", type=Path, help="a folder with an instruct model that reads the instruction; else rules")
     add("--model", default="", help="sdxl: diffusers folder, SDXL .safetensors file, hub id, or 'demo'")
