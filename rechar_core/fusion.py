@@ -57,7 +57,8 @@ class Fusion:
 
         Raises ModelError listing up to ten layers that the model lacks or has in another shape.
         """
-        changes = [(path, (pair.up.shape[0], pair.down.shape[1])) for path, (pair, _) in self.pairs.items()]
+        changes: list[tuple[str, tuple[int, ...]]] = []
+        changes += [(path, (pair.up.shape[0], pair.down.shape[1])) for path, (pair, _) in self.pairs.items()]
         changes += [(path, _whole_shape(parts)) for path, (parts, _) in self.passthrough.items()]
         misfits = [m for m in (_misfit(path, shape, shapes) for path, shape in changes) if m]
         if misfits:
