@@ -1,11 +1,10 @@
 """Run by ComfyUI's Python in its folder: its own trainer or ours, on the demo model, measured.
 
-    python in_host.py PACK BASE {native | ours, fast | ours, normal | ours, low} STEPS {cost | tensors} {drawn | cold}
+    python in_host.py PACK BASE {native | ours, fast | ours, normal | ours, low} STEPS PIXELS {cost | tensors}
 
-Prints one line of JSON. Both train fp32 at rank 8 on the same picture of 64 x 64 latent cells, batch 1. cost: CPU
-seconds and resident memory; tensors: the peak of PyTorch's own allocations (the profiler would disturb the former).
-drawn: the model has drawn one picture before, as in a ComfyUI in use; cold: it has not, so that what the kernels'
-libraries load at their first call counts as training's.
+Prints one line of JSON. Both train fp32 at rank 8 on the same picture, batch 1, after the model has drawn one picture,
+so that what the kernels' libraries load at their first call is not charged to training. cost: CPU seconds and resident
+memory; tensors: the peak of PyTorch's own allocations (the profiler would disturb the former).
 """
 
 import importlib
@@ -17,7 +16,7 @@ import types
 from pathlib import Path
 
 PACK, BASE, NAME, STEPS = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
-WHAT, BEFORE = sys.argv[5], sys.argv[6]
+PIXELS, WHAT = int(sys.argv[5]), sys.argv[6]
 sys.argv = ["main.py", "--cpu", "--base-directory", BASE]
 sys.path[:0] = ["."]
 
@@ -85,9 +84,9 @@ def ours(model, clip, latent, mode):
     """What our node does behind its encoding."""
     host, loop = part("nodes.host.denoiser"), part("rechar_core.training.loop")
     values = part("rechar_core.training.denoiser")
-    recipe = part("rechar_core.training.recipe").TrainingRecipe(rank=8, steps=STEPS, resolution=512)
+    recipe = part("rechar_core.training.recipe").TrainingRecipe(rank=8, steps=STEPS, resolution=PIXELS)
     with host.trainable(model) as denoiser:
-        cond = host.ordinary(host.encode_prompt(clip, "A [v]", 512), denoiser.device)
+        cond = host.ordinary(host.encode_prompt(clip, "A [v]", PIXELS), denoiser.device)
         moments = values.LatentMoments(latent.clone(), torch.full_like(latent, 0.1).clone())
         run = loop.Training(denoiser, [moments], cond, recipe, mode=mode)
         for _ in run.steps():
@@ -115,12 +114,12 @@ def main():
     importlib.import_module("torch._dynamo")
     with torch.inference_mode():  # as in a node
         model, clip, _ = part("nodes.host.demo_model").shared_demo()
-        latent = torch.randn(1, 4, 64, 64, generator=torch.Generator().manual_seed(0))
+        latent = torch.randn(1, 4, PIXELS // 8, PIXELS // 8, generator=torch.Generator().manual_seed(0))
         clip.encode_from_tokens_scheduled(
             clip.tokenize("A [v]")
         )  # loads the encoders: not a part of training
         comfy.model_management.load_models_gpu([model], force_full_load=True)
-        assert BEFORE == "cold" or drawn(model, clip, latent) is not None
+        drawn(model, clip, latent)
         with measure.tensors() if WHAT == "tensors" else measure.measured(False) as cost:
             kept = native(model, clip, latent) if NAME == "native" else ours(model, clip, latent, NAME[6:])
         assert kept

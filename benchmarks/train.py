@@ -118,35 +118,39 @@ def compared(results: dict[str, dict[str, Any]], folder: Path) -> dict[str, Any]
 
 
 def host(steps: int) -> dict[str, Any] | None:
-    """ComfyUI's trainer and ours, in ComfyUI's Python, on the demo model; None where there is no ComfyUI."""
+    """ComfyUI's trainer and ours, in ComfyUI's Python, on the demo model, by picture size; None without ComfyUI."""
     folder = Path(os.environ.get("COMFYUI_PATH") or "~/comfy/ComfyUI").expanduser()
     if not (folder / "main.py").is_file():
         print(f"no ComfyUI in {folder}: left out")
         return None
+    found = {}
+    for pixels in (256, 512):  # the demo model's own size, and twice that
+        results = {}
+        for name in ("native", "ours, fast", "ours, normal", "ours, low"):
+            print(f"in ComfyUI, {pixels} pixels: {name} ...", flush=True)
+            results[name] = in_host(folder, name, steps, pixels, "cost")
+            results[name]["tensors"] = in_host(folder, name, 2, pixels, "tensors")["added"]
+        native = results["native"]
+        for result in results.values():
+            result["times_native"] = native["per_step"] / result["per_step"]
+            result["memory_of_native"] = result["added"] / native["added"]
+            result["tensors_of_native"] = result["tensors"] / native["tensors"]
+        found[str(pixels)] = results
+    return found
+
+
+def in_host(folder: Path, name: str, steps: int, pixels: int, what: str) -> dict[str, Any]:
+    """One run in ComfyUI's Python, in a fresh process."""
     own = folder / ".venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     python = os.environ.get("COMFYUI_PYTHON") or (str(own) if own.is_file() else sys.executable)
-    results = {}
-    for name in ("native", "ours, fast", "ours, normal"):
-        print(f"in ComfyUI: {name} ...", flush=True)
-        with tempfile.TemporaryDirectory() as base:
-            command = [
-                python,
-                "-s",
-                str(ROOT / "benchmarks" / "in_host.py"),
-                str(ROOT),
-                base,
-                name,
-                str(steps),
-            ]
-            environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-            done = subprocess.run(
-                command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True, check=True
-            )
-        results[name] = json.loads(done.stdout.splitlines()[-1])
-    for result in results.values():
-        result["times_native"] = results["native"]["per_step"] / result["per_step"]
-        result["memory_of_native"] = result["added"] / results["native"]["added"]
-    return results
+    script = str(ROOT / "benchmarks" / "in_host.py")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    with tempfile.TemporaryDirectory() as base:
+        command = [python, "-s", script, str(ROOT), base, name, str(steps), str(pixels), what]
+        done = subprocess.run(
+            command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True, check=True
+        )
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def show(report: dict[str, Any]) -> None:
@@ -161,13 +165,15 @@ def show(report: dict[str, Any]) -> None:
             f"{name:14}{r['per_step']:14.3f}{r['times_published']:13.2f}{r['added'] / 2**20:10.0f}"
             f"{r['loss_distance']:11.1e}{r['delta_distance']:12.1e}"
         )
-    if report.get("host"):
-        print("\nin ComfyUI, demo model, 512 pixels")
-        print(f"{'':14}{'CPU s a step':>14}{'x native':>13}{'added MB':>10}{'of native':>11}")
-        for name, r in report["host"].items():
+    for pixels, results in (report.get("host") or {}).items():
+        print(f"\nin ComfyUI, demo model, {pixels} pixels")
+        print(
+            f"{'':14}{'CPU s a step':>14}{'x native':>13}{'added MB':>10}{'of native':>11}{'tensors MB':>12}"
+        )
+        for name, r in results.items():
             print(
                 f"{name:14}{r['per_step']:14.3f}{r['times_native']:13.2f}{r['added'] / 2**20:10.0f}"
-                f"{r['memory_of_native']:11.2f}"
+                f"{r['memory_of_native']:11.2f}{r['tensors'] / 2**20:12.1f}"
             )
 
 

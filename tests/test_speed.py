@@ -276,13 +276,16 @@ def test_auto_needs_less_for_smaller_pictures_and_nothing_without_a_gpu():
 
 def test_groups_depend_on_mode_and_picture_alone():
     assert [grouping(m, 128 * 128, 1, gpu=True).together for m in LADDER] == [4, 2, 1]
-    assert [grouping(m, 32 * 32, 1, gpu=False).together for m in LADDER] == [4, 2, 2]
+    assert [grouping(m, 32 * 32, 1, gpu=False).together for m in LADDER] == [8, 2, 2]
     assert grouping("fast", 32 * 32, 1, gpu=True).together == 16
     assert grouping("fast", 256 * 256, 4, gpu=True).together == 1
     for mode in LADDER:
         group = grouping(mode, 64 * 80, 3, gpu=True)
         assert group.chunk % group.together == 0
     assert grouping("low", 128 * 128, 1, gpu=True).chunk == 16
+    assert (
+        grouping("low", 32 * 32, 1, gpu=False).chunk == 2
+    )  # nothing is swapped: keeping more would be a waste
 
 
 # Recipes

@@ -7,12 +7,13 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ..blocks import block_of
 from ..training.context import ConstantContext, Once
 from ..training.denoiser import Conditioning, Prediction, Prefix
+from ..training.frozen import gated, normed_conv, plain_conv, upsampled
 from ..training.memory import Mode
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class DiffusersDenoiser:
         self.home: torch.device = unet.device
         self.device: torch.device = device or unet.device
         self._halves = _halves(unet)
-        self._alternate = self._checkpointing = False
+        self._alternate = False
         self._context, self._cond = ConstantContext(), Once(self._prepare)
         self._attached = ExitStack()
 
@@ -60,12 +61,13 @@ class DiffusersDenoiser:
         self._attached.close()
         self._cond.forget()
         self.unet.disable_gradient_checkpointing()
-        self._alternate, self._checkpointing = mode == "low", mode in ("normal", "low")
+        self._alternate = mode == "low"
         if not self._alternate:
             self.unet.to(self.home if mode is None else self.device)
         if mode is None:
             return
-        if self._checkpointing:
+        self._attached.enter_context(gated(self.unet.up_blocks.modules()))
+        if mode != "fast":
             self._attached.callback(self.unet.train, self.unet.training)
             self.unet.train()  # older diffusers checkpoint only in training mode; SDXL has no dropout
             self.unet.enable_gradient_checkpointing()
@@ -99,21 +101,15 @@ class DiffusersDenoiser:
         for i, block in enumerate(unet.up_blocks):
             for j, resnet in enumerate(block.resnets):
                 if i or j:
-                    joined = torch.cat([hidden, skips.pop()], dim=1)
-                    hidden = self._resnet(resnet, joined, prefix.embedding)
+                    hidden = _residual(resnet, hidden, skips.pop(), prefix.embedding)
                 if _has_attention(block):
                     hidden = block.attentions[j](hidden, encoder_hidden_states=context, return_dict=False)[0]
             for upsampler in block.upsamplers or ():
-                hidden = upsampler(hidden, skips[-1].shape[2:])
-        return unet.conv_out(unet.conv_act(unet.conv_norm_out(hidden)))
+                hidden = upsampled(upsampler.conv, hidden, skips[-1].shape[2:])
+        return normed_conv(unet.conv_norm_out, unet.conv_out, hidden)
 
     def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         return self.suffix(self.prefix(noisy, timesteps, conditioning), conditioning)
-
-    def _resnet(self, resnet: nn.Module, hidden: Tensor, embedding: Tensor) -> Tensor:
-        if self._checkpointing and torch.is_grad_enabled():
-            return checkpoint(resnet, hidden, embedding, use_reentrant=False)
-        return resnet(hidden, embedding)
 
     def _prepare(self, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
         """The context (1, tokens, width), and what size and pooled text add to the timestep's embedding (1, width)."""
@@ -129,6 +125,16 @@ class DiffusersDenoiser:
                 module.to("cpu")
             for module in self._halves[half]:
                 module.to(self.device)
+
+
+def _residual(resnet: Any, hidden: Tensor, skip: Tensor, embedding: Tensor) -> Tensor:
+    """ResnetBlock2D.forward of hidden and skip side by side, as SDXL has it: no scale-shift norm, no resampling."""
+    if type(resnet).__name__ != "ResnetBlock2D":  # a stand-in of the same meaning, as demo/studio.py puts there
+        return resnet(torch.cat([hidden, skip], dim=1), embedding)
+    inner = normed_conv(resnet.norm1, resnet.conv1, hidden, skip)
+    inner = inner + resnet.time_emb_proj(F.silu(embedding))[:, :, None, None]
+    outer = normed_conv(resnet.norm2, resnet.conv2, inner)
+    return plain_conv(resnet.conv_shortcut, hidden, skip) + outer
 
 
 def _has_attention(block: nn.Module) -> bool:

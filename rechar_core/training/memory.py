@@ -1,7 +1,8 @@
 """Memory modes: how a training step is computed, never what comes out of it.
 
-fast keeps every activation. normal computes those of the suffix twice (gradient checkpointing). low also has only
-one half of the UNet on the GPU at a time: the prefix of many steps, then their suffixes, then again.
+None keeps what can be had again without a matrix product or convolution (frozen.py). normal also computes the
+transformer blocks of the suffix twice (gradient checkpointing). low also has only one half of the UNet on the GPU at a
+time: the prefix of many steps, then their suffixes, then again.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _AREA = 128 * 128  # latent values of 1024 x 1024 pixels, a channel
 # Latent area whose prefix is computed in one forward pass: enough to fill the device, no more than memory allows.
 _TOGETHER: dict[bool, dict[Mode, int]] = {
     True: {"fast": 4 * _AREA, "normal": 2 * _AREA, "low": _AREA},  # on a GPU
-    False: {"fast": _AREA // 4, "normal": _AREA // 8, "low": _AREA // 8},
+    False: {"fast": _AREA // 2, "normal": _AREA // 8, "low": _AREA // 8},
 }
 _MOST_TOGETHER = 16
 _LOW_CHUNK = 16  # steps between two swaps of the halves: a swap moves 5 GB, a step's prefix is 51 MB
@@ -40,7 +41,8 @@ class Grouping:
 def grouping(mode: Mode, area: int, batch_size: int, gpu: bool) -> Grouping:
     """Not from the memory that happens to be free, so that a resumed run groups its steps as the first one did."""
     together = max(1, min(_MOST_TOGETHER, _TOGETHER[gpu][mode] // (area * batch_size)))
-    chunk = -(-_LOW_CHUNK // together) * together if mode == "low" else together
+    # without a GPU nothing is swapped, so that keeping prefixes would only cost memory
+    chunk = -(-_LOW_CHUNK // together) * together if mode == "low" and gpu else together
     return Grouping(together, chunk)
 
 
