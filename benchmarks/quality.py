@@ -140,7 +140,7 @@ class Run:
         self.arms: list[Arm] = []
         for arm in chosen:
             if lacking := arm.lacks(self.leads):
-                self.not_run[arm.name] = f"not run: missing {', '.join(lacking)}"
+                self.not_run[arm.name] = f"not run: {' '.join(lacking)}"
             else:
                 self.arms.append(arm)
 
@@ -151,12 +151,12 @@ class Run:
         given = (o.composition_adapter, o.style_adapter, o.image_encoder)
         try:
             if None in given:
-                missing = ["--composition-adapter, --style-adapter and --image-encoder"]
+                missing = ["No --composition-adapter, --style-adapter and --image-encoder are given."]
             else:
                 found = readers(*given, *self.where)
         except FileError as error:
             missing = [str(error)]
-        net, no_net = None, ["--control-net"]
+        net, no_net = None, ["No --control-net is given."]
         try:
             net = control_net(o.control_net, *self.where)
             no_net = [] if net is not None else no_net

@@ -199,7 +199,8 @@ tr:nth-child(even){{background:#f4f4f4}}pre{{background:#f4f4f4;padding:1em}}</s
 controls say what a number is worth: a blank, the nearest other glyph, the glyph turned, and the glyph shifted must lose
 on a measure of structure, and the glyph itself must win. SSIM alone fails that.</p>
 <table><tr><th></th>{heads}</tr>{"".join(rows)}</table>
-<h2>Seed 0, the first style of each script in turn</h2><img src="data:image/jpeg;base64,{picture}" alt="pictures">
+<h2>The first seed, each script in another style; the number is the measure "both"</h2>
+<img src="data:image/jpeg;base64,{picture}" alt="pictures">
 <h2>Settings</h2><pre>{about}</pre></html>
 """
 
@@ -227,7 +228,7 @@ def contact_sheet(out: Path, cells: list[Cell], arms: list[str]) -> Image.Image:
         for arm in arms:
             cell = at.get((script, style, first, arm))
             if cell is not None:
-                label = f"{arm}\nboth {cell['measures']['both']:.2f}  {script}, {style}"
+                label = f"{arm}  {cell['measures']['both']:.2f}\n{script}, {style}"
                 row.append((label, Image.open(cell["picture"])))
         rows += [row] if row else []
     return sheet(rows or [[("nothing was drawn", Image.new("RGB", (8, 8)))]], "ReChar quality benchmark", 192)

@@ -248,3 +248,24 @@ def test_every_mode_runs_on_diffusers(
     assert result.shape == (1, *SIZE, 3) and result.std() > 0.01
     drawn = not torch.equal(structure, glyph), not torch.equal(style, picture(2))
     assert drawn == (chosen.draws, chosen.draws)
+
+
+def test_half_precision_draws_almost_the_same(encoder: Any, control_net: Any, states: list[adapters.State]):
+    """What a GPU does (fp16 everywhere but in the VAE), here in bf16, which a CPU can compute."""
+    from copy import deepcopy
+
+    from rechar_core.standalone.base import load
+
+    drawn = []
+    for dtype in (torch.float32, torch.bfloat16):
+        half = load(str(tiny.MODEL), dtype, torch.device("cpu"))
+        readers = Readers(adapter_of(states[0], "x"), adapter_of(states[1], "y"), deepcopy(encoder).to(dtype))
+        painter = DiffusersPainter(half, readers, deepcopy(control_net).to(dtype))
+        given = tuple(painter.refer(picture(n), role, None) for n, role in enumerate(("structure", "style")))
+        layout = Layout({"structure": (picture(7)[0, ..., 0] > 0.5).float()}, "R2", mask_mode="fill")
+        scales = {"structure": 0.5, "style": 0.5}
+        hint = (picture(9) > 0.5).float()
+        more = {"references": given, "layout": layout, "scales": scales, "hint": hint, "control": 0.5}
+        drawn.append(painter.draw(drawing(**more)))
+    assert drawn[1].dtype == torch.float32
+    assert (drawn[0] - drawn[1]).abs().mean() < 0.03 < drawn[0].std()

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from rechar_core.references import layout as maps
 from rechar_core.references.attention import Branch, Reference, blend
 from rechar_core.references.encoding import kept_tokens, reference_of
 from rechar_core.references.errors import AdapterError
@@ -259,6 +260,19 @@ def test_mask_modes_on_a_thin_ring():
     assert found["fill"].mean() == pytest.approx(math.pi * 20.5**2 / 64**2, rel=0.02)
     assert found["fill"][8, 8] == 1 and found["maxpool"][8, 8] == 0 == found["area"][8, 8]
     assert found["distance"].mean() > 2 * found["area"].mean()
+
+
+def test_weights_are_worked_out_once_for_a_grid(monkeypatch: pytest.MonkeyPatch):
+    """Every layer asks at every step; filling a megapixel takes longer than the layer itself."""
+    asked = []
+    modes = {"area": lambda mask, grid: asked.append(grid) or torch.ones(grid[0] * grid[1])}
+    monkeypatch.setattr(maps, "MASK_MODES", modes)
+    made = Layout({"style": torch.ones(8, 8)})
+    for grid in ((4, 4), (2, 2), (4, 4), (2, 2), (4, 4)):
+        _, (weight,) = made.weights(["style"], grid)
+        assert weight.shape == (1, grid[0] * grid[1], 1)
+    assert asked == [(4, 4), (2, 2)]
+    assert made == Layout({"style": made.masks["style"]}) and "known" not in repr(made)
 
 
 # Errors

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..structure_map import distance_falloff, fill
 from .errors import AdapterError
@@ -37,6 +37,9 @@ class Layout:
     reading: str = "off"
     temperature: float = 1.0
     mask_mode: str = "area"
+    _known: dict[Any, tuple[Tensor | None, list[Tensor | None]]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         if self.reading not in READINGS:
@@ -54,7 +57,16 @@ class Layout:
                 )
 
     def weights(self, roles: Sequence[str], grid: Grid) -> tuple[Tensor | None, list[Tensor | None]]:
-        """The text's weight and each reference's on a layer's grid: (1, height * width, 1), None for 1 everywhere."""
+        """The text's weight and each reference's on a layer's grid: (1, height * width, 1), None for 1 everywhere.
+
+        Worked out once for a grid: every layer asks for it at every step.
+        """
+        key = (tuple(roles), grid)
+        if key not in self._known:
+            self._known[key] = self._weights(roles, grid)
+        return self._known[key]
+
+    def _weights(self, roles: Sequence[str], grid: Grid) -> tuple[Tensor | None, list[Tensor | None]]:
         maps = [self._map(TEXT, grid), *(self._map(role, grid) for role in roles)]
         text, *others = READINGS[self.reading](maps, self.temperature)
         return _column(text), [_column(other) for other in others]
