@@ -327,7 +327,7 @@ def test_noise_offset_shifts_whole_channels(pipe):
 
 
 def _questions(run):
-    lookahead = run._look_ahead()
+    lookahead = run.look_ahead()
     yield from (lookahead.step(n).question for n in range(run.recipe.steps))
 
 

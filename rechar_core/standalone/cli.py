@@ -81,6 +81,8 @@ def _train_options(sub: argparse.ArgumentParser) -> None:
     add("--resolution", type=int, default=unset, help="pixels of the shorter side (1024)")
     add("--batch-size", type=int, default=unset, help="noise draws of one picture a step (1)")
     add("--seed", type=int, default=unset, help="(0)")
+    add("--seeds", help="one LoRA each, side by side, with a sheet to choose from: 0,1,2,3")
+    add("--noise-seed", type=int, default=unset, help="of the noises, where it is not --seed")
     add("--optimizer", choices=("adamw", "adamw8bit", "prodigy"), default=unset, help="(adamw)")
     add("--loss", choices=("prediction", "x0"), default=unset, help="(the recipe's; x0 is ConsisLoRA's)")
     add("--min-snr-gamma", type=float, default=unset, help="min-SNR weighting; 5 is usual (off)")
@@ -88,13 +90,18 @@ def _train_options(sub: argparse.ArgumentParser) -> None:
     add("--mixed-precision", choices=("no", "fp16", "bf16"), default="no", help="of the frozen base")
     add("--memory", choices=("auto", "fast", "normal", "low"), default="auto", help="speed against memory")
     add("--gradient-checkpointing", choices=tuple(_CHECKPOINTING), default=unset, help=argparse.SUPPRESS)
+    add("--fp8-base", action="store_true", help="base weights in 8 bits: half the memory, another result")
     add("--frozen", type=Path, help="B-LoRA whose structure block stays in the model while training")
     add("--log-json", type=Path, help="write losses, seconds per step and peak memory here")
     add("--fresh", action="store_true", help="forget an unfinished run of this output")
 
 
 def _train(options: argparse.Namespace) -> None:
-    given = {name: value for name, value in vars(options).items() if name not in ("command", "jobs")}
+    own = ("command", "jobs", "seeds")
+    given = {name: value for name, value in vars(options).items() if name not in own}
+    if options.seeds is not None:
+        _train_seeds(options, given)
+        return
     if options.jobs is None:
         from .train import train
 
@@ -106,6 +113,19 @@ def _train(options: argparse.Namespace) -> None:
     for job in jobs:
         finished(job)
     for path in train_all(jobs, lambda text: print(text, file=sys.stderr, flush=True)):
+        print(path)
+
+
+def _train_seeds(options: argparse.Namespace, given: Mapping[str, Any]) -> None:
+    from .seeds import train_seeds
+
+    if options.jobs is not None:
+        raise RecipeError("--seeds and --jobs do not go together; write a line a seed into the jobs file.")
+    try:
+        seeds = [int(part) for part in options.seeds.split(",")]
+    except ValueError:
+        raise RecipeError(f"--seeds is {options.seeds!r}; it must be numbers such as 0,1,2,3.") from None
+    for path in train_seeds(_train_job(given), seeds):
         print(path)
 
 

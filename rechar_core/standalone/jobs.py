@@ -20,9 +20,8 @@ import torch
 from .. import files
 from ..errors import ReCharError, RecipeError
 from ..training.loop import Step
-from .base import load
 from .processes import processes
-from .train import Team, TrainJob, read_pictures, train_on
+from .train import Team, TrainJob, load_base, read_pictures, train_on
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
@@ -90,7 +89,7 @@ def finished(job: TrainJob) -> bool:
     """Whether the output holds this very recipe. Raises RecipeError if it holds another."""
     if not job.output.is_file():
         return False
-    held = files.read(job.output).recipe or {}
+    held = {**type(job.recipe)().to_json(), **(files.read(job.output).recipe or {})}
     wanted = job.recipe.to_json()
     changed = [name for name in wanted if name != "memory" and held.get(name) != wanted[name]]
     if changed:
@@ -115,7 +114,7 @@ class _Worker:
     report: Callable[[str], None]
     device: torch.device
     held: Path | None = None
-    base: tuple[tuple[str, torch.dtype], StableDiffusionXLPipeline] | None = None
+    base: tuple[tuple[str, torch.dtype, bool], StableDiffusionXLPipeline] | None = None
     refreshed: float = 0.0
 
     def open_jobs(self) -> list[TrainJob]:
@@ -153,10 +152,10 @@ class _Worker:
         return Team(self.device, bar=False, stepped=stepped)
 
     def _pipeline(self, job: TrainJob) -> StableDiffusionXLPipeline:
-        key = job.model, job.dtype
+        key = job.model, job.dtype, job.recipe.fp8_base
         if self.base is None or self.base[0] != key:
             self.base = None  # the old one goes before the new one comes
-            self.base = key, load(job.model, job.dtype, torch.device("cpu"))
+            self.base = key, load_base(job)
         return self.base[1]
 
     def _claim(self, job: TrainJob) -> bool:

@@ -16,11 +16,13 @@ from accelerate.utils import reduce
 from torch import Tensor
 
 from .. import files
+from ..errors import RecipeError
 from ..fusion import applied, fuse
 from ..images import fit, jpeg, list_pictures, read
 from ..storage import write_bytes
 from ..training import checkpoint
 from ..training.denoiser import LatentMoments
+from ..training.fp8 import shrink
 from ..training.loop import Share, Step, Training
 from ..training.memory import Mode, choose
 from ..training.recipe import TrainingRecipe
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
 
 _DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-_SAVE_EVERY = 250  # steps between safety copies of the state
+SAVE_EVERY = 250  # steps between safety copies of the state
 
 
 @dataclass(frozen=True)
@@ -85,11 +87,21 @@ def train(job: TrainJob) -> Path:
     """
     here = processes()
     pixels = read_pictures(job)  # before the model is loaded: a wrong path should not cost a minute
-    pipeline = load(job.model, job.dtype, torch.device("cpu"))
+    pipeline = load_base(job)
     main = here.is_main_process
     return train_on(
         pipeline, job, pixels, Team(here.device, _share(here), main, here.wait_for_everyone, main)
     )
+
+
+def load_base(job: TrainJob) -> StableDiffusionXLPipeline:
+    """The job's model on the CPU, in its precision. Raises RecipeError where fp8 and a frozen B-LoRA come together."""
+    if job.recipe.fp8_base and job.frozen:
+        raise RecipeError("A B-LoRA cannot be put into a base in fp8: leave out --frozen or --fp8-base.")
+    pipeline = load(job.model, job.dtype, torch.device("cpu"))
+    if job.recipe.fp8_base:
+        shrink(pipeline.unet)
+    return pipeline
 
 
 def read_pictures(job: TrainJob) -> list[Tensor]:
@@ -189,7 +201,7 @@ def _run(training: Training, state: Path, team: Team) -> None:
                 if step.number % 10 == 0 or step.number == total:
                     bar.set_postfix(loss=f"{float(step.loss):.4f}")
                 team.stepped(step)
-                if team.main and step.number % _SAVE_EVERY == 0 and step.number < total:
+                if team.main and step.number % SAVE_EVERY == 0 and step.number < total:
                     checkpoint.save(training, state)
         except KeyboardInterrupt:
             if team.main and training.done:

@@ -45,12 +45,14 @@ class Draws(Protocol):
 
 @dataclass(frozen=True)
 class SeededDraws:
-    """The product's draws: counter-based on `seed`."""
+    """The product's draws: counter-based on `seed`, all but the initial values on `noise_seed` where there is one."""
 
     seed: int
+    noise_seed: int | None = None
 
     def _generator(self, *purpose: object) -> torch.Generator:
-        digest = hashlib.sha256(repr((self.seed, *purpose)).encode()).digest()
+        own = self.noise_seed is None or purpose[0] == "down"
+        digest = hashlib.sha256(repr((self.seed if own else self.noise_seed, *purpose)).encode()).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
     def down(self, module: str, rank: int, width: int) -> Tensor:

@@ -67,7 +67,7 @@ class Training:
     ):
         self.denoiser, self.recipe, self.conditioning = denoiser, recipe, conditioning
         self.pictures = tuple(pictures)
-        self.draws = draws or SeededDraws(recipe.seed)
+        self.draws = draws or SeededDraws(recipe.seed, recipe.noise_seed)
         self.share, self.mode, self.tell = share or Share(), mode, tell
         self.adapters = Adapters(denoiser.layers(), recipe, self.draws, denoiser.device)
         self.optimizer = optimizer.build(self.adapters.parameters(), recipe)
@@ -92,22 +92,33 @@ class Training:
         try:
             with self.adapters.attached():
                 while self.done < self.recipe.steps:
-                    loss = self._attempt()
-                    if loss is None:
-                        self._step_down()
-                        continue
-                    self.losses.append(loss)
-                    if self.done % _CHECK_EVERY == 0 or self.done in (1, self.recipe.steps):
-                        self._check_losses()
-                    yield Step(self.done, self.recipe.steps, loss)
+                    step = self.step(lambda: self.look_ahead().step(self.done))
+                    if step is None:
+                        self.step_down()
+                    else:
+                        yield step
         finally:
-            self._lookahead = None
-            self.denoiser.use(None)
+            self.rest()
 
-    def _attempt(self) -> Tensor | None:
+    def rest(self) -> None:
+        """Takes back what was attached to the UNet and moved."""
+        self._lookahead = None
+        self.denoiser.use(None)
+
+    def step(self, made: Callable[[], Ready]) -> Step | None:
+        """The next step, from what `made` gives, with the adapters attached by the caller; None if memory ran out."""
+        loss = self._attempt(made)
+        if loss is None:
+            return None
+        self.losses.append(loss)
+        if self.done % _CHECK_EVERY == 0 or self.done in (1, self.recipe.steps):
+            self._check_losses()
+        return Step(self.done, self.recipe.steps, loss)
+
+    def _attempt(self, made: Callable[[], Ready]) -> Tensor | None:
         """One step's loss; None if memory ran out. The error is dropped here: it holds on to what it was doing."""
         try:
-            ready = self._look_ahead().step(self.done)
+            ready = made()
             with torch.enable_grad():
                 loss = self._backward(ready)
         except OutOfMemory:
@@ -127,15 +138,16 @@ class Training:
         """Torch's AdamW reserves all its memory before it changes anything; other processes must not be ahead."""
         return self.recipe.optimizer == "adamw" and self.share.world == 1
 
-    def _look_ahead(self) -> Lookahead:
+    def look_ahead(self) -> Lookahead:
+        """Where its steps' prefixes come from, in the present memory mode."""
         if self._lookahead is None:
             self.denoiser.use(self.mode)
             run = self.denoiser, self.pictures, self.conditioning, self.recipe, self.draws
             self._lookahead = Lookahead(*run, samples=(self.share.rank, self.share.world), mode=self.mode)
         return self._lookahead
 
-    def _step_down(self) -> None:
-        """One rung down the memory modes, with nothing of the broken step left."""
+    def step_down(self) -> None:
+        """One rung down the memory modes, with nothing of the broken step left. Raises TrainingError on the last."""
         lower = next_rung(self.mode)
         if lower is None:
             raise TrainingError(
@@ -144,12 +156,12 @@ class Training:
         self.tell(
             f"Memory ran out at step {self.done + 1}: going on in memory mode {lower} instead of {self.mode}."
         )
-        self.mode, self._lookahead = lower, None
+        self.mode = lower
         self.optimizer.zero_grad(set_to_none=True)
         state, self.scaler = self.scaler.state_dict(), self._scaler()
         if state:
             self.scaler.load_state_dict(state)
-        self.denoiser.use(None)
+        self.rest()
         if self.denoiser.device.type == "cuda":
             torch.cuda.empty_cache()
 

@@ -28,10 +28,12 @@ class TrainingRecipe:
     resolution: pixels of the shorter side, a multiple of 8. batch_size: noise draws of one picture a step.
     weight_decay, betas, epsilon: the optimizer's. max_grad_norm: gradients are clipped to this L2 norm.
     precision: of the frozen base; the adapters, their gradients and the optimizer are always fp32.
-    memory: how it is computed, not what comes out (see memory.py).
+    memory: how it is computed, not what comes out (see memory.py). fp8_base: the base's linear weights stored in 8
+    bits, computed with in `precision` (fp8.py); this changes the result a little.
     loss: error of the UNet's own prediction, or of the clean picture that follows from it (ConsisLoRA). Before it,
     prediction_steps steps of the first kind at learning rate prediction_rate.
     min_snr_gamma: of min-SNR weighting, 0 = off, 5 is usual. noise_offset: 0 = off.
+    noise_seed: of noises and timesteps, where it is not seed; then seed is that of the initial values alone.
     """
 
     prompt: str = "A [v]"
@@ -54,13 +56,17 @@ class TrainingRecipe:
     prediction_rate: float = 0.0
     min_snr_gamma: float = 0.0
     noise_offset: float = 0.0
+    noise_seed: int | None = None
+    fp8_base: bool = False
 
     def __post_init__(self) -> None:
         self._check_choices()
         self._check_range("rank", 1, 1024)
         self._check_range("steps", 1, 1_000_000)
         self._check_range("batch_size", 1, 256)
-        self._check_range("seed", 0, 2**63 - 1)
+        for name in ("seed", "noise_seed"):
+            if name == "seed" or self.noise_seed is not None:
+                self._check_range(name, 0, 2**63 - 1)
         self._check_range("resolution", 64, 4096)
         if self.resolution % 8:
             raise RecipeError(f"resolution is {self.resolution}; it must be a multiple of 8, say 1024.")

@@ -1,0 +1,118 @@
+"""`train --seeds` and `--fp8-base` on the small reference model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from PIL import Image
+from torch import nn
+
+from rechar_core import files
+from rechar_core.standalone import seeds
+from rechar_core.standalone.cli import main
+from rechar_core.training.fp8 import Fp8Linear, shrink
+
+PICTURE = tiny.REFERENCE / "structure.png"
+COMMAND = ["train", "--model", str(tiny.MODEL), "--image", str(PICTURE), "--prompt", "A [v]"]
+SMALL = ["--rank", "4", "--steps", "4", "--resolution", "64", "--learning-rate", "1e-2"]
+
+
+def run(output: Path, *more: str) -> int:
+    return main([*COMMAND, "--output", str(output), *SMALL, *more])
+
+
+def deltas(path: Path) -> torch.Tensor:
+    pairs = files.read(path).pairs
+    return torch.cat([pairs[name].delta().flatten() for name in sorted(pairs)])
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory) -> Path:
+    """The folder of a run with three seeds."""
+    folder = tmp_path_factory.mktemp("seeds")
+    assert run(folder / "a.safetensors", "--seeds", "0,7,8") == 0
+    return folder
+
+
+def test_each_seed_is_what_it_is_alone(three: Path, tmp_path: Path):
+    names = {f"a_seed{n}.safetensors" for n in (0, 7, 8)} | {"a_seeds.png"}
+    assert {path.name for path in three.iterdir()} == names
+    assert run(tmp_path / "b.safetensors", "--seed", "7", "--noise-seed", "0") == 0
+    alone, together = deltas(tmp_path / "b.safetensors"), deltas(three / "a_seed7.safetensors")
+    assert (alone - together).norm() / alone.norm() < 1e-4
+    assert (alone - deltas(three / "a_seed8.safetensors")).norm() / alone.norm() > 0.1
+    recipe = files.read(three / "a_seed7.safetensors").recipe
+    assert (recipe["seed"], recipe["noise_seed"]) == (7, 0)
+
+
+def test_the_sheet_shows_a_picture_of_each(three: Path):
+    page = Image.open(three / "a_seeds.png").convert("RGB")
+    assert page.width > 3 * 256
+    cells = [page.crop((12 + i * 268, 44, 268 + i * 268, 300)) for i in range(3)]
+    assert len({cell.tobytes() for cell in cells}) == 3
+
+
+def test_a_stopped_run_goes_on_bit_equal(three: Path, tmp_path: Path, monkeypatch):
+    """A failure means that Ctrl-C loses one of the LoRAs, or that they part from each other."""
+    whole = seeds.Company.steps
+
+    def stopped(company):
+        for steps in whole(company):
+            yield steps
+            if steps[0].number == 2:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(seeds.Company, "steps", stopped)
+    assert run(tmp_path / "a.safetensors", "--seeds", "0,7,8") == 130
+    assert len(list(tmp_path.glob("*.state"))) == 3
+    monkeypatch.undo()
+    assert run(tmp_path / "a.safetensors", "--seeds", "0,7,8") == 0
+    assert not list(tmp_path.glob("*.state"))
+    for n in (0, 7, 8):
+        name = f"a_seed{n}.safetensors"
+        assert torch.equal(deltas(tmp_path / name), deltas(three / name))
+
+
+@pytest.mark.parametrize(
+    ("given", "words"), [("1,x", "such as 0,1,2,3"), ("1,1", "different"), ("-1", "seed is -1")]
+)
+def test_bad_seeds_are_one_sentence(tmp_path: Path, capsys, given: str, words: str):
+    assert run(tmp_path / "a.safetensors", f"--seeds={given}") == 1
+    assert words in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+# A base in 8 bits
+
+
+def test_a_shrunk_layer_is_its_rounded_self_with_the_right_gradient():
+    torch.manual_seed(0)
+    layer, x = nn.Linear(32, 24).requires_grad_(False), torch.randn(5, 32, requires_grad=True)
+    model = nn.Sequential(layer)
+    shrink(model)
+    small = model[0]
+    assert isinstance(small, Fp8Linear) and small.weight.nbytes == layer.weight.nbytes // 4
+    assert (small.whole() - layer.weight).norm() / layer.weight.norm() < 0.04
+    assert (small.whole().abs().amax(1) - layer.weight.abs().amax(1)).abs().max() < 1e-6
+    (found,) = torch.autograd.grad(small(x).square().sum(), x)
+    y = nn.functional.linear(x, small.whole(), layer.bias)
+    (expected,) = torch.autograd.grad(y.square().sum(), x)
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("memory", ["fast", "normal"])
+def test_training_on_a_base_in_8_bits_learns_nearly_the_same(three: Path, tmp_path: Path, memory: str):
+    output = tmp_path / "a.safetensors"
+    assert run(output, "--fp8-base", "--memory", memory) == 0
+    assert files.read(output).recipe["fp8_base"] is True
+    whole, small = deltas(three / "a_seed0.safetensors"), deltas(output)
+    assert 1e-4 < (whole - small).norm() / whole.norm() < 0.5
+
+
+def test_a_frozen_lora_and_a_base_in_8_bits_do_not_go_together(three: Path, tmp_path: Path, capsys):
+    frozen = str(three / "a_seed0.safetensors")
+    assert run(tmp_path / "a.safetensors", "--fp8-base", "--frozen", frozen) == 1
+    assert "leave out --frozen or --fp8-base" in capsys.readouterr().err
