@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import shutil
 from collections.abc import Iterator
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "chrome")
 OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
@@ -100,13 +103,31 @@ def queue(page: Any, seconds: int = 600) -> list[str]:
     return page.evaluate("() => window.app.graph._nodes.flatMap(n => (n.imgs || []).map(i => i.src))")
 
 
-def screenshot(page: Any, path: Path) -> Path:
-    """The whole graph in view, as a PNG file."""
+def fit_view(page: Any) -> None:
+    """Brings the whole graph into view."""
     page.evaluate("() => { window.app.canvas.ds.reset(); window.app.graph.setDirtyCanvas(true, true); }")
     page.keyboard.press("Escape")
     page.mouse.click(900, 980)
-    page.keyboard.press(".")  # fit the view
+    page.keyboard.press(".")
     page.wait_for_timeout(800)
+
+
+def drawn_graph(page: Any) -> Image.Image:
+    """The graph alone, without the page's menus."""
+    fit_view(page)
+    address = page.evaluate(
+        """() => {
+            window.app.canvas.show_info = false;
+            window.app.canvas.draw(true, true);
+            return window.app.canvas.canvas.toDataURL('image/png');
+        }"""
+    )
+    return Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))).convert("RGB")
+
+
+def screenshot(page: Any, path: Path) -> Path:
+    """The page with the whole graph in view, as a PNG file."""
+    fit_view(page)
     path.parent.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=str(path))
     return path
