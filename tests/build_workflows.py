@@ -2,7 +2,8 @@
 
     python tests/build_workflows.py [--thumbnails] [NAME ...]
 
---thumbnails also runs each workflow on the demo model, with its own settings, and keeps its picture as NAME.jpg.
+--thumbnails also runs each workflow on the demo model, with its own settings, and keeps its picture as NAME.jpg; where
+there is no twin for the demo model, NAME.jpg shows the graph.
 Run it after a change of a node's inputs or of an API workflow; tests/test_browser.py fails until then.
 """
 
@@ -28,8 +29,34 @@ MODELS = {
         "name": "sd_xl_base_1.0.safetensors",
         "url": "https://huggingface.co/stabilityai/stable-diffusion-xl-base-1.0/resolve/main/sd_xl_base_1.0.safetensors",
         "directory": "checkpoints",
-    }
+    },
+    "vgg19.safetensors": {
+        "name": "vgg19.safetensors",
+        "url": "https://huggingface.co/timm/vgg19.tv_in1k/resolve/main/model.safetensors",
+        "directory": "soulstyler",
+    },
 }
+_TEXTS = "config.json, model.safetensors, and the tokenizer's files (tokenizer_config.json, vocab, merges)"
+FOLDERS = {  # what lies in models/soulstyler: the widget's value -> (its files, where they are from)
+    "clipseg-rd64-refined": (_TEXTS, "CIDAS/clipseg-rd64-refined"),
+    "clip-vit-base-patch32": (_TEXTS, "openai/clip-vit-base-patch32"),
+    "grounding-dino-tiny": (_TEXTS, "IDEA-Research/grounding-dino-tiny"),
+    "sam2.1-hiera-tiny": ("config.json, model.safetensors", "facebook/sam2.1-hiera-tiny"),
+    "vgg19.safetensors": ("model.safetensors, renamed", "timm/vgg19.tv_in1k"),
+}
+_NOTE = """## What belongs into models/soulstyler
+
+Nothing is downloaded for you. What is missing is named when you press Run.
+
+| name there | files | from |
+|---|---|---|
+{rows}
+
+Where a source holds only pytorch_model.bin, transformers writes model.safetensors and the rest, for example:
+
+    python -c "import transformers as t; n='openai/clip-vit-base-patch32'; f='clip-vit-base-patch32';
+    t.CLIPModel.from_pretrained(n).save_pretrained(f); t.AutoTokenizer.from_pretrained(n).save_pretrained(f)"
+"""
 
 
 def main() -> None:
@@ -59,8 +86,11 @@ def build(comfy: Server, files: list[Path], thumbnails: bool) -> None:
             text = json.dumps(graph, ensure_ascii=False, indent=1)
             (WORKFLOWS / file.name).write_text(text + "\n", encoding="utf-8")
             print(file.stem, len(graph["nodes"]), "nodes")
+            if thumbnails and not twin_of(file).is_file():
+                keep(browser.drawn_graph(page), file)
     for file in files if thumbnails else []:
-        thumbnail(comfy, file)
+        if twin_of(file).is_file():
+            thumbnail(comfy, file)
 
 
 def tidy(graph: dict[str, Any], workflow: dict[str, Any]) -> dict[str, Any]:
@@ -72,20 +102,65 @@ def tidy(graph: dict[str, Any], workflow: dict[str, Any]) -> dict[str, Any]:
         node["properties"] |= {"cnr_id": "rechar", "ver": "0.1.0"} if own else {}
         models = [MODELS[v] for v in values if isinstance(v, str) and v in MODELS]
         node["properties"] |= {"models": models} if models else {}
+    values = [v for node in workflow.values() for v in node["inputs"].values() if isinstance(v, str)]
+    if named := [v for v in dict.fromkeys(values) if v in FOLDERS]:
+        add_note(graph, "Models", folders_note(named))
     return graph
 
 
+def folders_note(names: list[str]) -> str:
+    """Which files these models are."""
+    site = "https://huggingface.co"
+    rows = "\n".join(
+        f"| {name} | {files} | [{source}]({site}/{source}) |"
+        for name, (files, source) in ((name, FOLDERS[name]) for name in names)
+    )
+    return _NOTE.format(rows=rows)
+
+
+def add_note(graph: dict[str, Any], title: str, text: str) -> None:
+    """A note left of everything; it is no node for the server."""
+    left, top = (min(node["pos"][axis] for node in graph["nodes"]) for axis in (0, 1))
+    graph["last_node_id"] += 1
+    note = {
+        "id": graph["last_node_id"],
+        "type": "MarkdownNote",
+        "title": title,
+        "order": len(graph["nodes"]),
+    }
+    note |= {
+        "pos": [left - 640, top],
+        "size": [600, 420],
+        "flags": {},
+        "mode": 0,
+        "inputs": [],
+        "outputs": [],
+    }
+    note |= {
+        "properties": {},
+        "widgets_values": [text],
+        "color": "#432",
+        "bgcolor": "#653",
+    }
+    graph["nodes"].append(note)
+
+
+def twin_of(file: Path) -> Path:
+    """The workflow of the same name on the demo model, where there is one."""
+    return file.with_name(f"demo_{file.name.removeprefix('demo_')}")
+
+
 def thumbnail(comfy: Server, file: Path) -> None:
-    """The workflow's own picture, 512 x 512; an SDXL workflow shows that of its demo twin."""
-    twin = file.with_name(f"demo_{file.name.removeprefix('demo_')}")
-    made = comfy.run(json.loads(twin.read_text(encoding="utf-8")))
+    """The picture that the workflow's demo twin draws. Without one, build() keeps a picture of the graph."""
+    twin = json.loads(twin_of(file).read_text(encoding="utf-8"))
+    made = comfy.run(twin)
     assert not made.error, made.error
-    saves = [
-        k for k, n in json.loads(twin.read_text(encoding="utf-8")).items() if n["class_type"] == "SaveImage"
-    ]
-    pictures = made.images[saves[-1]]
-    tiles = np.concatenate(list(pictures[:4]), axis=1) if len(pictures) > 1 else pictures[0]
-    picture = Image.fromarray(tiles)
+    pictures = made.images[[k for k, n in twin.items() if n["class_type"] == "SaveImage"][-1]]
+    keep(Image.fromarray(np.concatenate(list(pictures[:4]), axis=1)), file)
+
+
+def keep(picture: Image.Image, file: Path) -> None:
+    """As the workflow's thumbnail, no side over 1024 pixels."""
     picture.thumbnail((1024, 1024), Image.Resampling.LANCZOS)
     picture.save(WORKFLOWS / f"{file.stem}.jpg", quality=90)
 

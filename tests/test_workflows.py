@@ -10,6 +10,7 @@ import browser
 import numpy as np
 import pytest
 import shrink
+import soulstyler_tiny
 from server import ROOT, Server
 
 pytestmark = pytest.mark.host
@@ -25,7 +26,7 @@ def read(path: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def stocked(comfy: Server) -> Server:
-    """A server with the files that the SDXL workflows name: two LoRAs of the demo model and a style picture."""
+    """A server with the files that the workflows name: two LoRAs of the demo model, a picture, small random models."""
     train = shrink.small_api(read(WORKFLOWS / "api" / "demo_structure_plus_style.json"))
     trained = [key for key, node in train.items() if node["class_type"] == "ReCharTrainBLoRA"]
     for name, part, wire in (
@@ -35,6 +36,7 @@ def stocked(comfy: Server) -> Server:
         train[name] = {"class_type": "ReCharSaveBLoRA", "inputs": {"name": f"rechar/{name}", part: wire}}
     made = comfy.run(train)
     assert not made.error, made.error
+    soulstyler_tiny.stock(comfy.base / "models" / "soulstyler")
     comfy.upload("example.png", np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8))
     return comfy
 
@@ -84,7 +86,7 @@ def test_workflow_in_the_browser(page: Any, name: str):
             const small = byKind[n.type] || byKind[''];
             if (w.name in small) w.value = small[w.name];
         }))""",
-        {"": shrink.values(""), **{kind: shrink.values(kind) for kind in shrink.SIZES}},
+        {kind: shrink.values(kind) for kind in ("", *shrink.OWN)},
     )
     shown = browser.queue(page)
     browser.screenshot(page, SHOTS / f"{name}.png")
