@@ -82,7 +82,7 @@ class Grounded:
         sure = torch.zeros(image.shape[-2:])
         for thing, score in zip(things, scores.tolist(), strict=True):
             whole = F.interpolate(thing[None, None], tuple(image.shape[-2:]), mode="bilinear")[0, 0] > 0
-            sure[whole.cpu()] = sure[whole.cpu()].clamp_min(score)
+            sure = torch.maximum(sure, whole.cpu() * score)
         return sure.to(image.device)
 
     def _boxes(self, image: Tensor, text: str) -> tuple[Tensor, Tensor]:
