@@ -350,3 +350,30 @@ def test_every_file_format_gives_the_same_picture(comfy: Server, saved: dict[str
         load_file(lora_file(comfy, "f_peft.safetensors")).keys()
         != load_file(lora_file(comfy, "f_kohya.safetensors")).keys()
     )
+
+
+def test_kinds_that_only_comfyui_applies_do_what_their_lora_does(comfy: Server, saved: dict[str, str]):
+    """LoHa with ones as its second matrix, LoKr with 1 as its first, and a full difference are the LoRA itself."""
+    pairs = read(comfy, saved).pairs
+    kinds = {
+        "loha": lambda p: {
+            "hada_w1_a": p.up,
+            "hada_w1_b": p.down,
+            "hada_w2_a": torch.ones(len(p.up), 1),
+            "hada_w2_b": torch.ones(1, p.down.shape[1]),
+            "alpha": torch.tensor(p.alpha),
+        },
+        "lokr": lambda p: {"lokr_w1": torch.ones(1, 1), "lokr_w2": p.delta()},
+        "full": lambda p: {"diff": p.delta()},
+    }
+    nodes: dict[str, Any] = {"l_lora": node("ReCharLoadStructureLoRA", file=saved["structure"])}
+    for kind, parts in kinds.items():
+        made = BLora({}, passthrough={path: parts(pair) for path, pair in pairs.items()})
+        files.write(made, lora_file(comfy, f"k_{kind}"))
+        nodes[f"l_{kind}"] = node("ReCharLoadStructureLoRA", file=f"k_{kind}.safetensors")
+    for kind in ("lora", *kinds):
+        nodes |= {f"x_{kind}": fuse([f"l_{kind}", 0], structure_alpha=0.7), **draw([f"x_{kind}", 0], kind)}
+    images = done(comfy.run(demo(**nodes, **draw(graphs.MODEL, "none")))).images
+    for kind in kinds:
+        assert np.abs(images[kind].astype(int) - images["lora"]).max() <= 1, kind
+    assert not np.array_equal(images["lora"], images["none"])
