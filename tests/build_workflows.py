@@ -20,6 +20,7 @@ sys.path.append(str(Path(__file__).parents[1]))
 
 import browser
 import numpy as np
+import workflow_notes
 from PIL import Image
 from server import ROOT, Server, base_directory, find_host
 
@@ -35,6 +36,7 @@ MODELS = {
         "url": "https://huggingface.co/timm/vgg19.tv_in1k/resolve/main/model.safetensors",
         "directory": "soulstyler",
     },
+    **workflow_notes.MODELS,
 }
 _TEXTS = "config.json, model.safetensors, and the tokenizer's files (tokenizer_config.json, vocab, merges)"
 FOLDERS = {  # what lies in models/soulstyler: the widget's value -> (its files, where they are from)
@@ -86,10 +88,10 @@ def build(comfy: Server, files: list[Path], thumbnails: bool) -> None:
             text = json.dumps(graph, ensure_ascii=False, indent=1)
             (WORKFLOWS / file.name).write_text(text + "\n", encoding="utf-8")
             print(file.stem, len(graph["nodes"]), "nodes")
-            if thumbnails and not twin_of(file).is_file():
+            if thumbnails and not can_draw(file):
                 keep(browser.drawn_graph(page), file)
     for file in files if thumbnails else []:
-        if twin_of(file).is_file():
+        if can_draw(file):
             thumbnail(comfy, file)
 
 
@@ -105,6 +107,8 @@ def tidy(graph: dict[str, Any], workflow: dict[str, Any]) -> dict[str, Any]:
     values = [v for node in workflow.values() for v in node["inputs"].values() if isinstance(v, str)]
     if named := [v for v in dict.fromkeys(values) if v in FOLDERS]:
         add_note(graph, "Models", folders_note(named))
+    if text := workflow_notes.note_of(workflow):
+        add_note(graph, "About", text)
     return graph
 
 
@@ -148,6 +152,15 @@ def add_note(graph: dict[str, Any], title: str, text: str) -> None:
 def twin_of(file: Path) -> Path:
     """The workflow of the same name on the demo model, where there is one."""
     return file.with_name(f"demo_{file.name.removeprefix('demo_')}")
+
+
+def can_draw(file: Path) -> bool:
+    """Whether there is a twin on the demo model, with all the files that it asks for."""
+    from rechar_core.demo import extras
+
+    twin = twin_of(file)
+    led = twin.is_file() and "ReCharDemoReferences" in twin.read_text(encoding="utf-8")
+    return twin.is_file() and (not led or (extras.ADAPTERS.is_file() and extras.CONTROLNET.is_file()))
 
 
 def thumbnail(comfy: Server, file: Path) -> None:

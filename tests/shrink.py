@@ -17,17 +17,20 @@ SMALL: dict[str, Any] = {
 _SIZE = {"width": 256, "height": 256, "batch_size": 1}
 OWN: dict[str, dict[str, Any]] = {  # what is small for one kind of node alone
     **dict.fromkeys(("EmptyLatentImage", "ReCharGlyph", "ReCharGlyphFromImage"), _SIZE),
+    "ReCharWord": {"side": 256, "structure_steps": 2, "structure_rank": 4},
     "SoulstylerMask": {"threshold": 0.05},  # random networks are never very sure
 }
-CHECKPOINT, DEMO = "CheckpointLoaderSimple", "ReCharDemoModel"
+# Loaders of full-size files -> the demo's node with the same first output; they need nothing then.
+STANDS_FOR = {"CheckpointLoaderSimple": "ReCharDemoModel", "ReCharLoadAdapters": "ReCharDemoReferences"}
+LEFT_OUT = "CLIPVisionLoader"  # whose encoder the demo's adapters bring along
 
 
 def small_api(workflow: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """An API workflow with small values, its checkpoint loader replaced by the demo model (the same outputs)."""
-    small = deepcopy(workflow)
+    """An API workflow with small values, its loaders replaced by those of the demo model (the same outputs)."""
+    small = {k: deepcopy(n) for k, n in workflow.items() if n["class_type"] != LEFT_OUT}
     for node in small.values():
-        if node["class_type"] == CHECKPOINT:
-            node.update(class_type=DEMO, inputs={})
+        if node["class_type"] in STANDS_FOR:
+            node.update(class_type=STANDS_FOR[node["class_type"]], inputs={})
         node["inputs"] |= {
             name: value for name, value in values(node["class_type"]).items() if name in node["inputs"]
         }
@@ -35,11 +38,14 @@ def small_api(workflow: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def small_graph(graph: dict[str, Any]) -> dict[str, Any]:
-    """A UI workflow with its checkpoint loader replaced; small values are set in the page (see `values`)."""
+    """A UI workflow with its loaders replaced; small values are set in the page (see `values`)."""
     small = deepcopy(graph)
+    gone = {node["id"] for node in small["nodes"] if node["type"] == LEFT_OUT}
+    small["nodes"] = [node for node in small["nodes"] if node["id"] not in gone]
+    small["links"] = [link for link in small["links"] if link[1] not in gone]
     for node in small["nodes"]:
-        if node["type"] == CHECKPOINT:
-            node.update(type=DEMO, widgets_values=[], properties={}, inputs=[])
+        if node["type"] in STANDS_FOR:
+            node.update(type=STANDS_FOR[node["type"]], widgets_values=[], properties={}, inputs=[])
     return small
 
 

@@ -6,12 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import adapters
 import browser
 import numpy as np
 import pytest
 import shrink
 import soulstyler_tiny
-from server import ROOT, Server
+from server import PACK, ROOT, Server, api_client
 
 pytestmark = pytest.mark.host
 
@@ -37,6 +38,7 @@ def stocked(comfy: Server) -> Server:
     made = comfy.run(train)
     assert not made.error, made.error
     soulstyler_tiny.stock(comfy.base / "models" / "soulstyler")
+    adapters.stock(comfy.base / "custom_nodes" / PACK, comfy.base / "models")
     comfy.upload("example.png", np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8))
     return comfy
 
@@ -101,3 +103,35 @@ def test_templates_are_offered_and_open(stocked: Server):
         address = f"/api/workflow_templates/rechar-pack/{name}"
         assert json.loads(stocked.client.request(f"{address}.json")) == read(WORKFLOWS / f"{name}.json")
         assert stocked.client.request(f"{address}.jpg") == (WORKFLOWS / f"{name}.jpg").read_bytes()
+
+
+SDXL_LEADS = ("pipeline_official", "pipeline_paper", "pipeline_tuned", "references_only", "word")
+
+
+@pytest.mark.parametrize("name", SDXL_LEADS)
+def test_every_model_file_of_a_workflow_has_a_link_and_a_folder(name: str):
+    """In the loader's own properties, which the browser's missing-model dialog reads, and in the note."""
+    graph = read(WORKFLOWS / f"{name}.json")
+    notes = "".join(v for n in graph["nodes"] if n["type"] == "MarkdownNote" for v in n["widgets_values"])
+    asked = 0
+    for node in graph["nodes"]:
+        files = [v for v in node.get("widgets_values") or [] if str(v).endswith(".safetensors")]
+        files = [v for v in files if not v.startswith("rechar/")]  # the user's own B-LoRAs
+        linked = {m["name"]: m for m in node["properties"].get("models", [])}
+        assert sorted(linked) == sorted(files), node["type"]
+        for file, model in linked.items():
+            asked += 1
+            assert model["url"].startswith("https://huggingface.co/") and model["directory"]
+            assert node["type"] == "CheckpointLoaderSimple" or (file in notes and model["url"] in notes)
+    assert asked >= 2
+
+
+@pytest.mark.parametrize("name", SDXL_LEADS)
+def test_a_workflow_without_its_files_says_which_one_is_missing(comfy: Server, name: str):
+    """As shipped, on a host that has none of them: refused with a loader, its input and its file."""
+    api = read(WORKFLOWS / "api" / f"{name}.json")
+    with pytest.raises(api_client().ApiError) as refused:
+        comfy.client.run(api, lambda event: None)
+    loaders = ("CheckpointLoaderSimple", "CLIPVisionLoader", "ControlNetLoader", "ReCharLoad")
+    asked = [v for n in api.values() if n["class_type"].startswith(loaders) for v in n["inputs"].values()]
+    assert any(f"'{file}'" in str(refused.value) for file in asked), str(refused.value)
