@@ -56,23 +56,23 @@ class ReCharTrainBLoRA(io.ComfyNode):
                     "preset",
                     options=list(_PRESETS),
                     default="auto",
-                    tooltip="Speed against memory; the result is the same.",
+                    tooltip="Speed against memory; the result is the same up to rounding.",
                 ),
                 io.Int.Input(
                     "steps",
-                    default=1000,
-                    min=1,
+                    default=0,
+                    min=0,
                     max=1_000_000,
-                    tooltip="Optimizer steps. The published recipe takes 1000.",
+                    tooltip="Optimizer steps. 0: the recipe's own; the published one takes 1000.",
                 ),
                 io.Float.Input(
                     "learning_rate",
-                    default=5e-5,
-                    min=1e-7,
+                    default=0.0,
+                    min=0.0,
                     max=1.0,
                     step=1e-6,
                     round=False,
-                    tooltip="Published: 0.00005.",
+                    tooltip="0: the recipe's own; published: 0.00005.",
                 ),
                 io.Int.Input(
                     "rank",
@@ -110,6 +110,33 @@ class ReCharTrainBLoRA(io.ComfyNode):
                     default="adamw",
                     tooltip="adamw needs nothing else installed.",
                 ),
+                io.Combo.Input(
+                    "recipe",
+                    options=["b-lora", "consislora", "consislora-style", "quick"],
+                    default="b-lora",
+                    optional=True,
+                    tooltip=(
+                        "b-lora: as published. consislora: two stages, the second on the clean picture. "
+                        "consislora-style: style alone, on a MODEL that carries the picture's structure. "
+                        "quick: fewer steps."
+                    ),
+                ),
+                io.Int.Input(
+                    "trials",
+                    default=1,
+                    min=1,
+                    max=16,
+                    optional=True,
+                    tooltip="So many LoRAs side by side, with seed, seed + 1, ...; half of the work is shared.",
+                ),
+                io.Int.Input(
+                    "choose",
+                    default=1,
+                    min=1,
+                    max=16,
+                    optional=True,
+                    tooltip="Which of them to give out, counted from 1; changing it trains nothing again.",
+                ),
             ],
             outputs=[
                 BLora.Output(
@@ -128,24 +155,42 @@ class ReCharTrainBLoRA(io.ComfyNode):
                 io.LossMap.Output(
                     "loss_map", display_name="LOSS_MAP", tooltip="The losses, for ComfyUI's plot node."
                 ),
+                io.Image.Output(
+                    "candidates",
+                    display_name="candidates",
+                    tooltip="What each LoRA draws, numbered, to choose from; with one seed, the picture itself.",
+                ),
             ],
         )
 
     @classmethod
     def execute(
-        cls, model: Any, clip: Any, vae: Any, image: Any, preset: str, **recipe: Any
+        cls,
+        model: Any,
+        clip: Any,
+        vae: Any,
+        image: Any,
+        preset: str,
+        recipe: str = "b-lora",
+        trials: int = 1,
+        choose: int = 1,
+        **settings: Any,
     ) -> io.NodeOutput:
         from ..rechar_core import files
         from ..rechar_core.blocks import STRUCTURE, STYLE
-        from ..rechar_core.training.recipe import TrainingRecipe
+        from ..rechar_core.training import presets
+        from .host.candidates import candidates, pick
         from .host.training import train
 
-        recipe["memory"] = _PRESETS[preset]
-        done = train(model, clip, vae, image, TrainingRecipe(**recipe))
-        blora = done.blora
-        return io.NodeOutput(
-            blora.select(STRUCTURE), blora.select(STYLE), files.convert(blora, "comfy"), {"loss": done.losses}
-        )
+        # what is left at "the recipe's own" is not a wish
+        own = {"steps": 0, "learning_rate": 0, "target": "both"}
+        wished = {name: value for name, value in settings.items() if own.get(name) != value}
+        chosen = presets.recipe(recipe, {**wished, "memory": _PRESETS[preset]})
+        done = train(model, clip, vae, image, chosen, trials)
+        picked = pick(done, choose)
+        blora, drawn = picked.blora, image if trials == 1 else candidates(model, clip, vae, done, chosen)
+        parts = blora.select(STRUCTURE), blora.select(STYLE), files.convert(blora, "comfy")
+        return io.NodeOutput(*parts, {"loss": picked.losses}, drawn)
 
 
 NODES = [ReCharTrainBLoRA]

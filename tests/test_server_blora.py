@@ -124,6 +124,44 @@ def test_a_cancelled_training_goes_on_to_the_same_result(comfy: Server):
     assert straight == pytest.approx(json.loads(resumed.text("loss"))["loss"], abs=1e-4)
 
 
+def test_recipes_bring_their_own_stages_and_steps(comfy: Server):
+    """A failure means that the recipe input does nothing, or that it overrules what the user set."""
+    nodes: dict[str, Any] = {}
+    wished = {"b-lora": 3, "consislora": 6, "consislora-style": 3, "quick": 2}
+    for recipe, steps in wished.items():
+        nodes[recipe] = train(seed=61, recipe=recipe, steps=steps, learning_rate=0.0, rank=2)
+        nodes[f"loss {recipe}"] = show([recipe, 3])
+    nodes["save"] = node("ReCharSaveBLoRA", name="recipe", structure=["consislora", 0])
+    made = done(comfy.run(demo(**nodes)))
+    for recipe, steps in wished.items():
+        assert len(json.loads(made.text(f"loss {recipe}"))["loss"]) == steps
+    (saved,) = made.outputs["save"]["text"]
+    held = files.read(lora_file(comfy, saved)).recipe
+    # 6 of 1500 steps: the first stage keeps its third
+    assert (held["loss"], held["prediction_steps"], held["learning_rate"]) == ("x0", 2, 1e-4)
+
+
+def test_several_trials_are_drawn_and_one_is_chosen(comfy: Server):
+    """A failure means that a trial is not the LoRA of its seed, or that choosing trains again."""
+
+    def workflow(choose: int) -> Any:
+        many = train(seed=71, steps=4, trials=3, choose=choose)
+        sheet = node("PreviewImage", images=["many", 4])
+        return demo(many=many, loss=show(["many", 3]), sheet=sheet)
+
+    first, third = done(comfy.run(workflow(1))), done(comfy.run(workflow(3)))
+    assert first.images["sheet"].shape[2] > 3 * 256
+    assert first.text("loss") != third.text("loss")
+    bars = [
+        [e.data["max"] for e in m.events if e.kind == "progress" and e.data["node"] == "many"]
+        for m in (first, third)
+    ]
+    assert bars == [[4] * 4 + [3] * 3, [3] * 3]  # four steps and three pictures; then the pictures alone
+    alone = done(comfy.run(demo(train=train(seed=71, steps=4), loss=show(["train", 3]))))
+    assert alone.text("loss") == first.text("loss")
+    assert not any(e.kind == "progress" and e.data["node"] == "train" for e in alone.events)
+
+
 def test_other_loras_stack_with_ours(comfy: Server, saved: dict[str, str]):
     """The host's own loader with our style file on top of our structure equals our fusion of both."""
     load = {
@@ -242,7 +280,8 @@ def test_elements_stay_in_their_region(comfy: Server):
 @pytest.mark.parametrize(
     ("nodes", "words"),
     [
-        ({"x": train(steps=0), "s": show(["x", 3])}, "steps"),
+        ({"x": train(steps=-1), "s": show(["x", 3])}, "steps"),
+        ({"x": train(choose=2), "s": show(["x", 3])}, "choose is 2, but trials is 1"),
         ({"x": train(resolution=100), "s": show(["x", 3])}, "resolution is 100; it must be a multiple of 8"),
         ({"x": fuse(), "y": node("ReCharSaveBLoRA", name="a")}, "nothing to save"),
         (
@@ -268,6 +307,7 @@ def test_elements_stay_in_their_region(comfy: Server):
     ],
     ids=[
         "steps",
+        "choose",
         "resolution",
         "nothing",
         "escape",

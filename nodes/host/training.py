@@ -15,6 +15,7 @@ from torch import Tensor
 from ...rechar_core import charts, files
 from ...rechar_core.lora import BLora
 from ...rechar_core.training import checkpoint
+from ...rechar_core.training.company import Company
 from ...rechar_core.training.denoiser import LatentMoments
 from ...rechar_core.training.loop import Training
 from ...rechar_core.training.memory import Mode, choose
@@ -38,11 +39,13 @@ class Trained:
     cached: bool
 
 
-def train(model: Any, clip: Any, vae: Any, images: Tensor, recipe: TrainingRecipe) -> Trained:
+def train(
+    model: Any, clip: Any, vae: Any, images: Tensor, recipe: TrainingRecipe, seeds: int = 1
+) -> list[Trained]:
     """Trains on IMAGE (B, H, W, C), all its pictures, with MODEL's own UNet; MODEL is bit-unchanged afterwards.
 
-    A cancelled run keeps its state and goes on from there when the same job is queued again.
-    Raises ReCharError on bad input, the host's interrupt on cancel.
+    One LoRA each for seed, seed + 1, ..., on the noises of the first. A cancelled run keeps its state and goes on from
+    there when the same job is queued again. Raises ReCharError on bad input, the host's interrupt on cancel.
     """
     check_trainable(model, clip, vae)
     conditioning = encode_prompt(clip, recipe.prompt, recipe.resolution)
@@ -52,41 +55,59 @@ def train(model: Any, clip: Any, vae: Any, images: Tensor, recipe: TrainingRecip
         pictures = [LatentMoments(*(t.to(denoiser.device).clone() for t in (m.mean, m.std))) for m in moments]
         cond = ordinary(conditioning, denoiser.device)
         mode = _mode(recipe, denoiser, pictures)
-        training = Training(
-            denoiser, pictures, cond, recipe, mode=mode, tell=logging.getLogger(__name__).info
-        )
-        kept = cache_folder() / f"{_job_hash(training)}.safetensors"
-        if kept.is_file():
-            return _read(kept)
-        _run(training, denoiser, kept.with_suffix(".state"))
-        blora = training.blora()
-    losses = training.loss_values()
-    files.write(replace(blora, metadata={**blora.metadata, "training_losses": json.dumps(losses)}), kept)
-    return Trained(blora, losses, cached=False)
+        made = [
+            Training(denoiser, pictures, cond, each, mode=mode, tell=logging.getLogger(__name__).info)
+            for each in _recipes(recipe, seeds)
+        ]
+        runs = {cache_folder() / f"{_job_hash(training)}.safetensors": training for training in made}
+        missing = {kept: training for kept, training in runs.items() if not kept.is_file()}
+        if missing:
+            _run({kept.with_suffix(".state"): training for kept, training in missing.items()}, denoiser)
+        for kept, training in missing.items():
+            blora, losses = training.blora(), json.dumps(training.loss_values())
+            files.write(replace(blora, metadata={**blora.metadata, "training_losses": losses}), kept)
+    return [_read(kept, kept not in missing) for kept in runs]
 
 
-def _run(training: Training, denoiser: HostDenoiser, state: Path) -> None:
-    total = training.recipe.steps
-    if state.is_file():
-        checkpoint.resume(training, state)
+def _recipes(recipe: TrainingRecipe, seeds: int) -> list[TrainingRecipe]:
+    others = [replace(recipe, seed=recipe.seed + i, noise_seed=recipe.seed) for i in range(1, seeds)]
+    return [recipe, *others]  # the first is the same job as alone
+
+
+def _run(runs: dict[Path, Training], denoiser: HostDenoiser) -> None:
+    """Trains all to the end, or keeps their states at these paths."""
+    for state, training in runs.items():
+        if state.is_file():
+            checkpoint.resume(training, state)
+    company = Company(list(runs.values()))
+    first = company.trainings[0]
+    total = first.recipe.steps
     progress, every = Progress(total), max(1, total // _PREVIEWS)
     try:
-        for step in training.steps():
-            show = step.number % every == 0 or step.number == total
-            progress.show(step.number, _preview(training, denoiser) if show else None)
-            if step.number % _SAVE_EVERY == 0 and step.number < total:
-                checkpoint.save(training, state)
+        for steps in company.steps():
+            number = steps[0].number
+            show = number % every == 0 or number == total
+            progress.show(number, _preview(first, denoiser) if show else None)
+            if number % _SAVE_EVERY == 0 and number < total:
+                _save(runs)
     except BaseException:
-        if training.done < total and training.losses and torch.stack(training.losses).isfinite().all():
-            checkpoint.save(training, state)
+        _save(runs)
         raise
-    state.unlink(missing_ok=True)
+    for state in runs:
+        state.unlink(missing_ok=True)
+
+
+def _save(runs: dict[Path, Training]) -> None:
+    """Every run's state, unless there is nothing to keep or it has gone wrong."""
+    for state, training in runs.items():
+        if training.losses and torch.stack(training.losses).isfinite().all():
+            checkpoint.save(training, state)
 
 
 def _preview(training: Training, denoiser: HostDenoiser) -> Any:
     """What the UNet now makes of the first picture under much noise, beside the loss so far."""
     picture = training.pictures[0]
-    with torch.no_grad():
+    with torch.no_grad(), training.adapters.attached():
         t = torch.tensor([_PREVIEW_TIMESTEP], device=denoiser.device)
         abar = denoiser.alphas_cumprod.to(denoiser.device)[t].view(-1, 1, 1, 1)
         noise = training.draws.step(0, tuple(picture.mean.shape), 1000).noise.to(denoiser.device)
@@ -122,6 +143,6 @@ def _job_hash(training: Training) -> str:
     return hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _read(kept: Path) -> Trained:
+def _read(kept: Path, cached: bool) -> Trained:
     blora = files.read(kept)
-    return Trained(blora, json.loads(blora.metadata["training_losses"]), cached=True)
+    return Trained(blora, json.loads(blora.metadata["training_losses"]), cached)

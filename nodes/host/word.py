@@ -70,7 +70,7 @@ class Word:
     def _learnt(self, painter: HostPainter, glyph: Tensor) -> BLora | None:
         if self.recipe is None:
             return None
-        done = train(painter.model, painter.clip, painter.vae, glyph, self.recipe)
+        (done,) = train(painter.model, painter.clip, painter.vae, glyph, self.recipe)
         return done.blora.select(STRUCTURE)
 
 

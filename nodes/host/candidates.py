@@ -1,0 +1,41 @@
+"""Several trained LoRAs of one picture, drawn side by side to choose from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...rechar_core.errors import RecipeError
+from ...rechar_core.fusion import fuse
+from ...rechar_core.images import sheet, to_pil, to_tensor
+from ...rechar_core.training.recipe import TrainingRecipe
+from .patch import patch_model
+from .progress import Progress
+from .sampling import sample
+from .training import Trained
+
+_DRAWING = {"steps": 20, "cfg": 5.0, "sampler_name": "euler", "scheduler": "normal"}
+
+
+def pick(trained: Sequence[Trained], number: int) -> Trained:
+    """LoRA `number`, from 1. Raises RecipeError if there are not so many."""
+    if number > len(trained):
+        raise RecipeError(f"choose is {number}, but trials is {len(trained)}; raise trials or choose fewer.")
+    return trained[number - 1]
+
+
+def candidates(model: Any, clip: Any, vae: Any, trained: Sequence[Trained], recipe: TrainingRecipe) -> Tensor:
+    """A labelled sheet (1, H, W, 3): each LoRA's picture of the prompt, all from one noise."""
+    prompt, empty = (clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in (recipe.prompt, ""))
+    side, progress, cells = recipe.resolution // 8, Progress(len(trained)), []
+    for number, each in enumerate(trained, start=1):
+        patched = patch_model(model, fuse(each.blora, each.blora))
+        latent = torch.zeros(1, 4, side, side)
+        drawn = sample(patched, vae, latent, prompt, empty, {"seed": recipe.seed, **_DRAWING})
+        picture = to_pil(drawn.movedim(-1, 0))
+        cells.append((f"{number}: seed {recipe.seed + number - 1}\nlast loss {each.losses[-1]:.4f}", picture))
+        progress.show(number, picture)
+    return to_tensor(sheet([cells[i : i + 4] for i in range(0, len(cells), 4)], recipe.prompt))
