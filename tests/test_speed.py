@@ -350,6 +350,8 @@ def test_presets_are_recipes():
     )
     assert presets.recipe("consislora", {"steps": 15}).prediction_steps == 5
     assert presets.recipe("quick", {"learning_rate": 1e-3}).learning_rate == 1e-3
+    assert presets.recipe("quick", {"optimizer": "prodigy"}).learning_rate == 1.0
+    assert presets.recipe("b-lora", {"optimizer": "prodigy", "learning_rate": 0.5}).learning_rate == 0.5
     with pytest.raises(RecipeError, match="choose one of b-lora, consislora"):
         presets.recipe("blora", {})
     with pytest.raises(RecipeError, match="choose one of them"):

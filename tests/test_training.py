@@ -137,9 +137,11 @@ def test_pictures_of_different_shapes_take_turns(pipe):
 
 
 @pytest.mark.parametrize("broken_off_at", [1, 4])
-@pytest.mark.parametrize("optimizer", ["adamw"])
+@pytest.mark.parametrize("optimizer", ["adamw", "prodigy"])
 def test_resumed_run_is_bit_equal(pipe, tmp_path, broken_off_at, optimizer):
     """A failure means that a cancelled and resumed training is another training."""
+    if optimizer == "prodigy":
+        pytest.importorskip("prodigyopt")
     settings = {"steps": 7, "optimizer": optimizer}
     straight = tiny.finish(tiny.training(pipe, settings))
     first = tiny.training(pipe, settings)
