@@ -129,7 +129,7 @@ class DiffusersDenoiser:
 
 def _residual(resnet: Any, hidden: Tensor, skip: Tensor, embedding: Tensor) -> Tensor:
     """ResnetBlock2D.forward of hidden and skip side by side, as SDXL has it: no scale-shift norm, no resampling."""
-    if type(resnet).__name__ != "ResnetBlock2D":  # a stand-in of the same meaning, as demo/studio.py puts there
+    if type(resnet).__name__ != "ResnetBlock2D":  # a stand-in for it, as demo/studio.py puts there
         return resnet(torch.cat([hidden, skip], dim=1), embedding)
     inner = normed_conv(resnet.norm1, resnet.conv1, hidden, skip)
     inner = inner + resnet.time_emb_proj(F.silu(embedding))[:, :, None, None]
