@@ -35,7 +35,7 @@ def plain_conv(conv: nn.Conv2d, hidden: Tensor, skip: Tensor | None = None) -> T
 def upsampled(conv: nn.Conv2d, hidden: Tensor, size: torch.Size | None) -> Tensor:
     """conv(hidden enlarged to `size` (h, w), or twofold): nearest neighbour, as both code bases do it."""
     factor = {"size": tuple(size)} if size else {"scale_factor": 2.0}
-    return plain_conv(conv, F.interpolate(hidden, mode="nearest", **factor))  # type: ignore[arg-type]
+    return plain_conv(conv, F.interpolate(hidden, mode="nearest", **factor))
 
 
 class _NormedConv(Function):
@@ -83,7 +83,7 @@ def _joined(hidden: Tensor, skip: Tensor | None) -> Tensor:
 def _into(conv: nn.Conv2d, gradient: Tensor, shape: torch.Size) -> Tensor:
     """The gradient of the first channels, `shape` of them, of a convolution's input."""
     weight = conv.weight.detach()[:, : shape[1]].to(gradient.dtype)
-    return conv2d_input(shape, weight, gradient, conv.stride, conv.padding, conv.dilation)  # type: ignore[arg-type]
+    return conv2d_input(shape, weight, gradient, conv.stride, conv.padding, conv.dilation)
 
 
 class _Gated(Function):

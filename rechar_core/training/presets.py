@@ -36,7 +36,9 @@ def recipe(name: str, settings: Mapping[str, Any]) -> TrainingRecipe:
         raise RecipeError(f"recipe is {name!r}; choose one of {', '.join(PRESETS)}.")
     chosen = {**PRESETS[name], **settings}
     if chosen.get("optimizer") == "prodigy" and "learning_rate" not in settings:
-        chosen["learning_rate"] = 1.0  # it finds the rate itself; this is a factor on it (Mishchenko & Defazio 2024)
+        chosen["learning_rate"] = (
+            1.0  # it finds the rate itself; this is a factor on it (Mishchenko & Defazio 2024)
+        )
     if "steps" in settings and "prediction_steps" in PRESETS[name] and "prediction_steps" not in settings:
         whole, part = PRESETS[name]["steps"], PRESETS[name]["prediction_steps"]
         chosen["prediction_steps"] = round(settings["steps"] * part / whole)  # stages keep their shares
