@@ -141,6 +141,21 @@ def test_recipes_bring_their_own_stages_and_steps(comfy: Server):
     assert (held["loss"], held["prediction_steps"], held["learning_rate"]) == ("x0", 2, 1e-4)
 
 
+def test_several_pictures_of_one_style_are_one_training(comfy: Server):
+    """A failure means that only the first picture of a batch is learnt."""
+    nodes: dict[str, Any] = {"other": graphs.glyph("木")}
+    for name, second in (("one", "glyph"), ("two", "other")):
+        nodes[f"batch {name}"] = node("ImageBatch", image1=["glyph", 0], image2=[second, 0])
+        nodes[name] = train(f"batch {name}", seed=65, steps=4, target="style")
+        nodes[f"loss {name}"] = show([name, 3])
+    nodes["alone"] = train(seed=65, steps=4, target="style")
+    made = done(comfy.run(demo(**nodes, **{"loss alone": show(["alone", 3])})))
+    losses = {n: json.loads(made.text(f"loss {n}"))["loss"] for n in ("one", "two", "alone")}
+    assert losses["one"] == losses["alone"]
+    # each picture once in two steps: two of the four losses are the other picture's
+    assert sum(a != b for a, b in zip(losses["one"], losses["two"], strict=True)) >= 2
+
+
 def test_several_trials_are_drawn_and_one_is_chosen(comfy: Server):
     """A failure means that a trial is not the LoRA of its seed, or that choosing trains again."""
 
