@@ -18,9 +18,9 @@ _KEPT_PICTURES = 128  # of passes that several cells have in common
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to draw. loras, references, control: what of it takes part. template: the result's prompt.
+    """One way to draw. loras, references, control: whether they take part.
 
-    A variant names another arm and what it changes of that one's mode; it exists to decide the defaults.
+    template: the result's prompt, in which {glyph} is the character itself.
     """
 
     name: str

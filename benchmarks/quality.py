@@ -178,7 +178,7 @@ class Run:
             else f"demo {hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()[:12]}",
             "side": self.side,
             "elements": o.elements,
-            "recipes": {kind: self._recipe(kind).to_json() for kind in ("structure", "style")},
+            "recipes": {kind: told_of(self._recipe(kind)) for kind in ("structure", "style")},
             **told,
             **({"vgg": str(o.vgg)} if o.vgg else {}),
         }
@@ -191,7 +191,7 @@ class Run:
         return TrainingRecipe.from_json({"resolution": self.side, **demo, **steps})
 
     def _lora(self, kind: str, name: str) -> Path:
-        told = json.dumps([self._recipe(kind).to_json(), self.about()["model"], self.side], sort_keys=True)
+        told = json.dumps([told_of(self._recipe(kind)), self.about()["model"], self.side], sort_keys=True)
         return (
             self.options.out
             / "loras"
@@ -305,6 +305,12 @@ class Run:
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
         temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
         temporary.replace(path)
+
+
+def told_of(recipe: TrainingRecipe) -> dict[str, Any]:
+    """What of a recipe is not the default: a setting that is new to the trainer, and off, changes no measurement."""
+    usual = TrainingRecipe().to_json()
+    return {name: value for name, value in recipe.to_json().items() if value != usual.get(name)}
 
 
 if __name__ == "__main__":
