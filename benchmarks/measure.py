@@ -71,3 +71,17 @@ def resident(field: str) -> int:
 
     now = psutil.Process().memory_info()
     return int(getattr(now, "peak_wset", now.rss) if field == "VmHWM" else now.rss)
+
+
+def matmul_rate() -> float:
+    """FLOP a second of large bf16 matrix products on this GPU: what `of_limit` is measured against."""
+    side, times = 8192, 20
+    a, b = (torch.randn(side, side, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    for _ in range(3):
+        a @ b
+    torch.cuda.synchronize()
+    started = time.perf_counter()
+    for _ in range(times):
+        a @ b
+    torch.cuda.synchronize()
+    return times * 2 * side**3 / (time.perf_counter() - started)

@@ -15,10 +15,14 @@ import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
+FLOP_A_STEP = (
+    11.0e12  # SDXL at 1024 pixels, rank 64: the least a step can take (prefix, suffix, suffix backward)
+)
 if __name__ == "__main__":
     sys.path[:0] = [str(ROOT)]
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -75,26 +79,40 @@ def one(options: argparse.Namespace) -> int:
     from safetensors.torch import save_file
 
     from benchmarks.contestants import SIZES, build_unet, build_vae, contestants
-    from benchmarks.measure import measured
+    from benchmarks.measure import matmul_rate, measured
     from rechar_core.training.recipe import TrainingRecipe
 
     torch.set_num_threads(1)
     gpu, size = options.kind == "gpu", SIZES[options.kind]
-    device = "cuda" if gpu else "cpu"
+    device, precision = ("cuda", "bf16") if gpu else ("cpu", "no")
     half = torch.float16 if options.one == "published" else torch.bfloat16
-    unet, vae = build_unet(size, device, half if gpu else torch.float32), build_vae(size, device)
-    precision = "bf16" if gpu else "no"
     recipe = TrainingRecipe(rank=size.rank, steps=options.steps, resolution=size.pixels, precision=precision)
-    run = dict(contestants(size))[options.one]
-    with measured(gpu) as cost:
-        losses, deltas = run(unet, vae, recipe)
-    save_file(
-        {k: v.float().cpu().contiguous() for k, v in deltas().items()},
-        options.folder / f"{options.one}.safetensors",
-    )
-    per_step = cost.seconds / options.steps
-    parameters = sum(p.numel() for p in unet.parameters() if not p.requires_grad)
-    print(json.dumps({**vars(cost), "per_step": per_step, "losses": losses, "parameters": parameters}))
+    warm = max(1, options.steps // 4)
+    # two lengths, to tell a step's cost from the set-up's; on a CPU the second finds memory that the first left behind
+    costs, order = {}, (warm, options.steps) if gpu else (options.steps, warm)
+    for steps in order:
+        unet, vae = build_unet(size, device, half if gpu else torch.float32), build_vae(size, device)
+        run = dict(contestants(size))[options.one]
+        with measured(gpu) as costs[steps]:
+            losses, deltas = run(unet, vae, replace(recipe, steps=steps))
+        if steps == options.steps:
+            found = {
+                "losses": losses,
+                "parameters": sum(p.numel() for p in unet.parameters() if not p.requires_grad),
+            }
+            changes = {k: v.float().cpu().contiguous() for k, v in deltas().items()}
+            save_file(changes, options.folder / f"{options.one}.safetensors")
+    cost = costs[options.steps]
+    steady = (cost.seconds - costs[warm].seconds) / (options.steps - warm)
+    found |= {
+        **vars(cost),
+        "per_step": cost.seconds / options.steps,
+        "steady": steady,
+        "thousand_steps": cost.seconds + (1000 - options.steps) * steady,
+    }
+    if gpu:
+        found |= {"device": torch.cuda.get_device_name(), "of_limit": FLOP_A_STEP / matmul_rate() / steady}
+    print(json.dumps(found))
     return 0
 
 
@@ -113,6 +131,7 @@ def compared(results: dict[str, dict[str, Any]], folder: Path) -> dict[str, Any]
             "loss_distance": max(abs(a - b) for a, b in losses),
             "delta_distance": float(difference / norm),
             "times_published": results["published"]["per_step"] / result["per_step"],
+            "times_published_steady": results["published"]["steady"] / result["steady"],
         }
     return results
 
@@ -154,7 +173,8 @@ def in_host(folder: Path, name: str, steps: int, pixels: int, what: str) -> dict
 
 
 def show(report: dict[str, Any]) -> None:
-    unit = "s" if report["kind"] == "gpu" else "CPU s"
+    gpu = report["kind"] == "gpu"
+    unit = "s" if gpu else "CPU s"
     first = report["diffusers"]["published"]
     print(f"\n{first['parameters'] / 1e6:.0f} M parameters, {report['steps']} steps, set-up included")
     print(
@@ -164,6 +184,11 @@ def show(report: dict[str, Any]) -> None:
         print(
             f"{name:14}{r['per_step']:14.3f}{r['times_published']:13.2f}{r['added'] / 2**20:10.0f}"
             f"{r['loss_distance']:11.1e}{r['delta_distance']:12.1e}"
+        )
+        print(
+            f"{'':14}{r['steady']:14.3f}{r['times_published_steady']:13.2f}  without set-up; "
+            f"1000 steps with it {r['thousand_steps']:.0f} {unit}"
+            + (f"; {r['of_limit']:.0%} of the limit on {r['device']}" if gpu else "")
         )
     for pixels, results in (report.get("host") or {}).items():
         print(f"\nin ComfyUI, demo model, {pixels} pixels")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -116,3 +117,24 @@ def test_a_frozen_lora_and_a_base_in_8_bits_do_not_go_together(three: Path, tmp_
     frozen = str(three / "a_seed0.safetensors")
     assert run(tmp_path / "a.safetensors", "--fp8-base", "--frozen", frozen) == 1
     assert "leave out --frozen or --fp8-base" in capsys.readouterr().err
+
+
+# Several pictures of one thing
+
+
+def test_a_folder_of_pictures_is_one_training(tmp_path: Path):
+    """A failure means that only one picture of the folder is learnt."""
+    losses = {}
+    for name, pictures in (("one", ["structure"] * 2), ("two", ["structure", "style"])):
+        folder = tmp_path / name
+        folder.mkdir()
+        for number, picture in enumerate(pictures):
+            (folder / f"{number}.png").write_bytes((tiny.REFERENCE / f"{picture}.png").read_bytes())
+        log = tmp_path / f"{name}.json"
+        command = ["train", "--model", str(tiny.MODEL), "--image", str(folder), "--prompt", "A [v]"]
+        assert (
+            main([*command, "--output", str(tmp_path / "a.safetensors"), "--log-json", str(log), *SMALL]) == 0
+        )
+        losses[name] = json.loads(log.read_text())["losses"]
+        (tmp_path / "a.safetensors").unlink()
+    assert sum(a != b for a, b in zip(losses["one"], losses["two"], strict=True)) >= 2
