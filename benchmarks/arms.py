@@ -134,7 +134,7 @@ def arms(steps: int, guidance: float) -> list[Arm]:
 # What a variant changes of `tuned`, one thing at a time.
 CHANGES: Mapping[str, Mapping[str, Any]] = {
     "structure LoRA only in its own pass": {"structure_stays": False},
-    "all words kept": {"keep": "all"},
+    "words dropped": {"keep": "auto"},
     "no image tokens dropped": {"drop": False},
     "layout R1": {"reading": "R1"},
     "layout R2": {"reading": "R2"},
@@ -152,7 +152,7 @@ CHANGES: Mapping[str, Mapping[str, Any]] = {
     "style scale 1.2": {"style_scale": 1.2},
 }
 # Those of the changes that mean something without adapters and ControlNet, where `tuned` is B-LoRAs alone.
-OF_LORAS = ("structure LoRA only in its own pass", "all words kept")
+OF_LORAS = ("structure LoRA only in its own pass", "words dropped")
 
 
 def variants(base: Arm, alone: bool) -> list[Arm]:

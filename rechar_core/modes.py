@@ -1,7 +1,8 @@
 """The ways to run ReChar's three passes: structure picture, style picture, and the decorated glyph from both.
 
 `official` repeats the published inference (01yzzyu/ReChar) with its faults where they change the picture, `paper`
-adds what only the framework figure shows, `tuned` mends what measurably hurts, `references-only` trains nothing:
+adds what only the framework figure shows, `tuned` mends what measurably hurts (benchmarks/quality.py; so far on the
+demo model alone), `references-only` trains nothing:
 glyph and style picture are the references themselves. docs/official_faults.md says which fault is where.
 """
 
@@ -40,7 +41,7 @@ class Mode:
     reading: str = "off"
     temperature: float = 1.0
     drop: bool = True
-    keep: str = "auto"
+    keep: str = "all"
     structure_stays: bool = True
     negative: str = _NEGATIVE
 
@@ -71,6 +72,7 @@ MODES: Mapping[str, Mode] = {
         control=(0.5, 0.5, 0.5),
         structure_scale=1.5,
         reading="R2",
+        keep="auto",
         structure_stays=False,
         negative=f"text, {_NEGATIVE}",
     ),

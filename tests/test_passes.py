@@ -138,7 +138,7 @@ def test_a_plain_adapter_for_structure_drops_no_tokens():
 @pytest.mark.parametrize(("elements", "kept"), [("a crane", "c1 s1 crane"), ("", None)])
 def test_words_are_dropped_only_where_there_are_elements(elements: str, kept: str | None):
     painter = Notebook(both_readers())
-    passes("tuned", painter, elements=elements).run()
+    passes("paper", painter, elements=elements).run()
     words = painter.drawings[2].positive
     assert kept_text(words) == (kept or prompt(words))
 
