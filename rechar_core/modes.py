@@ -1,9 +1,8 @@
 """The ways to run ReChar's three passes: structure picture, style picture, and the decorated glyph from both.
 
 `official` repeats the published inference (01yzzyu/ReChar) with its faults where they change the picture, `paper`
-adds what only the framework figure shows, `tuned` mends what measurably hurts (benchmarks/quality.py; so far on the
-demo model alone), `references-only` trains nothing:
-glyph and style picture are the references themselves. docs/official_faults.md says which fault is where.
+adds what only the framework figure shows, `tuned` mends what hurts (benchmarks/quality.py decides; so far on the demo
+model alone), `references-only` trains nothing: glyph and style picture are the references themselves. docs/official_faults.md says which fault is where.
 """
 
 from __future__ import annotations

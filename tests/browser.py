@@ -99,8 +99,13 @@ def queue(page: Any, seconds: int = 600) -> list[str]:
         page.wait_for_timeout(500)
         if page.evaluate(idle):
             break
-    page.wait_for_timeout(1500)
-    return page.evaluate("() => window.app.graph._nodes.flatMap(n => (n.imgs || []).map(i => i.src))")
+    shown: list[str] = []
+    for _ in range(20):  # pictures are fetched after the run; a busy machine takes its time
+        page.wait_for_timeout(1500)
+        shown = page.evaluate("() => window.app.graph._nodes.flatMap(n => (n.imgs || []).map(i => i.src))")
+        if shown:
+            break
+    return shown
 
 
 def fit_view(page: Any) -> None:
