@@ -2,7 +2,8 @@
 
 `official` repeats the published inference (01yzzyu/ReChar) with its faults where they change the picture, `paper`
 adds what only the framework figure shows, `tuned` mends what hurts (benchmarks/quality.py decides; so far on the demo
-model alone), `references-only` trains nothing: glyph and style picture are the references themselves. docs/official_faults.md says which fault is where.
+model alone), `references-only` trains nothing: glyph and style picture are the references themselves.
+docs/official_faults.md says which fault is where.
 """
 
 from __future__ import annotations
