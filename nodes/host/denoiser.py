@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 from typing import Any
 
 import torch
@@ -53,6 +54,10 @@ class HostDenoiser:
             if attention:
                 found[path] = unet.get_submodule(host)
         return found
+
+    def weights(self) -> Iterator[Tensor]:
+        """All weights of the UNet, with other LoRAs' patches in them, in model order."""
+        return chain(self.model.diffusion_model.parameters(), self.model.diffusion_model.buffers())
 
     def use(self, mode: Mode | None) -> None:
         """Run in this memory mode; None takes back what was attached (weights go home when `trainable` ends)."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -55,6 +56,10 @@ class DiffusersDenoiser:
             if name.endswith((".attn1", ".attn2")) and block_of(name):
                 found |= {f"{name}.{p}": module.get_submodule(p) for p in _PROJECTIONS}
         return found
+
+    def weights(self) -> Iterator[Tensor]:
+        """All weights of the UNet, in model order; those in 8 bits are buffers."""
+        return chain(self.unet.parameters(), self.unet.buffers())
 
     def use(self, mode: Mode | None) -> None:
         """Run in this memory mode; None takes back what was attached and moved."""

@@ -68,7 +68,7 @@ def resume(training: Training, path: Path) -> None:
 
 
 def job(training: Training) -> dict[str, Any]:
-    """What makes a run this run: the recipe's settings and hashes of pictures, conditioning and base layers."""
+    """What makes a run this run: the recipe's settings and hashes of pictures, conditioning and base weights."""
     settings = training.recipe.to_json()
     settings.pop("memory")  # how it is computed does not change what comes out
     return {
@@ -76,7 +76,7 @@ def job(training: Training) -> dict[str, Any]:
         "processes": training.share.world,
         "picture": _hash(t for p in training.pictures for t in (p.mean, p.std)),
         "conditioning": _hash((training.conditioning.context, training.conditioning.pooled)),
-        "model": _hash(layer.weight for layer in training.denoiser.layers().values()),
+        "model": _hash(training.denoiser.weights(), 64),
     }
 
 
@@ -99,10 +99,10 @@ def _optimizer_state(tensors: dict[str, Tensor], metadata: dict[str, str]) -> di
     return {"state": state, "param_groups": json.loads(metadata["optimizer_groups"])}
 
 
-def _hash(tensors: Iterable[Any]) -> str:
+def _hash(tensors: Iterable[Tensor], values: int = 4096) -> str:
+    """Of `values` to twice as many numbers of each tensor: they tell two of a kind apart and cost little on a GPU."""
     digest = hashlib.sha256()
     for tensor in tensors:
-        # a few thousand values of each tensor tell two pictures or models apart and cost nothing on a GPU
         flat = tensor.detach().reshape(-1)
-        digest.update(flat[:: max(1, len(flat) // 4096)].float().cpu().numpy().tobytes())
+        digest.update(flat[:: max(1, len(flat) // values)].float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -89,6 +89,10 @@ class Denoiser(Protocol):
 
     def layers(self) -> Mapping[str, nn.Module]:
         """Diffusers module path -> linear layer, for the attention projections of both blocks, in model order."""
+        ...
+
+    def weights(self) -> Iterable[Tensor]:
+        """All weights of the UNet, in model order: they tell one base from another."""
         ...
 
     def use(self, mode: Mode | None) -> None:

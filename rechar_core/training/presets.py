@@ -26,7 +26,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "learning_rate": 1e-4,
         "noise_offset": 0.03,
     },
-    "quick": {"steps": 350, "learning_rate": 2e-4},  # as good as b-lora on the demo model: benchmarks/quick.py
+    "quick": {"steps": 350, "learning_rate": 2e-4},  # what speaks for it, and how little: benchmarks/README.md
 }
 
 
