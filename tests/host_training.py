@@ -114,7 +114,7 @@ def half(model, clip, vae):
     unet.half().dtype = torch.float16
     picture = torch.rand(1, 64, 64, 4, generator=torch.Generator().manual_seed(3))
     try:
-        made = part("nodes.host.training").train(model, clip, vae, picture, recipe)
+        (made,) = part("nodes.host.training").train(model, clip, vae, picture, recipe)
     finally:
         unet.float().dtype = torch.float32
     still = torch.cat([(pair.up == 0).flatten().float() for pair in made.blora.pairs.values()]).mean()

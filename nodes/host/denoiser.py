@@ -35,7 +35,7 @@ class HostDenoiser:
     """
 
     def __init__(self, model: Any, weights: Weights):
-        self.patcher, self.model, self.weights = model, model.model, weights
+        self.patcher, self.model, self._lent = model, model.model, weights
         self.device: torch.device = model.load_device
         self.prediction: Prediction = prediction_of(model)
         sigmas = model.get_model_object("model_sampling").sigmas.detach().clone().float()
@@ -65,7 +65,7 @@ class HostDenoiser:
         self._cond.forget()
         if self._alternate and mode != "low":
             for half in self._halves():
-                self.weights.move(half, self.device)
+                self._lent.move(half, self.device)
         self._alternate = mode == "low"
         if mode is None:
             return
@@ -154,8 +154,8 @@ class HostDenoiser:
         """In mode low: this half of the UNet onto the device, the other off it first."""
         if self._alternate:
             halves = self._halves()
-            self.weights.move(halves[1 - half], torch.device("cpu"))
-            self.weights.move(halves[half], self.device)
+            self._lent.move(halves[1 - half], torch.device("cpu"))
+            self._lent.move(halves[half], self.device)
 
     def _halves(self) -> tuple[list[nn.Module], list[nn.Module]]:
         """The modules of the prefix and those of the suffix."""
