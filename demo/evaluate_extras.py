@@ -40,7 +40,11 @@ class Extras:
     def draw(self, number: int, **options: object) -> np.ndarray:
         """A picture at 128 px, its seed counted from the sample's number."""
         recipe = read_config()["recipe"]
-        fixed = {"positive": (Word(NEUTRAL, "normal"),), "negative": (Word("", "normal"),), "size": (256, 256)}
+        fixed = {
+            "positive": (Word(NEUTRAL, "normal"),),
+            "negative": (Word("", "normal"),),
+            "size": (256, 256),
+        }
         fixed |= {"steps": recipe["sampler_steps"], "cfg": recipe["guidance"], "seed": 100 * number}
         return halve(self.painter.draw(Drawing(fuse(None, None), **fixed, **options))[0].numpy())
 

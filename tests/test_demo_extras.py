@@ -1,0 +1,65 @@
+"""The shipped ControlNet and adapters do what the model card says: a held-out glyph, beside the picture without them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from test_demo import agreement
+
+from rechar_core.demo import build, extras
+from rechar_core.elements import Word
+from rechar_core.fusion import fuse
+from rechar_core.images import fit, read
+from rechar_core.passes import Drawing
+from rechar_core.standalone import base
+from rechar_core.standalone.painter import DiffusersPainter, Readers
+from rechar_core.structure_map import structure_map
+
+
+@pytest.fixture(scope="module")
+def painter() -> DiffusersPainter:
+    found = extras.load_adapters()
+    readers = Readers(found["composition"], found["style"], extras.load_encoder())
+    return DiffusersPainter(
+        base.load("demo", torch.float32, torch.device("cpu")), readers, extras.load_controlnet()
+    )
+
+
+def drawn(painter: DiffusersPainter, **options: object) -> np.ndarray:
+    words = {"positive": (Word("A [v]", "normal"),), "negative": (Word("", "normal"),)}
+    settings = {"size": (256, 256), "seed": 0, "steps": 16, "cfg": 1.0}
+    return painter.draw(Drawing(fuse(None, None), **words, **settings, **options))[0].double().numpy()
+
+
+def sample(name: str) -> torch.Tensor:
+    """IMAGE (1, 256, 256, 3) in 0..1."""
+    return fit(read(build.SAMPLES[name]), 256).movedim(1, -1) / 2 + 0.5
+
+
+def test_they_are_small():
+    assert sum(path.stat().st_size for path in (extras.ADAPTERS, extras.CONTROLNET)) <= 6_000_000
+
+
+def test_edges_and_structure_reference_draw_the_unseen_glyph(painter: DiffusersPainter):
+    glyph = sample("glyph_luo")
+    mask = 1 - glyph[0].mean(-1).numpy()
+    edges = structure_map("canny-cv2", image=glyph)
+    reference = painter.refer(glyph, "structure", None)
+    control = agreement(drawn(painter), mask)
+    for options in (
+        {"hint": edges, "control": 1.0},
+        {"references": (reference,), "scales": {"structure": 1.0}},
+    ):
+        found = agreement(drawn(painter, **options), mask)
+        assert found > 0.6
+        assert found > control + 0.2
+
+
+def test_the_style_reference_brings_the_pictures_colours(painter: DiffusersPainter):
+    picture = sample("style_a")
+    reference = painter.refer(picture, "style", None)
+    target = picture[0].mean((0, 1)).numpy()
+    options = {"references": (reference,), "scales": {"style": 1.0}}
+    found = np.linalg.norm(drawn(painter, **options).mean((0, 1)) - target)
+    assert found < 0.6 * np.linalg.norm(drawn(painter).mean((0, 1)) - target)
