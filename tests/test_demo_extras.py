@@ -1,4 +1,4 @@
-"""The shipped ControlNet and adapters do what the model card says: a held-out glyph, beside the picture without them."""
+"""The shipped ControlNet and adapters do what the model card says, on a held-out glyph and style picture."""
 
 from __future__ import annotations
 
