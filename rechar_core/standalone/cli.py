@@ -277,8 +277,13 @@ def _demo_options(sub: argparse.ArgumentParser) -> None:
 
 
 def _demo(options: argparse.Namespace) -> None:
+    import torch
+
     from .story import tell
 
+    torch.set_num_threads(
+        1
+    )  # so small a model gains nothing from more, and on a busy machine they wait for each other
     print(tell(options.output, options.seed))
 
 
