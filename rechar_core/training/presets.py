@@ -26,7 +26,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "learning_rate": 1e-4,
         "noise_offset": 0.03,
     },
-    "quick": {"steps": 350, "learning_rate": 2e-4},  # what speaks for it, and how little: benchmarks/README.md
+    "quick": {
+        "steps": 350,
+        "learning_rate": 2e-4,
+    },  # what speaks for it, and how little: benchmarks/README.md
 }
 
 
