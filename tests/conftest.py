@@ -29,6 +29,7 @@ LONGEST = (
 )
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """In a parallel run (`--dist loadgroup`) one process has all tests of the server; other files stay whole."""
     with_server = {item.path for item in items if "comfy" in getattr(item, "fixturenames", ())}
