@@ -185,7 +185,6 @@ def test(python: Path, rest: Sequence[str]) -> int:
             if status != 0:
                 say(f"{name} failed: see above")
                 return status
-        rest = ["-n", str(min(4, os.cpu_count() or 1)), "--dist", "loadgroup"]  # groups: tests/conftest.py
     say("tests")
     named = any((ROOT / word.split("::")[0]).exists() for word in rest if not word.startswith("-"))
     return call([python, "-m", "pytest", *([] if named else ["tests"]), *rest], ROOT)
