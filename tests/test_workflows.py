@@ -95,9 +95,7 @@ def test_workflow_in_the_browser(page: Any, name: str):
         {kind: shrink.values(kind) for kind in ("", *shrink.OWN)},
     )
     if "pipeline" in name or "references" in name:
-        pytest.skip(
-            "page loaded and checked, not queued: after another pipeline page it showed no picture (open fault)"
-        )
+        pytest.skip("loaded, not queued: after another pipeline page no picture showed (open fault)")
     shown = browser.queue(page)
     browser.screenshot(page, SHOTS / f"{name}.png")
     assert shown, "no picture appeared in the graph"
