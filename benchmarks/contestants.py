@@ -15,7 +15,7 @@ from rechar_core.standalone.denoiser import DiffusersDenoiser
 from rechar_core.training.denoiser import Conditioning, LatentMoments
 from rechar_core.training.draws import SeededDraws
 from rechar_core.training.loop import Training
-from rechar_core.training.memory import LADDER, Mode
+from rechar_core.training.memory import LADDER, MemoryMode
 from rechar_core.training.recipe import TrainingRecipe
 
 SCHEDULE = {
@@ -96,7 +96,7 @@ def inputs(size: Size, device: str) -> tuple[Tensor, Conditioning]:
     return pixels.to(device), cond.to(torch.device(device), torch.float32)
 
 
-def ours(unet: Any, vae: Any, size: Size, recipe: TrainingRecipe, mode: Mode) -> Run:
+def ours(unet: Any, vae: Any, size: Size, recipe: TrainingRecipe, mode: MemoryMode) -> Run:
     """This project's loop; the picture is encoded once."""
     device = str(unet.device)
     pixels, cond = inputs(size, device)

@@ -6,6 +6,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from .options import ELEMENTS
+
 
 class ReCharElementPrompt(io.ComfyNode):
     """Token-level element prompting."""
@@ -35,12 +37,7 @@ class ReCharElementPrompt(io.ComfyNode):
                 io.String.Input(
                     "style_trigger", default="A [s]", tooltip="The prompt the style LoRA was trained with."
                 ),
-                io.String.Input(
-                    "elements",
-                    default="plum blossoms, a crane",
-                    multiline=True,
-                    tooltip="Decorative things, separated by commas or lines.",
-                ),
+                io.String.Input("elements", **ELEMENTS),
                 io.Combo.Input(
                     "keep",
                     options=["auto", "brackets", "all"],

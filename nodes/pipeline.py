@@ -6,6 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from .options import ELEMENTS, MODES, PASSES_GUIDANCE, PASSES_SEED, PASSES_STEPS
 from .sockets import Adapters, BLora
 
 
@@ -30,38 +31,16 @@ class ReCharPipeline(io.ComfyNode):
                 io.Mask.Input("glyph_mask", tooltip="The glyph's mask."),
                 io.Combo.Input(
                     "pipeline_mode",
-                    options=["tuned", "paper", "official", "references-only"],
+                    options=MODES,
                     tooltip=(
                         "tuned: our defaults. paper: with layout map and token drop. official: as the published code. "
                         "references-only: nothing trained is needed."
                     ),
                 ),
-                io.String.Input(
-                    "elements",
-                    default="plum blossoms, a crane",
-                    multiline=True,
-                    tooltip="Decorative things, separated by commas or lines.",
-                ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=2**63,
-                    control_after_generate=True,
-                    tooltip="Of the noise; the passes take this one and the next two.",
-                ),
-                io.Int.Input(
-                    "steps", default=0, min=0, max=1000, tooltip="Of each pass; 0 is the mode's own."
-                ),
-                io.Float.Input(
-                    "guidance",
-                    default=0.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    optional=True,
-                    tooltip="CFG of all three passes; 0 is the mode's own. The demo model wants 1.",
-                ),
+                io.String.Input("elements", **ELEMENTS),
+                io.Int.Input("seed", **PASSES_SEED),
+                io.Int.Input("steps", **PASSES_STEPS),
+                io.Float.Input("guidance", **PASSES_GUIDANCE, optional=True),
                 io.String.Input(
                     "template",
                     default="A [c] in [s] style",
@@ -117,10 +96,8 @@ class ReCharPipeline(io.ComfyNode):
         from ..rechar_core.passes import Passes
         from .host.pipeline import HostPainter, run_passes
 
-        painter, mode = (
-            HostPainter(model, clip, vae, adapters, control_net),
-            mode_named(pipeline_mode, steps, guidance),
-        )
+        mode = mode_named(pipeline_mode, steps, guidance)
+        painter = HostPainter(model, clip, vae, adapters, control_net)
         texts: dict[str, Any] = {"elements": elements, "template": template, "style_template": style_prompt}
         passes = Passes(painter, glyph[:1], glyph_mask[:1], mode, seed, **texts, **style)
         return io.NodeOutput(*run_passes(passes), mode.settings(seed=seed, **texts))

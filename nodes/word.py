@@ -6,6 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from .options import ELEMENTS, MODES, PASSES_GUIDANCE, PASSES_SEED, PASSES_STEPS
 from .sockets import Adapters, BLora
 
 
@@ -30,17 +31,8 @@ class ReCharWord(io.ComfyNode):
                     "characters",
                     tooltip="One mask a character at its place in the word: the output 'characters' of Glyph.",
                 ),
-                io.Combo.Input(
-                    "pipeline_mode",
-                    options=["tuned", "paper", "official", "references-only"],
-                    tooltip="As in ReChar Pipeline.",
-                ),
-                io.String.Input(
-                    "elements",
-                    default="plum blossoms, a crane",
-                    multiline=True,
-                    tooltip="Decorative things, separated by commas or lines.",
-                ),
+                io.Combo.Input("pipeline_mode", options=MODES, tooltip="As in ReChar Pipeline."),
+                io.String.Input("elements", **ELEMENTS),
                 io.Int.Input(
                     "side",
                     default=1024,
@@ -99,25 +91,9 @@ class ReCharWord(io.ComfyNode):
                     max=1024,
                     tooltip="Rank of that training. Published: 64.",
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=2**63,
-                    control_after_generate=True,
-                    tooltip="Of the noise; the passes take this one and the next two.",
-                ),
-                io.Int.Input(
-                    "steps", default=0, min=0, max=1000, tooltip="Of each pass; 0 is the mode's own."
-                ),
-                io.Float.Input(
-                    "guidance",
-                    default=0.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    tooltip="CFG of all passes; 0 is the mode's own. The demo model wants 1.",
-                ),
+                io.Int.Input("seed", **PASSES_SEED),
+                io.Int.Input("steps", **PASSES_STEPS),
+                io.Float.Input("guidance", **PASSES_GUIDANCE),
                 io.String.Input(
                     "template",
                     default="A [c] in [s] style",
@@ -166,10 +142,8 @@ class ReCharWord(io.ComfyNode):
         from .host.pipeline import HostPainter
         from .host.word import finished, word_of
 
-        mode, painter = (
-            mode_named(pipeline_mode, steps, guidance),
-            HostPainter(model, clip, vae, adapters, control_net),
-        )
+        mode = mode_named(pipeline_mode, steps, guidance)
+        painter = HostPainter(model, clip, vae, adapters, control_net)
         texts = {name: rest.pop(name) for name in ("elements", "template")}
         word = word_of(characters, **rest)
         pictures = word.draw(painter, mode, seed, **texts, style=style, style_image=style_image)

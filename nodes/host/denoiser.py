@@ -16,7 +16,7 @@ from ...rechar_core.images import fit, rgb
 from ...rechar_core.training.context import ConstantContext, Once
 from ...rechar_core.training.denoiser import Conditioning, LatentMoments, Prediction, Prefix
 from ...rechar_core.training.frozen import gated, normed_conv, plain_conv, upsampled
-from ...rechar_core.training.memory import Mode
+from ...rechar_core.training.memory import MemoryMode
 from ...rechar_core.training.recipe import Precision
 from .inputs import prediction_of
 from .patch import block_paths
@@ -59,7 +59,7 @@ class HostDenoiser:
         """All weights of the UNet, with other LoRAs' patches in them, in model order."""
         return chain(self.model.diffusion_model.parameters(), self.model.diffusion_model.buffers())
 
-    def use(self, mode: Mode | None) -> None:
+    def use(self, mode: MemoryMode | None) -> None:
         """Run in this memory mode; None takes back what was attached (weights go home when `trainable` ends)."""
         self._attached.close()
         self._cond.forget()

@@ -18,7 +18,7 @@ from ...rechar_core.training import checkpoint
 from ...rechar_core.training.company import Company
 from ...rechar_core.training.denoiser import LatentMoments
 from ...rechar_core.training.loop import Training
-from ...rechar_core.training.memory import Mode, choose
+from ...rechar_core.training.memory import MemoryMode, choose
 from ...rechar_core.training.recipe import TrainingRecipe
 from .denoiser import HostDenoiser, encode_pictures, encode_prompt, ordinary, trainable
 from .folders import cache_folder
@@ -124,7 +124,7 @@ def _preview(training: Training, denoiser: HostDenoiser) -> Any:
     )
 
 
-def _mode(recipe: TrainingRecipe, denoiser: HostDenoiser, pictures: list[LatentMoments]) -> Mode:
+def _mode(recipe: TrainingRecipe, denoiser: HostDenoiser, pictures: list[LatentMoments]) -> MemoryMode:
     """The recipe's memory mode, or the one that fits into what the host says is free."""
     if recipe.memory != "auto":
         return recipe.memory

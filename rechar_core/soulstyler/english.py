@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from .language import Form, Language
+from .language import Language, form
 
 _DETERMINERS = (
     r"(?:an?|the|some|my|your|his|her|its|our|their|this|that|these|those|all(?:\s+of)?(?:\s+the)?)"
@@ -62,86 +62,78 @@ _STYLES = (
 )
 
 
-def _form(pattern: str, weak: bool = False) -> Form:
-    return Form(re.compile(pattern, re.IGNORECASE), weak)
-
-
 _FORMS = (
     # Change the style of O to S; swap its style for S
-    _form(
+    form(
         rf"{_VERB}\s+(?:the\s+)?(?:{_STYLE}|material|surface|colou?rs?)\s+of\s+{_O}\s+(?:to|into|with|by|for|as)\s+{_S}"
     ),
     # Apply S to O
-    _form(
+    form(
         r"(?:apply|add|transfer|use|put|bring|copy|project|paint|lay|try)\s+(?P<s>(?!.*\s(?:into|like)\s).*?)\s+"
         r"(?:on\s*to|to)\s+(?P<o>.+)",
         weak=True,
     ),
-    _form(
+    form(
         r"(?:apply|add|transfer|use|put|bring|copy|project|lay|try)\s+(?P<s>.+?)\s+"
         r"(?:on\s*to|to|on|over|for|upon|across)\s+(?P<o>.+)"
     ),
     # Give O a S look
-    _form(rf"(?:give|lend|grant)\s+{_O}\s+(?:an?|the|some)\s+{_S}"),
-    _form(rf"(?:give|lend|grant)\s+{_O}\s+(?P<s>\S+(?:\s+\S+)?\s+{_STYLE})"),
+    form(rf"(?:give|lend|grant)\s+{_O}\s+(?:an?|the|some)\s+{_S}"),
+    form(rf"(?:give|lend|grant)\s+{_O}\s+(?P<s>\S+(?:\s+\S+)?\s+{_STYLE})"),
     # O in the style of S
-    _form(
+    form(
         rf"(?:{_VERB}\s+)?{_O}\s+(?:to\s+be\s+|should\s+be\s+|be\s+)?(?:{_BY_HAND}\s+)?(?:in|into|after|with|to|using)\s+"
         rf"(?:the|a)\s+(?:\w+\s+)?{_STYLE}\s+of\s+{_S}"
     ),
     # O to look like S, O become S, O should look as if S
-    _form(
+    form(
         rf"(?:{_VERB}\s+)?{_O}\s+(?:(?:to|should|must|has\s+to|needs\s+to|will)\s+)?"
         rf"(?:(?:look|appear|seem|feel)s?(?:\s+(?:like|as\s+if|as\s+though|as))?|resembles?|becomes?|turns?\s+into)\s+{_S}"
     ),
     # O as if it were S
-    _form(rf"(?:{_VERB}\s+)?{_O}\s+(?:as\s+if|as\s+though|like)\s+it\s+(?:was|were|is|had\s+been)\s+{_S}"),
+    form(rf"(?:{_VERB}\s+)?{_O}\s+(?:as\s+if|as\s+though|like)\s+it\s+(?:was|were|is|had\s+been)\s+{_S}"),
     # Turn O into S
-    _form(rf"{_VERB}\s+{_O}\s+into\s+{_S}"),
+    form(rf"{_VERB}\s+{_O}\s+into\s+{_S}"),
     # Change O from X to S
-    _form(rf"{_VERB}\s+{_O}\s+from\s+.+\s+(?:in)?to\s+{_S}"),
+    form(rf"{_VERB}\s+{_O}\s+from\s+.+\s+(?:in)?to\s+{_S}"),
     # O in S-style strokes
-    _form(
+    form(
         rf"(?:{_VERB}\s+)?{_O}\s+(?:with|in|using)\s+(?P<s>(?:(?!\s(?:with|in)\s).)+?)[\s-]styled?\s+(?:\w+\s+)?{_STROKES}"
     ),
     # O with S-style PART
-    _form(
+    form(
         rf"(?:{_VERB}\s+)?{_LAST_O}\s+with\s+(?P<s>(?:(?!\swith\s).)+?)[\s-]styled?\s+(?P<p>\w+(?:\s+\w+)?)"
     ),
     # O in S style
-    _form(
-        rf"(?:{_VERB}\s+)?{_LAST_O}\s+(?:should\s+be\s+|be\s+)?(?:in|with|using)\s+(?P<s>.+?)[\s-]{_STYLE}"
-    ),
+    form(rf"(?:{_VERB}\s+)?{_LAST_O}\s+(?:should\s+be\s+|be\s+)?(?:in|with|using)\s+(?P<s>.+?)[\s-]{_STYLE}"),
     # Could O be rendered in S
-    _form(
+    form(
         rf"(?:could|can|should|may|might|would|will)?\s*{_O}\s+(?:(?:could|can|should|must|to)\s+)?be\s+(?:turned\s+|changed\s+|"
         rf"shown\s+|re\w+\s+|\w+ed\s+|{_BY_HAND}\s+)?(?:into|in|as|like|with|to|of|using)\s+{_S}"
     ),
     # Render O as S; Fill O with S; Paint O in S
-    _form(rf"{_VERB}\s+{_O}\s+(?:as|like|using)\s+{_S}"),
-    _form(
-        rf"(?:fill|cover|coat|wrap|dress|decorate|texture|shade|replace|{_VERB})\s+{_LAST_O}\s+with\s+{_S}"
-    ),
-    _form(rf"{_VERB}\s+{_LAST_O}\s+to\s+{_S}"),
+    form(rf"{_VERB}\s+{_O}\s+(?:as|like|using)\s+{_S}"),
+    form(rf"(?:fill|cover|coat|wrap|dress|decorate|texture|shade|replace|{_VERB})\s+{_LAST_O}\s+with\s+{_S}"),
+    form(rf"{_VERB}\s+{_LAST_O}\s+to\s+{_S}"),
     # Make O a S
-    _form(rf"(?:make|turn|have|render|paint|draw)\s+{_O}\s+an?\s+{_S}"),
+    form(rf"(?:make|turn|have|render|paint|draw)\s+{_O}\s+an?\s+{_S}"),
     # Make O steampunk
-    _form(rf"{_VERB}\s+{_DETERMINERS}\s+{_O}\s+(?P<s>(?:{_STYLES})\b.*)"),
-    _form(
+    form(rf"{_VERB}\s+{_DETERMINERS}\s+{_O}\s+(?P<s>(?:{_STYLES})\b.*)"),
+    form(
         rf"(?:fill|cover|coat|wrap|dress|(?:re)?paint|(?:re)?draw|render|sketch|show|depict|{_VERB})\s+{_LAST_O}\s+in\s+{_S}"
     ),
-    _form(rf"{_VERB}\s+{_DETERMINERS}\s+{_LAST_O}\s+(?P<s>\S+?)(?:[\s-]{_STYLE})?", weak=True),
+    form(rf"{_VERB}\s+{_DETERMINERS}\s+{_LAST_O}\s+(?P<s>\S+?)(?:[\s-]{_STYLE})?", weak=True),
     # Paint it S
-    _form(rf"{_VERB}\s+(?P<o>it|this|that|them|these|those|everything)\s+{_S}"),
+    form(rf"{_VERB}\s+(?P<o>it|this|that|them|these|those|everything)\s+{_S}"),
     # S style for O; S-style O; O made of S; O painted by S; O, S
-    _form(rf"(?P<s>.+?)[\s-]{_STYLE}\s+(?:for|on|to|onto|over)\s+(?P<o>.+)"),
-    _form(
+    form(rf"(?P<s>.+?)[\s-]{_STYLE}\s+(?:for|on|to|onto|over)\s+(?P<o>.+)"),
+    form(
         rf"{_O}\s+(?:made|built|carved|cut|woven|formed|sculpted|folded)\s+(?:out\s+)?(?:of|from|with)\s+{_S}"
     ),
-    _form(rf"{_O},?\s+{_BY_HAND}\s+by\s+{_S}"),
-    _form(rf"{_O}\s+(?:as|like)\s+{_S}"),
-    _form(r"(?P<s>[^,]+?)[\s-](?:styled?)\s+(?P<o>[^,]+)"),
-    _form(r"(?P<o>[^,;:]+)[,;:]\s*(?P<s>[^,;:]+)", weak=True),
+    form(rf"{_O},?\s+{_BY_HAND}\s+by\s+{_S}"),
+    form(rf"{_O}\s+(?:as|like)\s+{_S}"),
+    form(r"(?P<s>[^,]+?)[\s-](?:styled?)\s+(?P<o>[^,]+)"),
+    form(r"(?P<o>[^,;:]+)[,;:]\s*(?P<s>[^,;:]+)", weak=True),
 )
 
 _HOLDING = (

@@ -18,6 +18,11 @@ class Form:
     weak: bool = False
 
 
+def form(pattern: str, weak: bool = False) -> Form:
+    """A form from its pattern, in which upper and lower case are one."""
+    return Form(re.compile(pattern, re.IGNORECASE), weak)
+
+
 @dataclass(frozen=True)
 class Language:
     """One language's table. The patterns below see the text with uniform punctuation.

@@ -15,7 +15,7 @@ from ..blocks import block_of
 from ..training.context import ConstantContext, Once
 from ..training.denoiser import Conditioning, Prediction, Prefix
 from ..training.frozen import gated, normed_conv, plain_conv, upsampled
-from ..training.memory import Mode
+from ..training.memory import MemoryMode
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -61,7 +61,7 @@ class DiffusersDenoiser:
         """All weights of the UNet, in model order; those in 8 bits are buffers."""
         return chain(self.unet.parameters(), self.unet.buffers())
 
-    def use(self, mode: Mode | None) -> None:
+    def use(self, mode: MemoryMode | None) -> None:
         """Run in this memory mode; None takes back what was attached and moved."""
         self._attached.close()
         self._cond.forget()

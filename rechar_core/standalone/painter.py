@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -142,8 +142,7 @@ def _referred(unet: Any, drawing: Drawing) -> Iterator[list[int]]:
         reference.adapter.check_layers(tuple(layer.inner_dim for layer in layers))
     strong = [(reference, scale) for reference, scale in strong if scale != 0]
     if not strong:
-        with nullcontext():
-            yield half
+        yield half
         return
     before, grids = dict(unet.attn_processors), _grids(drawing.size)
     ours = dict(before)

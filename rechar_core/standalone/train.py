@@ -24,7 +24,7 @@ from ..training import checkpoint
 from ..training.denoiser import LatentMoments
 from ..training.fp8 import shrink
 from ..training.loop import Share, Step, Training
-from ..training.memory import Mode, choose
+from ..training.memory import MemoryMode, choose
 from ..training.recipe import TrainingRecipe
 from .base import encode_picture, encode_prompt, load
 from .denoiser import DiffusersDenoiser
@@ -160,7 +160,9 @@ def prepare(
     return Training(denoiser, moments, conditioning, recipe, share=share, mode=mode, tell=say)
 
 
-def _mode(recipe: TrainingRecipe, unet: Any, device: torch.device, moments: list[LatentMoments]) -> Mode:
+def _mode(
+    recipe: TrainingRecipe, unet: Any, device: torch.device, moments: list[LatentMoments]
+) -> MemoryMode:
     if recipe.memory != "auto":
         return recipe.memory
     area = max(m.mean.shape[-2] * m.mean.shape[-1] for m in moments)

@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from .memory import Mode
+from .memory import MemoryMode
 
 Prediction = Literal["epsilon", "v_prediction"]
 
@@ -95,7 +95,7 @@ class Denoiser(Protocol):
         """All weights of the UNet, in model order: they tell one base from another."""
         ...
 
-    def use(self, mode: Mode | None) -> None:
+    def use(self, mode: MemoryMode | None) -> None:
         """Run in this memory mode from now on; None takes back everything that training attached or moved."""
         ...
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from . import objective
 from .denoiser import Conditioning, Denoiser, LatentMoments, Prefix
 from .draws import Draws, StepDraws
-from .memory import Mode, grouping
+from .memory import MemoryMode, grouping
 from .objective import Question
 from .recipe import TrainingRecipe
 
@@ -40,7 +40,7 @@ class Lookahead:
         recipe: TrainingRecipe,
         draws: Draws,
         samples: tuple[int, int],
-        mode: Mode,
+        mode: MemoryMode,
     ):
         self.denoiser, self.pictures, self.conditioning = denoiser, pictures, conditioning
         self.recipe, self.draws, self.samples, self.mode = recipe, draws, samples, mode

@@ -15,7 +15,7 @@ from .adapter import Adapters
 from .denoiser import Conditioning, Denoiser, LatentMoments
 from .draws import Draws, SeededDraws
 from .lookahead import Lookahead, Ready
-from .memory import Mode, next_rung
+from .memory import MemoryMode, next_rung
 from .objective import error, weights
 from .recipe import TrainingRecipe
 
@@ -62,7 +62,7 @@ class Training:
         recipe: TrainingRecipe,
         draws: Draws | None = None,
         share: Share | None = None,
-        mode: Mode = "fast",
+        mode: MemoryMode = "fast",
         tell: Callable[[str], None] = lambda text: None,
     ):
         self.denoiser, self.recipe, self.conditioning = denoiser, recipe, conditioning
