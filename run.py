@@ -20,12 +20,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 OLDEST, NEWEST = (3, 10), (3, 13)
 KINDS = {"demo": ["requirements.txt"], "test": ["requirements.txt", "tests/requirements.txt"]}
 CONSTRAINTS = "tests/constraints.txt"
+STOPPED = 130  # the status of what Ctrl-C ended
 NOT_NEEDED = ("bitsandbytes",)  # a CUDA optimizer: neither command uses it
 
 
@@ -45,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         say("stopped")
-        return 130
+        return STOPPED
 
 
 def parser() -> argparse.ArgumentParser:
@@ -183,7 +185,7 @@ def test(python: Path, rest: Sequence[str]) -> int:
             say(name)
             status = step(python)
             if status != 0:
-                say(f"{name} failed: see above")
+                say(f"{name} failed: see above" if status != STOPPED else "stopped")
                 return status
     say("tests")
     named = any((ROOT / word.split("::")[0]).exists() for word in rest if not word.startswith("-"))
@@ -226,8 +228,17 @@ def not_code(folder: str, names: list[str]) -> list[str]:
 
 
 def call(command: Sequence[str | Path], folder: Path) -> int:
-    """Run a command in `folder`, its output going straight to the console."""
-    return subprocess.run(command, cwd=folder, check=False).returncode
+    """Run a command in `folder`, its output going straight to the console; Ctrl-C is the command's own to answer."""
+    with subprocess.Popen(command, cwd=folder) as process:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            try:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(30)  # the console told it too: it keeps its state, and says so
+            finally:
+                process.kill()
+            return STOPPED
 
 
 if __name__ == "__main__":

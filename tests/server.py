@@ -32,6 +32,7 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 PACK = "rechar-pack"  # no Python identifier, as a folder that a user cloned or renamed may be
+ATTACHED = Path(__file__).with_name("attached.py")
 STARTUP_SECONDS = 300
 NOT_PACKED = {"tests", "demo", "demo-out", "build", "dist", "benchmarks"}  # at the top level alone
 FOLDERS = ("custom_nodes", "input", "output", "temp", "user", "models/loras", "models/checkpoints")
@@ -137,8 +138,9 @@ class Server:
         )
         options += ["--user-directory", str(base / "user"), "--database-url", database]
         options += ["--preview-method", "latent2rgb", "--disable-api-nodes"]
-        command = [str(host.python), "-s", "main.py", *options]
-        streams = {"stdout": self._log, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
+        command = [str(host.python), "-s", str(ATTACHED), "main.py", *options]
+        # the pipe, which nobody writes to, is what ties its life to ours
+        streams = {"stdout": self._log, "stderr": subprocess.STDOUT, "stdin": subprocess.PIPE}
         self.process = subprocess.Popen(command, cwd=host.folder, env=host_environment(), **streams)
 
     def wait(self) -> Server:
