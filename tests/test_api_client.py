@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from server import api_client
+from server import ROOT, api_client
 
 client = api_client()
 HELLO = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n"
@@ -99,7 +99,7 @@ def test_a_close_and_a_lost_connection_are_errors():
 
 def test_another_kind_of_server_is_named():
     _, reason, _ = received(b"", b"HTTP/1.1 404 Not Found\r\n\r\n")
-    assert "does not answer as ComfyUI does" in reason
+    assert "is no ComfyUI: --server host:port names yours" in reason
 
 
 def test_no_server_is_an_error_in_one_sentence(capsys: Any, tmp_path: Any):
@@ -108,7 +108,8 @@ def test_no_server_is_an_error_in_one_sentence(capsys: Any, tmp_path: Any):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     assert client.main([str(file), "--server", f"127.0.0.1:{port}"]) == 1
-    assert f"No ComfyUI answers at 127.0.0.1:{port}" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"No ComfyUI answers at 127.0.0.1:{port}" in said and "--server host:port" in said
 
 
 def test_previews_are_told_from_other_binary_messages():
@@ -135,14 +136,18 @@ def test_values_keep_the_kind_that_the_workflow_has():
 @pytest.mark.parametrize(
     ("target", "text", "words"),
     [
-        ("9.seed", "1", '0 nodes are called "9": use a number of 3, 4'),
+        ("9.seed", "1", 'There is no node "9": write the number of Node 3 "Draw"; Node 4 "Load".'),
+        ("Twin.seed", "1", '2 nodes are titled "Twin": write the number of Node 5 "Twin"; Node 6 "Twin".'),
         ("3.sede", "1", 'Node 3 "Draw" has no "sede", only seed, model'),
         ("3.seed", "many", "3.seed=many: a number"),
     ],
 )
 def test_a_wrong_target_is_explained(target: str, text: str, words: str):
+    made = workflow()
+    if target.startswith("Twin"):
+        made |= {n: {**made["3"], "_meta": {"title": "Twin"}} for n in "56"}
     with pytest.raises(client.ApiError) as caught:
-        client.set_input(workflow(), target, text)
+        client.set_input(made, target, text)
     assert words in str(caught.value)
 
 
@@ -163,7 +168,48 @@ def test_an_answer_that_is_no_reason_is_passed_on(answer: str):
 
 def test_a_missing_file_is_named(capsys: Any, tmp_path: Any):
     assert client.main([str(tmp_path / "none.json")]) == 1
-    assert "none.json" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "none.json cannot be read (No such file" in said and "Errno" not in said
+    made = tmp_path / "w.json"
+    made.write_text(json.dumps(workflow()), encoding="utf-8")
+    assert client.main([str(made), "--image", f"4.text={tmp_path / 'none.png'}"]) == 1
+    assert "none.png cannot be read" in capsys.readouterr().err
+
+
+def test_the_apps_workflow_points_to_its_twin(capsys: Any, tmp_path: Any):
+    """A failure means that who takes a file of workflows/ does not learn that workflows/api/ holds what is wanted."""
+    shipped = ROOT / "workflows" / "demo_elements.json"
+    assert client.main([str(shipped)]) == 1
+    assert f"give {ROOT / 'workflows' / 'api' / 'demo_elements.json'}." in capsys.readouterr().err
+    own = tmp_path / "own.json"
+    own.write_text(shipped.read_text(encoding="utf-8"), encoding="utf-8")
+    assert client.main([str(own)]) == 1
+    assert "give one of workflows/api/, or what Workflow > Export (API) saves" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--server", "localhost:port"], "The server 'localhost:port' must be host:port"),
+        (["--server", ":8188"], "The server ':8188' must be host:port"),
+        (["--set", "3.seed"], "--set 3.seed: NODE.input=VALUE is wanted"),
+        (["--set", "seed=1"], "--set seed=1: NODE.input=VALUE is wanted"),
+        (["--image", "4.text"], "--image 4.text: NODE.input=VALUE is wanted"),
+        (["--output", __file__], "is a file: --output is the folder"),
+    ],
+)
+def test_a_wrong_option_is_one_sentence(capsys: Any, tmp_path: Any, options: list[str], words: str):
+    made = tmp_path / "w.json"
+    made.write_text(json.dumps(workflow()), encoding="utf-8")
+    assert client.main([str(made), *options]) == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("error: ") and words in line
+
+
+def test_help_shows_where_it_looks(capsys: Any):
+    with pytest.raises(SystemExit):
+        client.main(["--help"])
+    assert "host:port of ComfyUI (127.0.0.1:8188)" in capsys.readouterr().out
 
 
 def test_stopping_before_anything_is_queued_asks_for_nothing(monkeypatch: pytest.MonkeyPatch):

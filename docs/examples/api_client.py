@@ -2,7 +2,8 @@
 
     python docs/examples/api_client.py workflow_api.json --image 4.image=letter.png --set 7.seed=42 --output pictures
 
-The workflow is an API workflow: in ComfyUI, Workflow > Export (API). A node is named by its number or its title.
+The workflow is an API workflow: one of workflows/api/, or from ComfyUI, Workflow > Export (API). A node is named by
+its number or its title.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -50,7 +52,7 @@ class WebSocket:
             self._receive()
         answer = self._take(self.buffer.index(b"\r\n\r\n") + 4)
         if b" 101 " not in answer.split(b"\r\n")[0]:
-            raise ApiError(f"{host}:{port} does not answer as ComfyUI does.")
+            raise ApiError(f"{host}:{port} is no ComfyUI: --server host:port names yours.")
 
     def messages(self) -> Iterator[str | bytes]:
         """Whole messages as they come, str for text, bytes for binary. Raises: ApiError when the server closes."""
@@ -120,11 +122,14 @@ class Client:
 
     def __init__(self, server: str = "127.0.0.1:8188", timeout: float = 600.0):
         self.host, _, port = server.removeprefix("http://").rstrip("/").partition(":")
+        if not self.host or not (port or "8188").isdecimal():
+            raise ApiError(f"The server {server!r} must be host:port, such as 127.0.0.1:8188.")
         self.port, self.timeout = int(port or 8188), timeout
         self.id, self.prompt = uuid.uuid4().hex, ""
 
     def lost(self, error: Exception) -> ApiError:
-        return ApiError(f"No ComfyUI answers at {self.host}:{self.port} ({error}). Is it running?")
+        where = f"{self.host}:{self.port} ({error})"
+        return ApiError(f"No ComfyUI answers at {where}: start it, or say where it is by --server host:port.")
 
     def request(self, path: str, body: bytes | None = None, kind: str = "application/json") -> bytes:
         """The body of the answer to one HTTP request: a POST if it has a body of its own, else a GET."""
@@ -145,7 +150,7 @@ class Client:
         """Copy a picture into the server's input folder, overwriting nothing; its name for a Load Image node."""
         edge, name = uuid.uuid4().hex, path.name.replace('"', "_")
         head = f'--{edge}\r\nContent-Disposition: form-data; name="image"; filename="{name}"\r\n\r\n'
-        body = head.encode() + path.read_bytes() + f"\r\n--{edge}--\r\n".encode()
+        body = head.encode() + contents(path) + f"\r\n--{edge}--\r\n".encode()
         answer = self.request("/upload/image", body, f"multipart/form-data; boundary={edge}")
         return json.loads(answer)["name"]
 
@@ -163,7 +168,7 @@ class Client:
             if entry := json.loads(self.request(f"/history/{prompt}")).get(prompt):
                 return entry["outputs"]
             time.sleep(0.1)
-        raise ApiError("The server has no record of the run.")
+        raise ApiError("The server has no record of the run, as if its history was cleared: run it again.")
 
     def queue(self, workflow: Workflow) -> str:
         """Queue an API workflow; its id."""
@@ -222,7 +227,9 @@ def set_input(workflow: Workflow, target: str, text: str) -> None:
     node, _, name = target.rpartition(".")
     found = [n for n, about in workflow.items() if node in (n, about.get("_meta", {}).get("title"))]
     if len(found) != 1:
-        raise ApiError(f'{len(found)} nodes are called "{node}": use a number of {", ".join(workflow)}.')
+        what = f'{len(found)} nodes are titled "{node}"' if found else f'There is no node "{node}"'
+        there = "; ".join(titled(number, workflow) for number in found or workflow)
+        raise ApiError(f"{what}: write the number of {there}.")
     inputs = workflow[found[0]]["inputs"]
     if name not in inputs:
         raise ApiError(f'{titled(found[0], workflow)} has no "{name}", only {", ".join(inputs) or "none"}.')
@@ -233,15 +240,34 @@ def set_input(workflow: Workflow, target: str, text: str) -> None:
 
 
 def read_workflow(path: Path) -> Workflow:
-    """An API workflow's file. Raises: ApiError, OSError."""
+    """An API workflow's file. Raises: ApiError."""
     try:
-        workflow = json.loads(path.read_text(encoding="utf-8"))
+        workflow = json.loads(contents(path).decode("utf-8"))
     except ValueError as error:
         raise ApiError(f"{path} is not a workflow: {error}.") from error
     nodes = workflow.values() if isinstance(workflow, dict) else [None]
     if not all(isinstance(node, dict) and "class_type" in node for node in nodes):
-        raise ApiError(f"{path} is not an API workflow: in ComfyUI, choose Workflow > Export (API).")
+        twin = path.parent / "api" / path.name
+        one = twin if twin.is_file() else "one of workflows/api/, or what Workflow > Export (API) saves"
+        raise ApiError(f"{path} is not an API workflow: give {one}.")
     return workflow
+
+
+def contents(path: Path) -> bytes:
+    """A file's bytes. Raises: ApiError."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ApiError(f"{path} cannot be read ({error.strerror}): check its name and folder.") from error
+
+
+def pairs(option: str, arguments: list[str]) -> Iterator[tuple[str, str]]:
+    """NODE.input and value of each argument. Raises: ApiError."""
+    for argument in arguments:
+        target, sign, value = argument.partition("=")
+        if not sign or "." not in target:
+            raise ApiError(f"{option} {argument}: NODE.input=VALUE is wanted, such as 7.seed=42.")
+        yield target, value
 
 
 def show(workflow: Workflow, event: Event) -> None:
@@ -259,26 +285,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("workflow", type=Path, help="API workflow (.json)")
-    parser.add_argument("--server", default="127.0.0.1:8188", help="host:port")
+    parser.add_argument("--server", default="127.0.0.1:8188", help="host:port of ComfyUI (%(default)s)")
     parser.add_argument(
         "--image", action="append", default=[], metavar="NODE.input=FILE", help="your picture"
     )
     parser.add_argument("--set", action="append", default=[], metavar="NODE.input=VALUE", help="your value")
     parser.add_argument("--output", type=Path, default=Path(), metavar="DIR", help="folder for the results")
     options = parser.parse_args(arguments)
-    client = Client(options.server)
+    client = None
     try:
+        client = Client(options.server)
         workflow = read_workflow(options.workflow)
-        for target, _, text in (argument.partition("=") for argument in options.set):
+        if options.output.is_file():
+            raise ApiError(f"{options.output} is a file: --output is the folder for the results.")
+        for target, text in pairs("--set", options.set):
             set_input(workflow, target, text)
-        for target, _, file in (argument.partition("=") for argument in options.image):
+        for target, file in pairs("--image", options.image):
             set_input(workflow, target, client.upload(Path(file)))
         save(client, client.run(workflow, partial(show, workflow)), options.output)
     except (ApiError, OSError) as error:
         print(f"\nerror: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        client.stop()
+        with suppress(ApiError):
+            if client:
+                client.stop()
         print("\nstopped", file=sys.stderr)
         return 130
     return 0
