@@ -89,32 +89,49 @@ def missing_nodes(page: Any) -> list[str]:
 
 
 def queue(page: Any, seconds: int = 600) -> list[str]:
-    """Presses Queue and waits until the server is idle; the addresses of the pictures shown in the graph."""
+    """Presses Queue and waits until the server is idle; the titles of the output nodes that then show no picture.
+
+    The page fetches a node's picture when it draws the node, so all of them are brought into view.
+    """
     page.evaluate("async () => { await window.app.queuePrompt(0, 1); }")
     idle = """async () => {
         const queue = await (await fetch('/queue')).json();
         return queue.queue_running.length + queue.queue_pending.length === 0;
     }"""
-    for _ in range(seconds * 2):
-        page.wait_for_timeout(500)
+    for _ in range(seconds * 4):
+        page.wait_for_timeout(250)
         if page.evaluate(idle):
             break
-    shown: list[str] = []
-    for _ in range(20):  # pictures are fetched after the run; a busy machine takes its time
-        page.wait_for_timeout(1500)
-        shown = page.evaluate("() => window.app.graph._nodes.flatMap(n => (n.imgs || []).map(i => i.src))")
-        if shown:
+    fit_view(page)
+    empty = """() => window.app.graph._nodes.filter(
+        n => ['SaveImage', 'PreviewImage'].includes(n.type) && !(n.imgs || []).some(i => i.naturalWidth > 0)
+    ).map(n => n.title)"""
+    for _ in range(60):  # a busy machine takes its time
+        if not (found := page.evaluate(empty)):
             break
-    return shown
+        page.wait_for_timeout(500)
+    return found
 
 
 def fit_view(page: Any) -> None:
-    """Brings the whole graph into view."""
-    page.evaluate("() => { window.app.canvas.ds.reset(); window.app.graph.setDirtyCanvas(true, true); }")
+    """Brings the whole graph into view, and waits until it is drawn so."""
     page.keyboard.press("Escape")
-    page.mouse.click(900, 980)
-    page.keyboard.press(".")
-    page.wait_for_timeout(800)
+    page.evaluate(
+        """() => {
+            const boxes = [...window.app.graph._nodes, ...window.app.graph._groups].map(n => n.boundingRect
+                || [n.pos[0], n.pos[1] - 30, n.size[0], n.size[1] + 30]);
+            const left = Math.min(...boxes.map(b => b[0])), top = Math.min(...boxes.map(b => b[1]));
+            const width = Math.max(...boxes.map(b => b[0] + b[2])) - left;
+            const height = Math.max(...boxes.map(b => b[1] + b[3])) - top;
+            const canvas = window.app.canvas, view = canvas.canvas.getBoundingClientRect();
+            const scale = Math.min(1, 0.85 * view.width / width, 0.8 * view.height / height);
+            canvas.ds.scale = scale;
+            canvas.ds.offset[0] = view.width / 2 / scale - left - width / 2;
+            canvas.ds.offset[1] = view.height / 2 / scale - top - height / 2;
+            canvas.setDirty(true, true);
+        }"""
+    )
+    page.wait_for_timeout(500)
 
 
 def drawn_graph(page: Any) -> Image.Image:
