@@ -19,13 +19,23 @@ from safetensors.torch import load_file
 
 from rechar_core import files
 from rechar_core.images import fit, read
+from rechar_core.standalone import cli, defaults, train_options
 from rechar_core.standalone.base import encode_picture, encode_prompt
 from rechar_core.standalone.cli import main
 from rechar_core.training import objective
 from rechar_core.training.draws import SeededDraws
+from rechar_core.training.recipe import TrainingRecipe
 
 ROOT = Path(__file__).parents[1]
 GLYPH, STYLE = tiny.REFERENCE / "structure.png", tiny.REFERENCE / "style.png"
+UNSET = {  # what the command line holds of the options that are not given
+    "mixed_precision": "no",
+    "memory": "auto",
+    "fp8_base": False,
+    "fresh": False,
+    "frozen": None,
+    "log_json": None,
+}
 SMALL = ["--rank", "4", "--steps", "4", "--resolution", "64", "--learning-rate", "1e-2"]
 
 
@@ -189,7 +199,9 @@ def test_ctrl_c_keeps_a_state_that_goes_on_to_the_same_result(tmp_path):
         seen += child.stderr.read1(200)
     child.send_signal(signal.SIGINT)
     assert child.wait(timeout=60) == 130
-    assert b"the same command goes on" in seen + child.stderr.read()
+    told = (seen + child.stderr.read()).splitlines()
+    assert told[-1].startswith(b"Stopped at step ") and b"the same command goes on" in told[-1]
+    assert not any(line.startswith((b"Stopped", b"Interrupted")) for line in told[:-1])
     assert [p.name for p in tmp_path.iterdir()] == ["stopped.safetensors.state"]
     for output in (stopped, straight):
         subprocess.run(
@@ -308,7 +320,8 @@ def test_bad_training_input_is_one_clear_sentence(tmp_path, capsys, options, wor
         (["--style", str(GLYPH)], "structure.png"),
         (["--seed", "-1"], "seed is -1"),
         (["--seed", str(2**63)], f"seed is {2**63}"),
-        (["--output", str(GLYPH)], "cannot be a folder to write into"),
+        (["--output", str(GLYPH / "x")], "cannot be a folder to write into"),
+        (["--output", "x.png"], "'x.png' is named as a picture; --output is the folder"),
     ],
 )
 def test_bad_generation_input_is_one_clear_sentence(tmp_path, capsys, options, words):
@@ -340,6 +353,93 @@ def test_an_unfinished_run_of_another_job_is_not_overwritten(tmp_path, capsys):
     assert state.exists()
     assert train(tmp_path / "x.safetensors", "--fresh") == 0
     assert not state.exists()
+
+
+def test_the_demo_models_own_settings_stand_in_for_what_is_not_given(tmp_path, capsys):
+    """A failure means a quarter of an hour of training from which the demo model learns nothing."""
+    base = ["train", "--model", "demo", "--image", str(GLYPH), "--prompt", "A [v]"]
+    lora = tmp_path / "x.safetensors"
+    assert main([*base, "--output", str(lora), "--steps", "2", "--rank", "4"]) == 0
+    (line,) = (text for text in capsys.readouterr().err.splitlines() if "own settings" in text)
+    assert line.endswith(": --learning-rate 0.005 --batch-size 2 --resolution 256")
+    held = files.read(lora).recipe
+    assert [held[n] for n in ("rank", "steps", "learning_rate", "batch_size", "resolution", "target")] == [
+        *(4, 2, 0.005, 2, 256, "both")
+    ]
+    draw = ["generate", "--model", "demo", "--prompt", "A [v]", "--images", "1", "--steps", "3"]
+    assert main([*draw, "--structure", str(lora), "--output", str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().err.splitlines()[0].endswith(": --guidance 1")
+    drawn = Image.open(tmp_path / "out" / "seed_00000.png")
+    assert drawn.size == (256, 256)
+    assert [json.loads(drawn.info["rechar"])[n] for n in ("steps", "guidance")] == [3, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [
+        ({}, {"rank": 32, "steps": 150, "learning_rate": 0.005, "batch_size": 2, "resolution": 256}),
+        ({"target": "style"}, {"rank": 16, "steps": 150, "learning_rate": 0.003, "batch_size": 2}),
+        ({"recipe": "quick"}, {"rank": 64, "steps": 350, "learning_rate": 2e-4, "resolution": 256}),
+        ({"recipe": "b-lora", "resolution": 64}, {"steps": 1000, "learning_rate": 5e-5, "resolution": 64}),
+        ({"optimizer": "prodigy"}, {"steps": 150, "learning_rate": 1.0, "resolution": 256}),
+    ],
+)
+def test_what_a_training_of_the_demo_model_takes(tmp_path, given, taken):
+    values = {"model": "demo", "image": "a.png", "prompt": "A", "output": str(tmp_path / "x"), **given}
+    told = []
+    recipe = train_options.job_of({**UNSET, **values}, told.append).recipe
+    assert {name: getattr(recipe, name) for name in taken} == taken
+    assert len(told) == (given != {"recipe": "b-lora", "resolution": 64})
+
+
+def test_other_models_keep_the_published_settings(tmp_path, capsys):
+    """A failure means that a script's training is no longer the one that issue 2 lays down."""
+    values = {"model": str(tiny.MODEL), "image": "a.png", "prompt": "A [v]", "output": str(tmp_path / "x")}
+    told = []
+    assert train_options.job_of({**UNSET, **values}, told.append).recipe == TrainingRecipe()
+    assert told == [] and defaults.drawing(str(tiny.MODEL)) == {}
+    parsed = vars(cli.parser().parse_args(["train"]))
+    assert {name: parsed[name] for name in UNSET} == UNSET
+
+
+def test_a_python_without_the_packages_is_told_what_to_do():
+    """-S: no installed package is seen, as with a bare Python."""
+    for arguments in (["inspect", "x.safetensors"], ["demo"], ["train"]):
+        run = [sys.executable, "-S", "-m", "rechar_core", *arguments]
+        done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("error: The package '") and "is not installed" in line
+        assert sys.executable in line and "pip install -r" in line and str(ROOT / "requirements.txt") in line
+        assert str(ROOT / ".venv") in line or Path(sys.prefix) == ROOT / ".venv"
+
+
+def test_a_missing_module_of_our_own_is_not_explained_away(monkeypatch):
+    def broken(options):
+        raise ModuleNotFoundError("No module named 'rechar_core.gone'", name="rechar_core.gone")
+
+    monkeypatch.setitem(cli._COMMANDS, "demo", ("", lambda sub: None, broken))
+    with pytest.raises(ModuleNotFoundError):
+        main(["demo"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            ["train", "--rank", "x"],
+            "argument --rank: invalid int value: 'x'. 'python -m rechar_core train --h",
+        ),
+        (["convert"], "arguments are required: input, output"),
+        (["paint"], "invalid choice: 'paint'"),
+    ],
+)
+def test_a_wrong_option_is_one_line(capsys, arguments, words):
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line and "--help" in line
 
 
 def test_help_needs_no_heavy_import():

@@ -128,17 +128,40 @@ def test_modes_with_b_loras_draw_their_own_references(folder: Path, tmp_path: Pa
         (["--mode", "tuned", "--glyph", "G", "--style-alpha", "0.5"], "--style-alpha is not for --mode"),
         (["--mode", "tuned", "--glyph", "G", "--negative", "x"], "not for --mode"),
         (["--mode", "tuned", "--glyph", "G", "--steps", "-1"], "steps is -1"),
+        (["--mode", "tuned", "--glyph", "G", "--seed", "-1"], "seed is -1; it must be from 0"),
+        (["--mode", "tuned", "--glyph", "G", "--output", "x.png"], "'x.png' is named as a picture"),
+        (["--mode", "tuned", "--glyph", "G", "--output", "F"], "cannot be a folder to write into"),
         (["--mode", "tuned", "--glyph", "S", "--style-image", "S", "--temperature", "0"], "must be above 0"),
     ],
 )
 def test_mistakes_are_one_sentence(
     folder: Path, tmp_path: Path, capsys: Any, options: list[str], message: str
 ):
-    names = {"G": "glyph.png", "A": "plain.safetensors", "S": "glyph.png"}
+    names = {"G": "glyph.png", "A": "plain.safetensors", "S": "glyph.png", "F": "plain.safetensors/x"}
     given = [str(folder / names[o]) if o in names else o for o in options]
     base = ["generate", "--model", str(tiny.MODEL), "--output", str(tmp_path / "out")]
     assert main([*base, *given]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_a_picture_that_is_no_picture_is_an_error(folder: Path, tmp_path: Path, capsys: Any):
+    """A failure means that a black picture is saved as if all were well."""
+    base = ["generate", "--model", str(tiny.MODEL), "--mode", "references-only", "--steps", "1"]
+    base += ["--glyph", str(folder / "glyph.png"), "--style-image", str(folder / "style.png")]
+    base += ["--output", str(tmp_path), "--width", str(SIDE), "--images", "1", *leads(folder)]
+    assert main([*base, "--style-scale", "1e38"]) == 1
+    assert "became NaN or infinite" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_demo_model_draws_its_passes_with_its_own_settings(folder: Path, tmp_path: Path, capsys: Any):
+    base = ["generate", "--model", "demo", "--mode", "references-only", "--glyph", str(folder / "glyph.png")]
+    base += ["--style-image", str(folder / "style.png"), "--output", str(tmp_path), "--images", "1"]
+    leads = ["--style-adapter", "demo", "--image-encoder", "demo", "--steps", "2"]
+    assert main([*base, *leads]) == 0
+    assert capsys.readouterr().err.splitlines()[0].endswith("where none is given: --guidance 1")
+    about = json.loads(Image.open(tmp_path / "seed_00000.png").info["rechar"])
+    assert (about["steps"], about["cfg"]) == (2, [1.0, 1.0, 1.0])
 
 
 def test_the_demo_models_own_files_are_named_when_they_are_missing(

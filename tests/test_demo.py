@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+from contextlib import redirect_stderr
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +22,12 @@ from rechar_core.standalone.cli import main
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory) -> Path:
-    """What `python -m rechar_core demo` leaves behind."""
+    """What `python -m rechar_core demo` leaves behind; what it said meanwhile is in said.txt beside the folder."""
     folder = tmp_path_factory.mktemp("demo")
-    assert main(["demo", "--output", str(folder)]) == 0
+    said = io.StringIO()
+    with redirect_stderr(said):
+        assert main(["demo", "--output", str(folder)]) == 0
+    folder.with_name("said.txt").write_text(said.getvalue(), encoding="utf-8")
     return folder
 
 
@@ -44,6 +49,15 @@ def test_the_demo_writes_all_it_promises(told: Path):
     assert names == pictures | {"sheet.png", "log.json", "structure.safetensors", "style.safetensors"}
     assert json.loads((told / "log.json").read_text(encoding="utf-8"))["seconds"]["all"] > 0
     assert [b.name for b in files.read(told / "structure.safetensors").blocks] == ["structure"]
+
+
+def test_it_says_on_the_way_what_it_does(told: Path):
+    """A failure means minutes of silence."""
+    said = told.with_name("said.txt").read_text(encoding="utf-8")
+    assert said.isascii()
+    steps = ("Loading the model demo", "Training structure: 100%", "Training style: 100%", "Drawing: 100%")
+    assert sorted(steps, key=said.index) == list(steps)
+    assert said.count("Drawing:") > 10
 
 
 def test_the_structure_lora_draws_the_unseen_glyph(told: Path):

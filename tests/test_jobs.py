@@ -98,7 +98,19 @@ def test_a_failed_job_stops_no_other_is_named_and_is_tried_again(tmp_path, capsy
         ([{"colour": 1}], "line 1: The recipe has unknown settings: colour"),
         ([{}, {"rank": 0}], "line 2: rank is 0"),
         ([{"recipe": "fancy"}], "choose one of b-lora"),
-        ([{"learning_rate": "fast"}], "line 1: "),
+        ([{"recipe": ["quick"]}], "line 1: recipe is ['quick']; choose one of b-lora"),
+        ([{"learning_rate": "fast"}], "line 1: learning_rate is 'fast'; it must be a number above 0."),
+        ([{"learning_rate": True}], "line 1: learning_rate is True; it must be a number above 0."),
+        ([{"noise_offset": None}], "line 1: noise_offset is None; it must be a number, 0 or more."),
+        ([{"prompt": 5}], "line 1: prompt is 5; it must be text in quotes"),
+        ([{"steps": "100", "recipe": "consislora"}], "line 1: steps is '100'; it must be a whole number"),
+        ([{"betas": 0.9}], "line 1: betas are 0.9; they must be two numbers"),
+        ([{"betas": [0.9, "x"]}], "line 1: betas are (0.9, 'x'); each must lie in 0..1"),
+        ([{"fp8_base": "no"}], "line 1: fp8_base is 'no'; it must be true or false."),
+        ([{"image": 5}], "line 1: image is 5; it must be a name in quotes."),
+        ([{"model": None}], "line 1: model is None; it must be a name in quotes."),
+        ([{"fresh": 1}], "line 1: fresh is 1; it must be true or false."),
+        ([{"gradient_checkpointing": "maybe"}], "line 1: gradient_checkpointing is 'maybe'; choose one of"),
         ([{"output": "a"}, {"output": "a"}], "several jobs write"),
     ],
 )
@@ -124,6 +136,16 @@ def test_an_output_of_another_recipe_is_not_taken_for_done(tmp_path, capsys):
     assert run(listed(tmp_path, {})) == 0
     assert run(listed(tmp_path, {"seed": 9})) == 1
     assert "already holds a training with another seed" in capsys.readouterr().err
+
+
+def test_the_demo_models_own_settings_are_told_once(tmp_path, monkeypatch, capsys):
+    """They hold for each line of a list on its own."""
+    path = listed(tmp_path, {}, {"steps": 7}, {}, {"model": str(tiny.MODEL)})
+    recipes = []
+    monkeypatch.setattr(work, "train_all", lambda jobs, report: recipes.extend(j.recipe for j in jobs) or [])
+    assert main(["train", "--model", "demo", "--jobs", str(path)]) == 0
+    assert [(r.steps, r.resolution) for r in recipes] == [(150, 256), (7, 256), (150, 256), (1000, 1024)]
+    assert capsys.readouterr().err.count("The demo model's own settings") == 2
 
 
 def worker(folder: Path) -> tuple[work._Worker, TrainJob, Path]:

@@ -104,6 +104,24 @@ def test_instructions_in_chinese_and_japanese(folder: Path, instruction: str):
     check(folder)
 
 
+def test_the_output_is_a_png_file_whatever_it_is_called(folder: Path, tmp_path: Path, capsys):
+    """A failure means that a folder is noticed after the work, or that a JPEG's name stands on a PNG."""
+    options = ["--model", str(tiny.MODEL), "--mask", str(folder / "mask.png"), "--steps", "2"]
+    assert restyle(folder, *options, "--output", str(tmp_path / "out.jpg")) == 0
+    assert capsys.readouterr().out.split() == [str(tmp_path / "out.jpg.png")]
+    assert [path.name for path in tmp_path.iterdir()] == ["out.jpg.png"]
+    assert restyle(folder, "--model", "none", "--output", str(tmp_path)) == 1
+    assert "is a folder; give the name of the file" in capsys.readouterr().err
+
+
+def test_a_picture_that_is_no_picture_is_an_error(folder: Path, tmp_path: Path, capsys):
+    lora = ["--style", str(tiny.REFERENCE / "style_lora.safetensors"), "--style-alpha", "1e38"]
+    options = ["--model", str(tiny.MODEL), "--mask", str(folder / "mask.png"), "--steps", "2", *lora]
+    assert restyle(folder, *options, "--output", str(tmp_path / "out.png")) == 1
+    assert "became NaN or infinite" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("options", "instruction", "words"),
     [

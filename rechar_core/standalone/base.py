@@ -32,8 +32,12 @@ def load(model: str, dtype: torch.dtype, device: torch.device) -> StableDiffusio
     """The SDXL pipeline of `model`, on `device`, its UNet and text encoders in `dtype`, its VAE in fp32.
 
     model: a diffusers folder, a .safetensors checkpoint, a hub id ("owner/name": the only case that uses the
-    network), or "demo". Raises ModelError if there is no such model, it is incomplete, or it is not SDXL.
+    network), or "demo". Says so on stderr, since a large one takes a while. Raises ModelError if there is no such
+    model, it is incomplete, or it is not SDXL.
     """
+    from .processes import say
+
+    say(f"Loading the model {model}.")
     pipeline = _load(model, dtype)
     _check_sdxl(pipeline, model)
     pipeline.set_progress_bar_config(disable=True)
@@ -176,20 +180,32 @@ def encode_picture(pipeline: StableDiffusionXLPipeline, pixels: Tensor) -> Laten
 
 
 def decode_picture(pipeline: StableDiffusionXLPipeline, latent: Tensor) -> Image:
-    """The picture of a scaled latent (1, 4, h, w)."""
+    """The picture of a scaled latent (1, 4, h, w). Raises ModelError, as decode_latent."""
     from ..images import to_pil
 
     return to_pil(decode_latent(pipeline, latent)[0])
 
 
 def decode_latent(pipeline: StableDiffusionXLPipeline, latent: Tensor) -> Tensor:
-    """(1, 3, H, W) in 0..1 on the CPU, in fp32: the pipeline itself wants one type for all parts."""
+    """(1, 3, H, W) in 0..1 on the CPU, in fp32: the pipeline itself wants one type for all parts.
+
+    Raises ModelError if the latent is no picture: NaN would be saved as black.
+    """
     import torch
 
     vae = pipeline.vae
+    check_finite(latent)
     with torch.no_grad():
         pixels = vae.decode(latent.to(vae.device, torch.float32) / vae.config.scaling_factor).sample
     return (pixels / 2 + 0.5).clamp(0, 1).cpu()
+
+
+def check_finite(drawn: Tensor) -> None:
+    """Raises ModelError if what was drawn, latent or pixels, is NaN or infinite somewhere."""
+    if not drawn.isfinite().all():
+        raise ModelError(
+            "The picture became NaN or infinite; use smaller alphas and scales, or another LoRA."
+        )
 
 
 def _first_line(error: Exception) -> str:

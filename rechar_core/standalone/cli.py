@@ -9,15 +9,11 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NoReturn
 
 from ..errors import ReCharError, RecipeError
 from ..keys import WRITABLE
-
-if TYPE_CHECKING:
-    from .train import TrainJob
-
-_CHECKPOINTING = {"auto": "auto", "on": "normal", "off": "fast"}  # the option before --memory
+from . import defaults, train_options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,15 +33,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ReCharError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
+    except ModuleNotFoundError as error:
+        print(f"error: {_without(error)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as stop:
+        print(str(stop) or "Interrupted.", file=sys.stderr)  # a training says what it kept
         return 130
     return 0
 
 
+def _without(error: ModuleNotFoundError) -> str:
+    """What to do without a package. Raises `error` again where the missing module is one of our own."""
+    package, root = (error.name or "").split(".")[0], Path(__file__).parents[2]
+    if package in ("", "rechar_core"):
+        raise error
+    own = root / ".venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    lacks = f"The package '{package}' is not installed for the Python in use ({sys.executable})."
+    install = f'"{sys.executable}" -m pip install -r "{root / "requirements.txt"}"'
+    if Path(sys.prefix) == own.parents[1]:
+        return f"{lacks} Install what it needs: {install}"
+    ready = "which has all" if own.is_file() else "which 'python run.py demo' makes"
+    return f'{lacks} Use that of run.py\'s environment, {ready}: "{own}" -m rechar_core ..., or install: {install}'
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in a line; all options are a screenful, in which that line would be lost."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}. '{self.prog} --help' shows all options.\n")
+
+
 def parser() -> argparse.ArgumentParser:
     """All commands with their exact options; scripts rely on them."""
-    root = argparse.ArgumentParser(
+    root = _Parser(
         prog="python -m rechar_core",
         description="Structure and style B-LoRAs from single pictures, fused with an alpha each.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -58,97 +78,6 @@ def parser() -> argparse.ArgumentParser:
         add_options(sub)
         sub.set_defaults(command=command)
     return root
-
-
-def _train_options(sub: argparse.ArgumentParser) -> None:
-    from ..training.presets import PRESETS
-
-    add, unset = sub.add_argument, argparse.SUPPRESS
-    add("--model", default=unset, help="diffusers folder, SDXL .safetensors file, hub id, or 'demo'")
-    add("--image", default=unset, type=Path, help="a picture, or a folder of pictures of one thing")
-    add("--prompt", default=unset, help="what the picture is called in training, for example 'A [v]'")
-    add("--output", default=unset, type=Path, help="the .safetensors file to write")
-    add(
-        "--jobs",
-        type=Path,
-        help="JSON lines, each with these options of one training, shared between processes",
-    )
-    add("--recipe", choices=tuple(PRESETS), default="b-lora", help="settings to start from")
-    add("--target", choices=("both", "structure", "style"), default=unset, help="blocks to train (both)")
-    add("--rank", type=int, default=unset, help="(64)")
-    add("--steps", type=int, default=unset, help="(the recipe's: 1000 in b-lora)")
-    add("--learning-rate", type=float, default=unset, help="(the recipe's: 5e-5 in b-lora)")
-    add("--resolution", type=int, default=unset, help="pixels of the shorter side (1024)")
-    add("--batch-size", type=int, default=unset, help="noise draws of one picture a step (1)")
-    add("--seed", type=int, default=unset, help="(0)")
-    add("--seeds", help="one LoRA each, side by side, with a sheet to choose from: 0,1,2,3")
-    add("--noise-seed", type=int, default=unset, help="of the noises, where it is not --seed")
-    add("--optimizer", choices=("adamw", "adamw8bit", "prodigy"), default=unset, help="(adamw)")
-    add("--loss", choices=("prediction", "x0"), default=unset, help="(the recipe's; x0 is ConsisLoRA's)")
-    add("--min-snr-gamma", type=float, default=unset, help="min-SNR weighting; 5 is usual (off)")
-    add("--noise-offset", type=float, default=unset, help="(the recipe's)")
-    add("--mixed-precision", choices=("no", "fp16", "bf16"), default="no", help="of the frozen base")
-    add("--memory", choices=("auto", "fast", "normal", "low"), default="auto", help="speed against memory")
-    add("--gradient-checkpointing", choices=tuple(_CHECKPOINTING), default=unset, help=argparse.SUPPRESS)
-    add("--fp8-base", action="store_true", help="base weights in 8 bits: half the memory, another result")
-    add("--frozen", type=Path, help="B-LoRA whose structure block stays in the model while training")
-    add("--log-json", type=Path, help="write losses, seconds per step and peak memory here")
-    add("--fresh", action="store_true", help="forget an unfinished run of this output")
-
-
-def _train(options: argparse.Namespace) -> None:
-    own = ("command", "jobs", "seeds")
-    given = {name: value for name, value in vars(options).items() if name not in own}
-    if options.seeds is not None:
-        _train_seeds(options, given)
-        return
-    if options.jobs is None:
-        from .train import train
-
-        print(train(_train_job(given)))
-        return
-    from .jobs import finished, read_jobs, train_all
-
-    jobs = read_jobs(options.jobs, lambda values: _train_job({**given, **values}))
-    for job in jobs:
-        finished(job)
-    for path in train_all(jobs, lambda text: print(text, file=sys.stderr, flush=True)):
-        print(path)
-
-
-def _train_seeds(options: argparse.Namespace, given: Mapping[str, Any]) -> None:
-    from .seeds import train_seeds
-
-    if options.jobs is not None:
-        raise RecipeError("--seeds and --jobs do not go together; write a line a seed into the jobs file.")
-    try:
-        seeds = [int(part) for part in options.seeds.split(",")]
-    except ValueError:
-        raise RecipeError(f"--seeds is {options.seeds!r}; it must be numbers such as 0,1,2,3.") from None
-    for path in train_seeds(_train_job(given), seeds):
-        print(path)
-
-
-def _train_job(given: Mapping[str, Any]) -> TrainJob:
-    """A job from options by name, of the command line or of a line of a jobs file."""
-    from ..files import SUFFIX
-    from ..storage import file_to_write
-    from ..training.presets import recipe
-    from .train import TrainJob
-
-    values = {name.replace("-", "_"): value for name, value in given.items()}
-    missing = [f"--{name}" for name in ("model", "image", "prompt", "output") if name not in values]
-    if missing:
-        raise RecipeError(f"train needs {', '.join(missing)} as well.")
-    values["precision"] = values.pop("mixed_precision")
-    if "gradient_checkpointing" in values:
-        values["memory"] = _CHECKPOINTING[values.pop("gradient_checkpointing")]
-    places = {name: values.pop(name) for name in ("image", "output", "log_json", "frozen")}
-    image, output, log, frozen = (place and Path(place) for place in places.values())
-    model, fresh = values.pop("model"), values.pop("fresh")
-    chosen = recipe(values.pop("recipe"), values)
-    output, log = file_to_write(output, SUFFIX), log and file_to_write(log)
-    return TrainJob(model, image, output, chosen, log, fresh, frozen)
 
 
 def _generate_options(sub: argparse.ArgumentParser) -> None:
@@ -168,8 +97,8 @@ def _generate_options(sub: argparse.ArgumentParser) -> None:
     add("--negative", help="negative prompt; without it SDXL's zeros")
     add("--output", required=True, type=Path, help="folder for the PNG files")
     add("--images", type=int, default=4)
-    add("--steps", type=int, help="(30; with --mode the mode's)")
-    add("--guidance", type=float, help="classifier-free scale (5; with --mode the mode's)")
+    add("--steps", type=int, help="(30; with --mode the mode's, with the model 'demo' its own)")
+    add("--guidance", type=float, help="classifier-free scale (5; as --steps)")
     add("--seed", type=int, default=0, help="of the first picture; the next has seed + 1")
     add("--width", type=int, help="pixels, a multiple of 8; with --mode of the shorter side")
     add("--height", type=int, help="pixels, a multiple of 8")
@@ -179,20 +108,24 @@ def _generate_options(sub: argparse.ArgumentParser) -> None:
 
 
 def _generate(options: argparse.Namespace) -> None:
+    given = {n: getattr(options, n) for n in ("steps", "guidance") if getattr(options, n) is not None}
+    own = defaults.drawing(options.model, given)
+    vars(options).update(own)
     if options.mode is not None:
         from .decorate import decorate, job_of
 
-        for path in decorate(job_of(options)):
+        decorating = job_of(options)
+        _tell(own)
+        for path in decorate(decorating):
             print(path)
         return
-    from .generate import GenerateJob, Sampling, generate
-
     if options.prompt is None:
         raise RecipeError("generate needs --prompt, or --mode with --glyph.")
-    given = {
-        name: getattr(options, name) for name in ("steps", "guidance") if getattr(options, name) is not None
-    }
-    sampling = Sampling(options.prompt, options.negative, width=options.width, height=options.height, **given)
+    from .generate import GenerateJob, Sampling, generate
+
+    sampling = Sampling(
+        options.prompt, options.negative, width=options.width, height=options.height, **own, **given
+    )
     job = GenerateJob(
         model=options.model,
         sampling=sampling,
@@ -205,8 +138,16 @@ def _generate(options: argparse.Namespace) -> None:
         images=options.images,
         seed=options.seed,
     )
+    _tell(own)
     for path in generate(job):
         print(path)
+
+
+def _tell(own: Mapping[str, Any]) -> None:
+    if own:
+        from .processes import say
+
+        say(defaults.told(own))
 
 
 def _inspect_options(sub: argparse.ArgumentParser) -> None:
@@ -288,7 +229,7 @@ def _demo(options: argparse.Namespace) -> None:
 
 
 _COMMANDS = {
-    "train": ("train a B-LoRA from a picture", _train_options, _train),
+    "train": ("train a B-LoRA from a picture", train_options.add_options, train_options.run),
     "generate": ("draw with a structure and/or a style B-LoRA", _generate_options, _generate),
     "inspect": ("say what a LoRA file holds", _inspect_options, _inspect),
     "convert": ("write a LoRA file in another key format", _convert_options, _convert),

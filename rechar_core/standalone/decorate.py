@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from .. import files
 from ..errors import RecipeError
-from ..images import fit, read, to_pil
+from ..images import fit, png, read, to_pil
 from ..modes import MODES, Mode, mode_named
 from ..passes import STYLE_TEMPLATE, TEMPLATE, Passes
 from ..references.layout import MASK_MODES, READINGS
+from ..storage import make_folder, write_bytes
 from ..structure_map import ink
 
 if TYPE_CHECKING:
@@ -88,19 +87,20 @@ def decorate(job: DecorateJob) -> list[Path]:
     from tqdm import tqdm
 
     from .base import load
+    from .generate import check_series
     from .painter import DiffusersPainter
     from .processes import processes
     from .readers import control_net, readers
 
     here = processes()
-    if not 1 <= job.images <= 10_000:
-        raise RecipeError(f"images is {job.images}; it must be from 1 to 10000.")
+    check_series(job.output, job.images, job.seed)
     given: dict[str, Any] = {
         name: files.read(path) if path else None
         for name, path in (("structure", job.structure), ("style", job.style))
     }
     mode, picture = job.chosen(), read(job.glyph)
     given["style_image"] = read(job.style_image).movedim(1, -1) if job.style_image else None
+    make_folder(job.output)
     dtype = torch.float16 if here.device.type == "cuda" else torch.float32
     where = (dtype, here.device)
     read_by = readers(job.composition_adapter, job.style_adapter, job.image_encoder, *where)
@@ -110,7 +110,6 @@ def decorate(job: DecorateJob) -> list[Path]:
     texts: dict[str, Any] = job.texts()
     passes = [Passes(painter, glyph, mask, mode, job.seed + i, **texts, **given) for i in range(job.images)]
     passes[0].check()
-    job.output.mkdir(parents=True, exist_ok=True)
     mine = passes[here.process_index :: here.num_processes]
     bar = tqdm(mine, desc="Drawing", unit="picture", ascii=True, disable=not here.is_main_process)
     written = [_draw(one, job) for one in bar]
@@ -125,19 +124,8 @@ def _draw(passes: Passes, job: DecorateJob) -> Path:
     path = job.output / f"seed_{passes.seed:05d}.png"
     names = (path, *(path.with_stem(f"{path.stem}_{part}") for part in ("structure", "style")))
     for name, image in zip(names, pictures, strict=True):
-        write_png(image[0], name, about)
+        write_bytes((png(to_pil(image[0].movedim(-1, 0)), about),), name)
     return path
-
-
-def write_png(image: Tensor, path: Path, about: str) -> None:
-    """A picture (H, W, 3) in 0..1 as PNG with its settings in it, whole or not at all."""
-    from PIL.PngImagePlugin import PngInfo
-
-    info = PngInfo()
-    info.add_itxt("rechar", json.dumps(json.loads(about), ensure_ascii=False))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    to_pil(image.movedim(-1, 0)).save(temporary, "PNG", pnginfo=info)
-    temporary.replace(path)
 
 
 def glyph_of(picture: Tensor, side: int) -> tuple[Tensor, Tensor]:

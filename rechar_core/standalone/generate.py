@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from .. import files
-from ..errors import ModelError, RecipeError
+from ..errors import FileError, RecipeError
 from ..fusion import AlphaMode, Fusion, applied, fuse
-from ..images import png
+from ..images import PICTURE_SUFFIXES, png
 from ..storage import make_folder, write_bytes
 from .base import decode_picture, load
 from .processes import processes
@@ -70,10 +70,7 @@ def generate(job: GenerateJob) -> list[Path]:
     Raises ReCharError on bad input, before anything is drawn.
     """
     here = processes()
-    if not 1 <= job.images <= 10_000:
-        raise RecipeError(f"images is {job.images}; it must be from 1 to 10000.")
-    if not 0 <= job.seed < 2**63 - job.images:
-        raise RecipeError(f"seed is {job.seed}; it must be from 0 to {2**63 - job.images - 1}.")
+    check_series(job.output, job.images, job.seed)
     fusion = fuse(
         files.read(job.structure) if job.structure else None,
         files.read(job.style) if job.style else None,
@@ -90,6 +87,19 @@ def generate(job: GenerateJob) -> list[Path]:
         written.append(_save(picture, job, seed))
     here.wait_for_everyone()
     return written
+
+
+def check_series(output: Path, images: int, seed: int) -> None:
+    """Raises RecipeError or FileError unless `images` pictures from `seed` on can go into the folder `output`."""
+    if not 1 <= images <= 10_000:
+        raise RecipeError(f"images is {images}; it must be from 1 to 10000.")
+    if not 0 <= seed < 2**63 - images:
+        raise RecipeError(f"seed is {seed}; it must be from 0 to {2**63 - images - 1}.")
+    if output.suffix.lower() in PICTURE_SUFFIXES and not output.is_dir():
+        raise FileError(
+            f"'{output}' is named as a picture; --output is the folder that the pictures go into: "
+            f"give one, say '{output.with_suffix('')}'."
+        )
 
 
 def sample(
@@ -121,10 +131,6 @@ def sample(
                 generator=torch.Generator().manual_seed(seed),
                 output_type="latent",
             ).images
-            if not latent.isfinite().all():
-                raise ModelError(
-                    f"The picture of seed {seed} became NaN or infinite; use smaller alphas, or another LoRA."
-                )
             yield decode_picture(pipeline, latent)
             bar.update()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +13,13 @@ import torch.nn.functional as F
 from .. import files
 from ..errors import ImageError, RecipeError
 from ..fusion import applied, fuse
-from ..images import LATENT_SCALE, read, to_pil
+from ..images import LATENT_SCALE, png, read, to_pil
 from ..soulstyler.compose import Target, padded, shaped
 from ..soulstyler.llm import Llm, read_in_mode
 from ..soulstyler.segment import Search, find
 from ..soulstyler.segmenters import load_segmenter
-from .base import load
+from ..storage import file_to_write, write_bytes
+from .base import check_finite, load
 from .processes import processes, say
 
 if TYPE_CHECKING:
@@ -68,8 +68,9 @@ class RestyleJob:
 def restyle(job: RestyleJob) -> Path:
     """Writes the restyled picture as PNG and returns its path; every object that the instruction names, in turn.
 
-    Raises ReCharError on bad input, before anything is written.
+    Raises ReCharError on bad input, before anything is drawn.
     """
+    output = file_to_write(job.output, ".png")
     source = read(job.image).movedim(1, -1)  # IMAGE (1, H, W, 3)
     request = read_in_mode(job.instruction, "auto", Llm.load(job.llm) if job.llm else None)
     pairs = _pairs(request, job)
@@ -81,7 +82,7 @@ def restyle(job: RestyleJob) -> Path:
             raise ImageError(f"The mask of '{pair.object}' is empty: white is where the picture may change.")
         say(f"{pair.object or 'the mask'}: {pair.style} (read by {request.by})")
         picture = engine(target, pair)
-    return _save(picture, job.output)
+    return write_bytes((png(to_pil(picture[0].movedim(-1, 0))),), output)
 
 
 def _pairs(request: Request, job: RestyleJob) -> tuple[Pair, ...]:
@@ -141,6 +142,7 @@ class _Sdxl:
                 callback_on_step_end=_Held(self.pipeline, image, cells, job.seed),
                 output_type="pt",
             ).images
+        check_finite(out)
         return target.finish(out.float().cpu().movedim(1, -1))
 
 
@@ -203,11 +205,3 @@ class _Clip:
 
 
 _ENGINES: dict[str, Any] = {"sdxl": _Sdxl, "clip": _Clip}
-
-
-def _save(picture: Tensor, output: Path) -> Path:
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    to_pil(picture[0].movedim(-1, 0)).save(temporary, "PNG")
-    temporary.replace(output)
-    return output

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -18,6 +18,7 @@ from ..storage import write_bytes
 from ..training import checkpoint
 from ..training.company import Company
 from ..training.loop import Training
+from .defaults import drawing
 from .generate import Sampling, sample
 from .processes import processes, say
 from .train import SAVE_EVERY, TrainJob, load_base, prepare, read_pictures, write_log
@@ -34,7 +35,8 @@ def train_seeds(job: TrainJob, seeds: Sequence[int]) -> list[Path]:
     """Trains one B-LoRA a seed on the same noises; returns `<output>_seedN.safetensors` of each, then the sheet.
 
     The seeds are those of the initial values; the noises' is the recipe's noise_seed, or else its seed. On Ctrl-C the
-    states are kept, and the same command goes on. Raises RecipeError on bad seeds or several processes.
+    states are kept, as KeyboardInterrupt says, and the same command goes on. Raises RecipeError on bad seeds or
+    several processes.
     """
     here = processes()
     if here.num_processes > 1:
@@ -51,7 +53,7 @@ def train_seeds(job: TrainJob, seeds: Sequence[int]) -> list[Path]:
         _run(company, jobs)
         seconds = (time.perf_counter() - started) / max(1, job.recipe.steps - first) / len(seeds)
         pipeline.to(here.device)
-        page = _draw(pipeline, company, seeds)
+        page = _draw(pipeline, company, seeds, {"steps": _DRAWING, **drawing(job.model)})
     picture = jpeg(pixels[0][0] / 2 + 0.5)
     for each, training in zip(jobs, company.trainings, strict=True):
         files.write(training.blora(), each.output, thumbnail=picture, title=each.output.stem)
@@ -104,16 +106,19 @@ def _run(company: Company, jobs: Sequence[TrainJob]) -> None:
                     save()
         except KeyboardInterrupt:
             save()
-            say(f"\nStopped at step {company.done} of {total}; the same command goes on from there.")
-            raise
+            raise KeyboardInterrupt(
+                f"Stopped at step {company.done} of {total}; the same command goes on from there."
+            ) from None
 
 
-def _draw(pipeline: StableDiffusionXLPipeline, company: Company, seeds: Sequence[int]) -> Image:
+def _draw(
+    pipeline: StableDiffusionXLPipeline, company: Company, seeds: Sequence[int], settings: dict[str, Any]
+) -> Image:
     """Each B-LoRA's picture of its own prompt, from one noise, in rows of four."""
     cells = []
     recipe = company.trainings[0].recipe
     side = recipe.resolution
-    sampling = Sampling(recipe.prompt, steps=_DRAWING, width=side, height=side)
+    sampling = Sampling(recipe.prompt, width=side, height=side, **settings)
     for seed, training in zip(seeds, company.trainings, strict=True):
         with torch.no_grad(), training.adapters.attached():
             (picture,) = sample(

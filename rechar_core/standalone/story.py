@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,8 @@ from ..fusion import Fusion, fuse
 from ..images import fit, jpeg, png, read, sheet
 from ..storage import make_folder, write_bytes
 from ..training.recipe import TrainingRecipe
+from .base import DEMO, load
+from .defaults import drawing
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
@@ -31,6 +33,7 @@ ELEMENTS = "A [v] with flowers"
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 Cell = tuple[str, "Image"]
+Plan = tuple[str, str, Fusion]  # label, prompt, what is in the UNet meanwhile
 
 
 def tell(output: Path, seed: int = 0) -> Path:
@@ -41,8 +44,6 @@ def tell(output: Path, seed: int = 0) -> Path:
     """
     import torch
 
-    from .base import DEMO, load
-
     started = time.perf_counter()
     make_folder(output)
     recipe = build.read_config()["recipe"]
@@ -52,11 +53,12 @@ def tell(output: Path, seed: int = 0) -> Path:
         began = time.perf_counter()
         learnt[kind] = _learn(pipeline, kind, recipe[kind], seed, output)
         seconds[f"training {kind}"] = time.perf_counter() - began
-    artist = _Artist(pipeline, recipe["guidance"], recipe["sampler_steps"], seed)
-    rows = list(_rows(artist, learnt["structure"], learnt["style"]))
+    plans = list(_plans(learnt["structure"], learnt["style"]))
+    inputs = [(f"{kind} picture (input)", _picture(name)) for kind, name in PICTURES.items()]
+    rows = [inputs, *_draw(pipeline, plans, seed)]
     for y, row in enumerate(rows):
         for x, (_, picture) in enumerate(row):
-            picture.save(output / f"{y + 1}{chr(ord('a') + x)}.png")
+            write_bytes((png(picture),), output / f"{y + 1}{chr(ord('a') + x)}.png")
     page = sheet(rows, "ReChar demo: a glyph and a style picture become two B-LoRAs")
     log = {"seconds": {**seconds, "all": time.perf_counter() - started}, "seed": seed, "recipe": recipe}
     write_bytes((json.dumps(log, indent=1).encode(),), output / "log.json")
@@ -80,47 +82,41 @@ def _learn(pipeline: StableDiffusionXLPipeline, kind: str, settings: Any, seed: 
     return blora
 
 
-@dataclass(frozen=True)
-class _Artist:
-    """Draws with the pipeline; every picture starts from the same noise."""
+def _draw(
+    pipeline: StableDiffusionXLPipeline, plans: Sequence[Sequence[Plan]], seed: int
+) -> list[list[Cell]]:
+    """Every picture of the plans; all start from the same noise."""
+    from tqdm import tqdm
 
-    pipeline: StableDiffusionXLPipeline
-    guidance: float
-    steps: int
-    seed: int
+    from .generate import Sampling, sample
 
-    def draw(self, label: str, prompt: str, fusion: Fusion) -> Cell:
-        from .generate import Sampling, sample
+    def drawn(plan: Plan) -> Cell:
+        label, prompt, fusion = plan
+        sampling = Sampling(prompt, negative="", **drawing(DEMO))
+        (picture,) = sample(pipeline, sampling, fusion, [seed], progress=False)
+        bar.update()
+        return label, picture
 
-        sampling = Sampling(prompt, negative="", steps=self.steps, guidance=self.guidance)
-        return label, next(iter(sample(self.pipeline, sampling, fusion, [self.seed], progress=False)))
+    with tqdm(total=sum(map(len, plans)), desc="Drawing", unit="picture", ascii=True) as bar:
+        return [[drawn(plan) for plan in row] for row in plans]
 
 
-def _rows(artist: _Artist, structure: BLora, style: BLora) -> Iterator[list[Cell]]:
-    """The sheet's rows: the inputs, each LoRA alone beside its control, the fusion at several alphas."""
+def _plans(structure: BLora, style: BLora) -> Iterator[list[Plan]]:
+    """The sheet's drawn rows: each LoRA alone beside its control, the fusion at several alphas."""
     nothing, structure_only, style_only = fuse(None, None), fuse(structure, None), fuse(None, style)
-    yield [(f"{kind} picture (input)", _picture(name)) for kind, name in PICTURES.items()]
     yield [
-        artist.draw(f"{text}\n{label}", text, fusion)
+        (f"{text}\n{label}", text, fusion)
         for text in TEXT_STYLES
         for label, fusion in (("no LoRA (control)", nothing), ("structure LoRA", structure_only))
     ]
     yield [
-        artist.draw(f"{text}\n{label}", text, fusion)
+        (f"{text}\n{label}", text, fusion)
         for text in TEXT_CONTENTS
         for label, fusion in (("no LoRA (control)", nothing), ("style LoRA", style_only))
     ]
-    yield [
-        artist.draw(f"structure alpha 1\nstyle alpha {a:g}", FUSED, fuse(structure, style, 1.0, a))
-        for a in ALPHAS
-    ]
-    yield [
-        artist.draw(f"structure alpha {a:g}\nstyle alpha 1", FUSED, fuse(structure, style, a, 1.0))
-        for a in ALPHAS
-    ]
-    yield [
-        artist.draw(f"{ELEMENTS}\nboth alphas {a:g}", ELEMENTS, fuse(structure, style, a, a)) for a in ALPHAS
-    ]
+    yield [(f"structure alpha 1\nstyle alpha {a:g}", FUSED, fuse(structure, style, 1.0, a)) for a in ALPHAS]
+    yield [(f"structure alpha {a:g}\nstyle alpha 1", FUSED, fuse(structure, style, a, 1.0)) for a in ALPHAS]
+    yield [(f"{ELEMENTS}\nboth alphas {a:g}", ELEMENTS, fuse(structure, style, a, a)) for a in ALPHAS]
 
 
 def _picture(name: str) -> Image:

@@ -82,7 +82,8 @@ class Team:
 def train(job: TrainJob) -> Path:
     """Trains and writes `job.output`; an unfinished run of the same job goes on where it was broken off.
 
-    On Ctrl-C the state is kept beside the output (`<output>.state`) and KeyboardInterrupt goes on to the caller.
+    On Ctrl-C the state is kept beside the output (`<output>.state`) and KeyboardInterrupt, saying so, goes on to the
+    caller.
     Raises ReCharError on bad input, before anything is written.
     """
     here = processes()
@@ -206,12 +207,12 @@ def _run(training: Training, state: Path, team: Team) -> None:
                 if team.main and step.number % SAVE_EVERY == 0 and step.number < total:
                     checkpoint.save(training, state)
         except KeyboardInterrupt:
-            if team.main and training.done:
-                checkpoint.save(training, state)
-                say(
-                    f"\nStopped at step {training.done} of {total}; the same command goes on from there ({state})."
-                )
-            raise
+            if not (team.main and training.done):
+                raise
+            checkpoint.save(training, state)
+            raise KeyboardInterrupt(
+                f"Stopped at step {training.done} of {total}; the same command goes on from there ({state})."
+            ) from None
 
 
 def write_log(training: Training, seconds_per_step: float, path: Path) -> None:

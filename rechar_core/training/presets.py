@@ -35,14 +35,15 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 def recipe(name: str, settings: Mapping[str, Any]) -> TrainingRecipe:
     """The named recipe with these settings instead of its own. Raises RecipeError on an unknown name or setting."""
-    if name not in PRESETS:
+    if name not in tuple(PRESETS):  # a tuple, since a file may give a list as name, which has no hash
         raise RecipeError(f"recipe is {name!r}; choose one of {', '.join(PRESETS)}.")
     chosen = {**PRESETS[name], **settings}
     if chosen.get("optimizer") == "prodigy" and "learning_rate" not in settings:
         chosen["learning_rate"] = (
             1.0  # it finds the rate itself; this is a factor on it (Mishchenko & Defazio 2024)
         )
-    if "steps" in settings and "prediction_steps" in PRESETS[name] and "prediction_steps" not in settings:
+    steps = settings.get("steps")
+    if isinstance(steps, int) and "prediction_steps" in PRESETS[name] and "prediction_steps" not in settings:
         whole, part = PRESETS[name]["steps"], PRESETS[name]["prediction_steps"]
-        chosen["prediction_steps"] = round(settings["steps"] * part / whole)  # stages keep their shares
+        chosen["prediction_steps"] = round(steps * part / whole)  # stages keep their shares
     return TrainingRecipe.from_json(chosen)

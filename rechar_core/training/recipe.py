@@ -60,6 +60,10 @@ class TrainingRecipe:
     fp8_base: bool = False
 
     def __post_init__(self) -> None:
+        if not isinstance(self.prompt, str):
+            raise RecipeError(f"prompt is {self.prompt!r}; it must be text in quotes, such as 'A [v]'.")
+        if not isinstance(self.fp8_base, bool):
+            raise RecipeError(f"fp8_base is {self.fp8_base!r}; it must be true or false.")
         self._check_choices()
         self._check_range("rank", 1, 1024)
         self._check_range("steps", 1, 1_000_000)
@@ -72,14 +76,16 @@ class TrainingRecipe:
             raise RecipeError(f"resolution is {self.resolution}; it must be a multiple of 8, say 1024.")
         for name in ("learning_rate", "epsilon", "max_grad_norm"):
             value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise RecipeError(f"{name} is {value}; it must be a number above 0.")
+            if not (_is_number(value) and value > 0):
+                raise RecipeError(f"{name} is {value!r}; it must be a number above 0.")
         for name in ("weight_decay", "prediction_rate", "min_snr_gamma", "noise_offset"):
             value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise RecipeError(f"{name} is {value}; it must be 0 or more.")
+            if not (_is_number(value) and value >= 0):
+                raise RecipeError(f"{name} is {value!r}; it must be a number, 0 or more.")
         self._check_stages()
-        if not all(0 <= beta < 1 for beta in self.betas):
+        if not isinstance(self.betas, tuple) or len(self.betas) != 2:
+            raise RecipeError(f"betas are {self.betas!r}; they must be two numbers, say 0.9 and 0.999.")
+        if not all(_is_number(beta) and 0 <= beta < 1 for beta in self.betas):
             raise RecipeError(f"betas are {self.betas}; each must lie in 0..1, 1 not included.")
 
     def _check_stages(self) -> None:
@@ -126,3 +132,8 @@ class TrainingRecipe:
             raise RecipeError(f"The recipe has unknown settings: {', '.join(unknown)}; remove them.")
         settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return cls(**settings)
+
+
+def _is_number(value: object) -> bool:
+    """Whether it is a finite number; a file of settings may hold anything."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < math.inf
