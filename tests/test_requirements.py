@@ -30,9 +30,7 @@ def test_installing_changes_no_package_of_the_host(tmp_path: Path):
         str(ROOT / "requirements.txt"),
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode and re.search(
-        "ConnectionError|Temporary failure|No matching distribution", done.stderr
-    ):
+    if done.returncode and re.search("ConnectionError|Temporary failure|from versions: none", done.stderr):
         pytest.skip(f"no package registry can be reached: {done.stderr.strip().splitlines()[-1]}")
     assert done.returncode == 0, done.stderr
     new = {
