@@ -140,6 +140,13 @@ def test_a_picture_that_is_no_picture_is_an_error(folder: Path, tmp_path: Path, 
             "turn it into lace",
             "strength is 0.0",
         ),
+        (["--mask", "mask.png", "--model", "demo", "--seed", "-1"], "turn it into lace", "seed is -1"),
+        (["--mask", "mask.png", "--model", "demo", "--steps", "0"], "turn it into lace", "steps is 0"),
+        (
+            ["--mask", "mask.png", "--model", "demo", "--guidance", "nan"],
+            "turn it into lace",
+            "guidance is nan",
+        ),
         (["--segmenter", "none", "--model", str(tiny.MODEL)], "turn the cat into lace", "lacks config.json"),
     ],
 )

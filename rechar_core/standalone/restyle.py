@@ -70,6 +70,7 @@ def restyle(job: RestyleJob) -> Path:
 
     Raises ReCharError on bad input, before anything is drawn.
     """
+    _check(job)
     output = file_to_write(job.output, ".png")
     source = read(job.image).movedim(1, -1)  # IMAGE (1, H, W, 3)
     request = read_in_mode(job.instruction, "auto", Llm.load(job.llm) if job.llm else None)
@@ -83,6 +84,16 @@ def restyle(job: RestyleJob) -> Path:
         say(f"{pair.object or 'the mask'}: {pair.style} (read by {request.by})")
         picture = engine(target, pair)
     return write_bytes((png(to_pil(picture[0].movedim(-1, 0))),), output)
+
+
+def _check(job: RestyleJob) -> None:
+    """Raises RecipeError for numbers that no engine can use."""
+    if not 0 <= job.seed < 2**63:
+        raise RecipeError(f"seed is {job.seed}; it must be from 0 to {2**63 - 1}.")
+    if job.steps is not None and not 1 <= job.steps <= 10_000:
+        raise RecipeError(f"steps is {job.steps}; it must be from 1 to 10000.")
+    if not 0 <= job.guidance <= 100:
+        raise RecipeError(f"guidance is {job.guidance}; it must be from 0 to 100.")
 
 
 def _pairs(request: Request, job: RestyleJob) -> tuple[Pair, ...]:
