@@ -175,7 +175,10 @@ def requirements(file: Path) -> list[str]:
 
 def demo(python: Path, output: Path, rest: Sequence[str]) -> int:
     """Run the demo of rechar_core into `output`."""
-    return call([python, "-m", "rechar_core", "demo", "--output", output.resolve(), *rest], ROOT)
+    status = call([python, "-m", "rechar_core", "demo", "--output", output.resolve(), *rest], ROOT)
+    if status == 0:
+        say(f"your own pictures: {python} -m rechar_core --help")
+    return status
 
 
 def test(python: Path, rest: Sequence[str]) -> int:

@@ -191,9 +191,10 @@ def test_lint_that_fails_ends_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert capsys.readouterr().out.splitlines() == ["[run] lint", "[run] lint failed: see above"]
 
 
-def test_the_demo(calls: list[list[str]], tmp_path: Path) -> None:
+def test_the_demo(calls: list[list[str]], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert run.main(["demo", "--here", "--output", str(tmp_path / "o"), "--seed", "3"]) == 0
     assert calls == [["rechar_core", "demo", "--output", str((tmp_path / "o").resolve()), "--seed", "3"]]
+    assert f"{sys.executable} -m rechar_core --help" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot send Ctrl-C to a group of processes")
