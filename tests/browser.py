@@ -18,6 +18,13 @@ CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "chrome")
 OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
 OPTIONS += ["--disable-background-networking", "--disable-component-update"]
 
+PICTURED = ["SaveImage", "PreviewImage", "LoadImage", "KSampler"]  # nodes that show a picture
+PICTURED += ["ReCharTrainBLoRA", "ReCharPipeline", "ReCharWord", "ReCharAlphaGrid"]
+
+COARSE_BELOW = (
+    "LiteGraph.Canvas.LowQualityRenderingZoomThreshold"  # setting: no text on nodes below this zoom
+)
+
 
 def find_browser() -> str:
     """The path of an installed Chromium; skips the test, saying why, if there is none."""
@@ -31,13 +38,13 @@ def find_browser() -> str:
 
 
 @contextmanager
-def page_on(address: str) -> Iterator[Any]:
+def page_on(address: str, size: tuple[int, int] = (1800, 1000)) -> Iterator[Any]:
     """A page with ComfyUI's graph editor at `address`, loaded and ready, without its first-run tour."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=find_browser(), args=OPTIONS)
-        page = browser.new_page(viewport={"width": 1800, "height": 1000})
+        page = browser.new_page(viewport={"width": size[0], "height": size[1]})
         page.goto(address)
         page.wait_for_function(
             "window.app && window.app.graph && window.app.extensionManager", timeout=120_000
@@ -50,13 +57,15 @@ def page_on(address: str) -> Iterator[Any]:
 
 
 def load_api(page: Any, name: str, workflow: dict[str, Any]) -> None:
-    """Opens an API workflow as a graph, laid out from left to right."""
+    """Opens an API workflow as a graph, laid out from left to right, with room for the pictures to come."""
     page.evaluate(
-        """async ([name, workflow]) => {
+        """async ([name, workflow, pictured]) => {
             await window.app.loadApiJson(workflow, name);
+            for (const n of window.app.graph._nodes)
+                if (pictured.includes(n.type)) n.setSize([Math.max(n.size[0], 300), n.size[1] + 280]);
             window.app.graph.arrange(60);
         }""",
-        [name, workflow],
+        [name, workflow, PICTURED],
     )
 
 
@@ -113,10 +122,10 @@ def queue(page: Any, seconds: int = 600) -> list[str]:
     return found
 
 
-def fit_view(page: Any) -> None:
-    """Brings the whole graph into view, and waits until it is drawn so."""
+def fit_view(page: Any) -> dict[str, float]:
+    """Brings the whole graph into view and waits until it is drawn so; its box on the page."""
     page.keyboard.press("Escape")
-    page.evaluate(
+    box = page.evaluate(
         """() => {
             const boxes = [...window.app.graph._nodes, ...window.app.graph._groups].map(n => n.boundingRect
                 || [n.pos[0], n.pos[1] - 30, n.size[0], n.size[1] + 30]);
@@ -129,9 +138,14 @@ def fit_view(page: Any) -> None:
             canvas.ds.offset[0] = view.width / 2 / scale - left - width / 2;
             canvas.ds.offset[1] = view.height / 2 / scale - top - height / 2;
             canvas.setDirty(true, true);
+            return {
+                x: view.x + (view.width - width * scale) / 2 - 20, y: view.y + (view.height - height * scale) / 2 - 20,
+                width: width * scale + 40, height: height * scale + 40,
+            };
         }"""
     )
     page.wait_for_timeout(500)
+    return box
 
 
 def drawn_graph(page: Any) -> Image.Image:

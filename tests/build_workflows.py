@@ -1,15 +1,17 @@
 """Makes workflows/*.json (what people open) from workflows/api/*.json (what programs queue), in a real browser.
 
     python tests/build_workflows.py [--thumbnails] [NAME ...]
+    python tests/build_workflows.py --screenshot     # README's docs/workflow.jpg: a page after its run
 
 --thumbnails also runs each workflow on the demo model, with its own settings, and keeps its picture as NAME.jpg; where
 there is no twin for the demo model, NAME.jpg shows the graph.
-Run it after a change of a node's inputs or of an API workflow; tests/test_browser.py fails until then.
+Run it after a change of a node's inputs or of an API workflow; tests/test_workflows.py fails until then.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
 import tempfile
@@ -66,6 +68,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     options.add_argument("--thumbnails", action="store_true")
+    options.add_argument("--screenshot", action="store_true")
     options.add_argument("names", nargs="*")
     chosen = options.parse_args()
     files = [
@@ -74,7 +77,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         comfy = Server(find_host(), base_directory(Path(folder) / "base")).wait()
         try:
-            build(comfy, files, chosen.thumbnails)
+            if chosen.screenshot:
+                screenshot(
+                    comfy, WORKFLOWS / "demo_structure_plus_style.json", ROOT / "docs" / "workflow.jpg"
+                )
+            else:
+                build(comfy, files, chosen.thumbnails)
         finally:
             comfy.stop()
 
@@ -93,6 +101,20 @@ def build(comfy: Server, files: list[Path], thumbnails: bool) -> None:
     for file in files if thumbnails else []:
         if can_draw(file):
             thumbnail(comfy, file)
+
+
+def screenshot(comfy: Server, file: Path, path: Path) -> None:
+    """The graph after a run with its own settings."""
+    with browser.page_on(f"http://127.0.0.1:{comfy.port}", (3000, 1600)) as page:
+        for name, value in (("Comfy.Minimap.Visible", False), (browser.COARSE_BELOW, 0.1)):
+            page.evaluate("([n, v]) => window.app.extensionManager.setting.set(n, v)", [name, value])
+        browser.load_graph(page, json.loads(file.read_text(encoding="utf-8")))
+        empty = browser.queue(page)
+        assert not empty, empty
+        png = page.screenshot(clip=browser.fit_view(page))
+    picture = Image.open(io.BytesIO(png)).convert("RGB")
+    picture.thumbnail((2000, 2000), Image.Resampling.LANCZOS)
+    picture.save(path, quality=88)
 
 
 def tidy(graph: dict[str, Any], workflow: dict[str, Any]) -> dict[str, Any]:
