@@ -42,6 +42,7 @@ MEASURES: dict[str, bool] = {
     "topology": False,
     "top_1": True,
     "reciprocal_rank": True,
+    "ocr": True,
     "ssim_grey": True,
     "ssim_edges": True,
     "ssim_masks": True,

@@ -29,6 +29,7 @@ if __name__ == "__main__":
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
+from benchmarks import ocr  # noqa: E402
 from benchmarks.arms import Arm, Cell, Leads, arms, style_pictures, variants  # noqa: E402
 from benchmarks.judge import GLYPHS, Judge, VggGram, Weights  # noqa: E402
 from rechar_core import files  # noqa: E402
@@ -54,6 +55,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def measure(options: argparse.Namespace) -> int:
+    if options.ocr:
+        ocr.Reader(options.scripts)  # what is missing is said before hours of drawing
     run = Run(options)
     say(f"{len(run.cells)} cells x {len(run.arms)} arms in {options.out}")
     run.train()
@@ -62,6 +65,8 @@ def measure(options: argparse.Namespace) -> int:
     if processes().is_main_process:
         from benchmarks.quality_report import write_report
 
+        if options.ocr:
+            ocr.add(options.out, options.scripts, run.side)
         name = "variants" if options.variants else "report"
         print(write_report(options.out, name, run.about(), [a.name for a in run.arms], run.not_run))
     return 0
@@ -93,6 +98,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         help="folder of a CLIP model: adds likeness to the style picture and to the elements",
     )
     add("--vgg", type=Path, help="VGG19 as .safetensors: adds the Gram distance to the style picture")
+    add("--ocr", action="store_true", help="adds whether Tesseract, if installed, reads the character")
     add("--training-steps", type=int, help="of the B-LoRAs (demo: its recipe; else the published 1000)")
     add("--variants", action="store_true", help="`tuned` and what it becomes with one default changed")
     options = parser.parse_args(arguments)

@@ -25,6 +25,7 @@ _SHOWN = (
     "edge_f1",
     "top_1",
     "reciprocal_rank",
+    "ocr",
     "colour_distance",
 )
 

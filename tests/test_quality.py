@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 import soulstyler_tiny
 from PIL import Image
 
-from benchmarks import quality
+from benchmarks import ocr, quality
 from benchmarks.arms import CHANGES, Leads, arms, variants
 from benchmarks.judge import GLYPHS, MEASURES, Judge, VggGram, Weights
 from benchmarks.quality_report import clusters, interval, paired, summary
@@ -108,6 +109,27 @@ def test_the_gram_distance_is_of_texture_and_blind_to_place(tmp_path: Path):
 
 
 # Arms
+
+
+def test_a_character_is_read_only_where_it_stands_by_itself():
+    """A failure means that OCR would count क़ as क, or miss a letter beside which a speck is read."""
+    assert ocr.holds("क", "क") and ocr.holds("اع", "ع") and ocr.holds("क़ क", "क")
+    assert not ocr.holds("क़", "क") and not ocr.holds("", "क") and not ocr.holds("8", "&")
+
+
+@pytest.mark.skipif(shutil.which("tesseract") is None, reason="Tesseract is not installed")
+def test_tesseract_reads_the_glyph_and_not_the_controls():
+    reader, read = ocr.Reader(["latin"]), {}
+    for name, pixels in Judge("latin", 128).controls().items():
+        read[name] = reader.measure(Image.fromarray((pixels * 255).astype("uint8")), "latin")["ocr"]
+    assert read == {"itself": 1, "shifted": 1, "blank": 0, "turned": 0, "wrong glyph": 0}
+
+
+def test_without_tesseract_nothing_is_drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any):
+    """A failure means that hours of drawing would end with a complaint."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert quality.main([str(tmp_path / "out"), "--ocr"]) == 1
+    assert "apt install tesseract-ocr" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def test_the_arms_are_those_of_the_issue():
@@ -211,7 +233,9 @@ def test_a_run_leaves_cells_pictures_and_a_report(made: tuple[Path, Path]):
     ]
     table = json.loads((out / "report.json").read_text(encoding="utf-8"))
     assert set(table["arms"]) == {"plain", "B-LoRA fusion"}
-    assert set(table["arms"]["plain"]) == set(MEASURES) - {"leak", "clip_style", "clip_elements", "vgg_gram"}
+    assert set(table["arms"]["plain"]) == set(MEASURES) - {
+        *("leak", "ocr", "clip_style", "clip_elements", "vgg_gram")
+    }
     assert table["controls"]["itself"]["iou"] == 1 and table["controls"]["blank"]["iou"] == 0
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "data:image/jpeg;base64," in page and "control: wrong glyph" in page

@@ -1,0 +1,92 @@
+"""Whether Tesseract reads a picture as its character: a measure of the quality benchmark where it is installed.
+
+Debian and Ubuntu: apt install tesseract-ocr tesseract-ocr-{chi-tra,kor,ara,hin}. Other systems: its own download page.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import unicodedata
+from collections.abc import Iterable
+from pathlib import Path
+
+from PIL import Image
+
+from benchmarks.judge import GLYPHS, Judge
+from rechar_core.errors import FileError
+
+LANGUAGES = {"han": "chi_tra", "hangul": "kor", "arabic": "ara", "devanagari": "hin", "latin": "eng"}
+_SIDE = 96  # pixels: letters of some 60 are what its networks learnt on
+_WORD = "8"  # page mode: one word; its mode for one character has no networks behind it for most scripts
+
+
+class Reader:
+    """Tesseract with the languages of some scripts. Raises FileError, saying what to install."""
+
+    def __init__(self, scripts: Iterable[str]):
+        found = shutil.which("tesseract")
+        if found is None:
+            raise FileError("--ocr needs Tesseract on the PATH (apt install tesseract-ocr).")
+        listed = subprocess.run([found, "--list-langs"], capture_output=True, text=True, check=True).stdout
+        if missing := sorted({LANGUAGES[script] for script in scripts} - set(listed.split())):
+            names = " ".join(f"tesseract-ocr-{name.replace('_', '-')}" for name in missing)
+            raise FileError(f"Tesseract lacks {', '.join(missing)} (apt install {names}).")
+        self.program = found
+
+    def text(self, picture: Image.Image, script: str) -> str:
+        """What it reads in one picture."""
+        buffer = io.BytesIO()
+        picture.convert("L").resize((_SIDE, _SIDE), Image.Resampling.LANCZOS).save(buffer, "PNG")
+        command = [self.program, "stdin", "stdout", "-l", LANGUAGES[script], "--psm", _WORD, "--dpi", "300"]
+        done = subprocess.run(
+            command,
+            input=buffer.getvalue(),
+            capture_output=True,
+            check=True,
+            env=os.environ | {"OMP_THREAD_LIMIT": "1"},
+        )
+        return done.stdout.decode("utf-8").strip()
+
+    def measure(self, picture: Image.Image, script: str) -> dict[str, float]:
+        """ocr: 1 if the character is among what is read, else 0."""
+        return {"ocr": float(holds(self.text(picture, script), GLYPHS[script][0]))}
+
+
+def holds(text: str, character: str) -> bool:
+    """Whether the character stands in the text by itself: with a mark on it (क़) it is another one."""
+    ends = (place + 1 for place, found in enumerate(text) if found == character)
+    return any(end == len(text) or not unicodedata.category(text[end]).startswith("M") for end in ends)
+
+
+def add(out: Path, scripts: Iterable[str], side: int) -> None:
+    """Adds the measure to all cells and controls of these scripts in `out` that lack it, from their pictures."""
+    from tqdm import tqdm
+
+    scripts = list(scripts)
+    reader = Reader(scripts)
+    for script in scripts:
+        _add_controls(out / "controls" / f"{script}.json", script, reader, side)
+    files = [p for p in sorted((out / "cells").glob("*.json")) if p.name.split("_")[0] in scripts]
+    for path in tqdm(files, desc="Reading", unit="cell", ascii=True):
+        cell = json.loads(path.read_text(encoding="utf-8"))
+        if "ocr" not in cell["measures"]:
+            with Image.open(path.with_suffix(".png")) as picture:
+                cell["measures"] |= reader.measure(picture, cell["settings"]["script"])
+            _write(path, cell)
+
+
+def _add_controls(path: Path, script: str, reader: Reader, side: int) -> None:
+    found = json.loads(path.read_text(encoding="utf-8"))
+    for name, pixels in Judge(script, side).controls().items():
+        found[name] |= reader.measure(Image.fromarray((pixels * 255).astype("uint8")), script)
+    _write(path, found)
+
+
+def _write(path: Path, content: object) -> None:
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
+    temporary.replace(path)
