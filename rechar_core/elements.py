@@ -16,6 +16,7 @@ from .errors import RecipeError
 
 KeepMode = Literal["auto", "brackets", "all"]
 Role = Literal["normal", "trigger", "element"]
+_Span = tuple[str, Role, float]  # text, its role, its weight
 KEEP_MODES: tuple[str, ...] = get_args(KeepMode)
 
 STRUCTURE_SLOT, STYLE_SLOT, ELEMENT_SLOT = "[c]", "[s]", "[e]"
@@ -43,8 +44,11 @@ _FUNCTION_WORDS = frozenset(
     )
 )
 _ARTICLE = re.compile(r"^(?:an?|the)\s+", re.IGNORECASE)
-_SEPARATORS = re.compile(r"[,;\n，、；]+")
-_PIECES = re.compile(r"\[|\]|\w+(?:['’-]\w+)*|[^\w\s\[\]]")
+_SEPARATORS = re.compile(r"[,;\n，、；]")
+_MARKS = re.compile(r"\\[()]|[()]|[^()\\]+|\\")
+_EMPHASIS = 1.1  # of ( ) without a number, as in ComfyUI (comfy/sd1_clip.py, token_weights)
+# "embedding:name" is one piece, for the host to look up
+_PIECES = re.compile(r"\[|\]|embedding:[\w./\\-]+|\w+(?:['’-]\w+)*|[^\w\s\[\]]")
 
 
 @dataclass(frozen=True)
@@ -58,8 +62,52 @@ class Word:
 
 
 def split_elements(text: str) -> tuple[str, ...]:
-    """The elements of a list in text: separated by commas, semicolons or lines (CJK ones too)."""
-    return tuple(e.strip() for e in _SEPARATORS.split(text) if e.strip())
+    """The elements of a list in text: separated by commas, semicolons or lines (CJK ones too), but not within ( )."""
+    found, depth = [""], 0
+    for mark in _MARKS.findall(text):
+        depth = max(0, depth + (mark == "(") - (mark == ")"))
+        first, *more = [mark] if depth else _SEPARATORS.split(mark)
+        found[-1] += first
+        found += more
+    return tuple(e.strip() for e in found if e.strip())
+
+
+def emphasised(text: str, weight: float = 1.0) -> list[tuple[str, float]]:
+    """The parts of a text with their weights: (more), (much more:1.5), nested too; \\( and \\) are parentheses.
+
+    As ComfyUI reads a prompt (comfy/sd1_clip.py, token_weights): a number replaces what holds outside, parentheses
+    without one multiply it by 1.1. One that is never closed is an ordinary mark.
+    """
+    found: list[tuple[str, float]] = []
+    marks = _MARKS.findall(text)
+    while marks:
+        mark = marks.pop(0)
+        length = _closing(marks) if mark == "(" else None
+        if length is None:
+            found.append((mark.removeprefix("\\") or mark, weight))
+            continue
+        inner, marks = "".join(marks[:length]), marks[length + 1 :]
+        body, colon, number = inner.rpartition(":")
+        given = _number(number) if colon and body else None
+        found += emphasised(inner, weight * _EMPHASIS) if given is None else emphasised(body, given)
+    return found
+
+
+def _closing(marks: list[str]) -> int | None:
+    """How many marks stand before the parenthesis that closes an opened one; None if none does."""
+    depth = 1
+    for place, mark in enumerate(marks):
+        depth += (mark == "(") - (mark == ")")
+        if depth == 0:
+            return place
+    return None
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def compose(
@@ -74,25 +122,28 @@ def compose(
 
     template: text in which [c] stands for the structure trigger, [s] for the style trigger and [e] for the elements
     (appended after "with" where [e] is missing). Triggers are given as trained ("A [v]"); a leading article is left
-    out. weight: emphasis of the elements, 0..10. mode: "auto" keeps triggers and the elements' content words,
-    "brackets" keeps what stands in [ ], "all" keeps everything.
+    out, nothing else in them is read. weight: emphasis of the elements, 0..10, times that of ( ). mode: "auto" keeps
+    triggers and the elements' content words, "brackets" keeps what stands in [ ], "all" keeps everything.
     Raises RecipeError on an unknown mode, a weight outside 0..10, or if nothing would be kept.
     """
     if mode not in KEEP_MODES:
         raise RecipeError(f"There is no keep mode '{mode}'; choose one of {', '.join(KEEP_MODES)}.")
     if not 0 <= weight <= 10:
         raise RecipeError(f"The element weight is {weight}; it must be from 0 to 10.")
-    listed = split_elements(elements)
-    slots = {
-        STRUCTURE_SLOT: _Filling((structure_trigger or STRUCTURE_SLOT,), "trigger", 1.0),
-        STYLE_SLOT: _Filling((style_trigger or STYLE_SLOT,), "trigger", 1.0),
-        ELEMENT_SLOT: _Filling(listed, "element", weight),
+    listed: list[_Span] = []
+    for item in split_elements(elements):
+        listed += [(",", "normal", 1.0)] if listed else []
+        listed += [(part, "element", own * weight) for part, own in emphasised(item)]
+    slots: dict[str, list[_Span]] = {
+        STRUCTURE_SLOT: [(_ARTICLE.sub("", structure_trigger.strip()) or STRUCTURE_SLOT, "trigger", 1.0)],
+        STYLE_SLOT: [(_ARTICLE.sub("", style_trigger.strip()) or STYLE_SLOT, "trigger", 1.0)],
+        ELEMENT_SLOT: listed,
     }
-    parts = _split_slots(template, slots)
+    spans = _filled(template, slots)
     if listed and ELEMENT_SLOT not in template:
-        joint = [("with", _Filling(("with",), "element", 1.0))] if template.strip() else []
-        parts += [*joint, (ELEMENT_SLOT, slots[ELEMENT_SLOT])]
-    words = [word for text, filling in parts for word in _words(text, filling, mode)]
+        spans += [("with", "element", 1.0)] if template.strip() else []
+        spans += listed
+    words = _words(spans, mode)
     if not any(w.kept for w in words):
         raise RecipeError(
             f"Nothing of '{prompt(words)}' would be kept in mode '{mode}'; "
@@ -137,38 +188,29 @@ def packed(
     return chunks, rows
 
 
-@dataclass(frozen=True)
-class _Filling:
-    texts: tuple[str, ...]
-    role: Role
-    weight: float
+def _filled(template: str, slots: dict[str, list[_Span]]) -> list[_Span]:
+    """The template with its slots filled; emphasis around a slot holds for what fills it."""
+    pattern = "(" + "|".join(re.escape(slot) for slot in slots) + ")"
+    found: list[_Span] = []
+    for text, weight in emphasised(template):
+        for part in re.split(pattern, text):
+            filling: list[_Span] = slots.get(part, [(part, "normal", 1.0)])
+            found += [(t, role, own * weight) for t, role, own in filling]
+    return found
 
 
-def _split_slots(template: str, slots: dict[str, _Filling]) -> list[tuple[str, _Filling | None]]:
-    parts = re.split("(" + "|".join(re.escape(s) for s in slots) + ")", template)
-    return [(part, slots.get(part)) for part in parts if part]
+def _words(spans: Sequence[_Span], mode: KeepMode) -> list[Word]:
+    """The words of all spans. Brackets mark what to keep in mode "brackets" and are no words of their own there.
 
-
-def _words(text: str, filling: _Filling | None, mode: KeepMode) -> list[Word]:
-    if filling is None:
-        return _marked(text, "normal", 1.0, mode)
-    words: list[Word] = []
-    for i, item in enumerate(filling.texts):
-        words += [Word(",", "normal", 1.0, mode == "all")] if i else []
-        text = _ARTICLE.sub("", item.strip()) if filling.role == "trigger" else item
-        # a trigger stands in brackets in the template, so that it is kept in mode "brackets" as well
-        words += _marked(text, filling.role, filling.weight, "all" if filling.role == "trigger" else mode)
-    return words
-
-
-def _marked(text: str, role: Role, weight: float, mode: KeepMode) -> list[Word]:
-    """The words of one text. Brackets mark what to keep in mode "brackets" and are no words of their own there."""
+    A trigger stands in brackets in the template, so that it is kept in every mode.
+    """
     words, depth = [], 0
-    for piece in _PIECES.findall(text):
-        if piece in "[]" and mode == "brackets":
-            depth += 1 if piece == "[" else -1
-            continue
-        words.append(Word(piece, role, weight, _kept(piece, role, mode, depth > 0)))
+    for text, role, weight in spans:
+        for piece in _PIECES.findall(text):
+            if piece in "[]" and mode == "brackets" and role != "trigger":
+                depth = max(0, depth + (1 if piece == "[" else -1))
+                continue
+            words.append(Word(piece, role, weight, role == "trigger" or _kept(piece, role, mode, depth > 0)))
     return words
 
 

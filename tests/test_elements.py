@@ -32,6 +32,44 @@ def test_weight_is_the_elements_alone():
     assert {w.text for w in words if w.weight != 1} == {"stars"}
 
 
+def weights(words) -> list[tuple[str, float]]:
+    return [(w.text, round(w.weight, 6)) for w in words]
+
+
+def test_parentheses_emphasise_as_in_every_prompt_of_comfyui():
+    words = compose(
+        "a (bold:1.2) sign", elements="(plum, crane:1.4), (moon), \\(x\\)", mode="all", weight=2.0
+    )
+    assert weights(words) == [
+        *(
+            ("a", 1),
+            ("bold", 1.2),
+            ("sign", 1),
+            ("with", 1),
+            ("plum", 2.8),
+            (",", 2.8),
+            ("crane", 2.8),
+            (",", 1),
+        ),
+        *(("moon", 2.2), (",", 1), ("(", 2), ("x", 2), (")", 2)),
+    ]
+
+
+def test_emphasis_around_a_slot_holds_for_what_fills_it():
+    words = compose("([c]:1.5) of ([e]:0.5)", "A (v)", elements="stars")
+    assert weights(words) == [("(", 1.5), ("v", 1.5), (")", 1.5), ("of", 1), ("stars", 0.5)]
+
+
+def test_an_embedding_stays_whole():
+    words = compose("[e]", elements="embedding:my-style/one, (embedding:two:1.3)")
+    assert weights(w for w in words if w.kept) == [("embedding:my-style/one", 1), ("embedding:two", 1.3)]
+
+
+def test_brackets_reach_over_commas_slots_and_emphasis():
+    words = compose("[old (gold:1.2) [c]] x", "A [v]", elements="[plum, a crane] moon", mode="brackets")
+    assert kept_text(words) == "old gold [ v ] plum , a crane"
+
+
 def test_region_leaves_the_rest_of_the_prompt_outside():
     words = compose("A [c]", "A [v]", elements="stars")
     assert prompt(without_elements(words)) == "A [ v ]"
@@ -44,6 +82,7 @@ def test_region_leaves_the_rest_of_the_prompt_outside():
         ("a, b;c\nd", ("a", "b", "c", "d")),
         ("梅花，鶴、雲；月", ("梅花", "鶴", "雲", "月")),
         (" , ", ()),
+        ("(a, b:1.2), c", ("(a, b:1.2)", "c")),
         ("", ()),
     ],
 )

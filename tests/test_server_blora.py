@@ -277,6 +277,23 @@ def test_element_prompt_drops_tokens_and_all_is_an_ordinary_prompt(comfy: Server
     assert not np.array_equal(made.images["d_auto"], made.images["d_text"])
 
 
+def test_emphasis_is_the_hosts_own(comfy: Server):
+    """A failure means that (word:1.4) draws otherwise than in CLIP Text Encode."""
+    text = "a (bold:0.6) sign with ((red) stars:1.5) , (blue) moon"
+    nodes: dict[str, Any] = {
+        "ours": prompt_node(
+            template="a (bold:0.6) sign", elements="((red) stars:1.5), (blue) moon", keep="all"
+        ),
+        "text": node("CLIPTextEncode", clip=graphs.CLIP, text=text),
+        "plain": prompt_node(template="a bold sign", elements="red stars, blue moon", keep="all"),
+    }
+    for name in tuple(nodes):
+        nodes |= draw(graphs.MODEL, f"d_{name}", [name, 0])
+    images = done(comfy.run(demo(**nodes))).images
+    assert np.array_equal(images["d_ours"], images["d_text"])
+    assert not np.array_equal(images["d_ours"], images["d_plain"])
+
+
 def test_elements_stay_in_their_region(comfy: Server):
     """With the region empty, the elements change nothing; with it full, they act as without a region."""
     nodes: dict[str, Any] = {"none": prompt_node(keep="all", elements="")}
