@@ -111,8 +111,18 @@ def test_a_long_prompt_is_not_cut(pipe: Any):
     words = compose("A cat", elements=", ".join(["plum blossoms"] * 40), mode="all")
     rows = encode_words(pipe, words)[0].shape[1]
     assert rows > 77 and rows % 77 == 0
-    with pytest.raises(RecipeError, match="cannot be emphasised"):
-        encode_words(pipe, [replace(words[0], weight=1.5)])
+
+
+def test_emphasis_moves_a_word_away_from_the_empty_prompt(pipe: Any):
+    """As ComfyUI does it; a failure means that (word:1.5) draws otherwise on the command line than in the graph."""
+    plain, emphasised = (compose(f"A {word} cat", mode="all") for word in ("red", "(red:1.5)"))
+    before, after = encode_words(pipe, plain)[0], encode_words(pipe, emphasised)[0]
+    empty = pipe.encode_prompt("", do_classifier_free_guidance=False)[0]
+    word = slice(2, 2 + len(pipe.tokenizer("red", add_special_tokens=False).input_ids))
+    moved = empty[:, word] + 1.5 * (before[:, word] - empty[:, word])
+    assert (after[:, word] - moved).abs().max() < 1e-5 and (moved - before[:, word]).abs().max() > 1e-3
+    others = [row for row in range(77) if not word.start <= row < word.stop]
+    assert torch.equal(after[:, others], before[:, others])
 
 
 def test_without_anything_it_is_diffusers_own_picture(pipe: Any):

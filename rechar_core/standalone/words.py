@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..elements import Word, packed
-from ..errors import RecipeError
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
@@ -17,25 +16,31 @@ def encode_words(pipeline: StableDiffusionXLPipeline, words: Sequence[Word]) -> 
     """Context (1, rows, width) and pooled embedding (1, width) of a prompt's words.
 
     With all words kept it is what the pipeline's own encode_prompt gives. Dropped words leave the context; its first
-    row, the start token, always stays (nodes/host/elements.py says why). Raises RecipeError on an emphasis other
-    than 1, which diffusers' encoders cannot express.
+    row, the start token, always stays (nodes/host/elements.py says why). Emphasis moves a token's row away from that
+    of the empty prompt, as ComfyUI does (comfy/sd1_clip.py, encode_token_weights).
     """
     import torch
 
-    if any(word.weight != 1 for word in words):
-        raise RecipeError("Words cannot be emphasised on the command line; leave the element weight at 1.")
     parts, pooled, rows = [], None, [0]
     pairs = (
         (pipeline.tokenizer, pipeline.text_encoder),
         (pipeline.tokenizer_2, pipeline.text_encoder_2),
     )
     for tokenizer, encoder in pairs:
-        groups = [tokenizer(word.text, add_special_tokens=False).input_ids for word in words]
+        groups = [
+            [(token, word.weight) for token in tokenizer(word.text, add_special_tokens=False).input_ids]
+            for word in words
+        ]
         chunks, kept = packed(groups, words, tokenizer.model_max_length)
-        ids = torch.tensor([_framed(chunk, tokenizer) for chunk in chunks], device=encoder.device)
+        framed = [_framed([token for token, _ in chunk], tokenizer) for chunk in [*chunks, []]]
         with torch.no_grad():
-            out = encoder(ids, output_hidden_states=True)
-        parts.append(out.hidden_states[-2].flatten(0, 1)[None])
+            out = encoder(torch.tensor(framed, device=encoder.device), output_hidden_states=True)
+        seen, empty = out.hidden_states[-2][:-1], out.hidden_states[-2][-1:]
+        weights = torch.ones_like(seen[..., :1])
+        for row, chunk in zip(weights, chunks, strict=True):
+            row[1 : len(chunk) + 1, 0] = torch.tensor([weight for _, weight in chunk])
+        emphasised = torch.where(weights == 1, seen, empty + (seen - empty) * weights)
+        parts.append(emphasised.flatten(0, 1)[None])
         pooled, rows = out[0][:1], [0, *kept]
     assert pooled is not None
     context = torch.cat(parts, -1)
