@@ -47,6 +47,7 @@ MEASURES: dict[str, bool] = {
     "ssim_edges": True,
     "ssim_masks": True,
     "colour_distance": False,
+    "decoration": True,
     "leak": False,
     "vgg_gram": False,
     "clip_style": True,

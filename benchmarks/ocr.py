@@ -6,17 +6,15 @@ Debian and Ubuntu: apt install tesseract-ocr tesseract-ocr-{chi-tra,kor,ara,hin}
 from __future__ import annotations
 
 import io
-import json
 import os
 import shutil
 import subprocess
 import unicodedata
 from collections.abc import Iterable
-from pathlib import Path
 
 from PIL import Image
 
-from benchmarks.judge import GLYPHS, Judge
+from benchmarks.judge import GLYPHS
 from rechar_core.errors import FileError
 
 LANGUAGES = {"han": "chi_tra", "hangul": "kor", "arabic": "ara", "devanagari": "hin", "latin": "eng"}
@@ -51,42 +49,12 @@ class Reader:
         )
         return done.stdout.decode("utf-8").strip()
 
-    def measure(self, picture: Image.Image, script: str) -> dict[str, float]:
-        """ocr: 1 if the character is among what is read, else 0."""
-        return {"ocr": float(holds(self.text(picture, script), GLYPHS[script][0]))}
+    def __call__(self, picture: Image.Image, script: str) -> float:
+        """1 if the character is among what is read, else 0."""
+        return float(holds(self.text(picture, script), GLYPHS[script][0]))
 
 
 def holds(text: str, character: str) -> bool:
     """Whether the character stands in the text by itself: with a mark on it (क़) it is another one."""
     ends = (place + 1 for place, found in enumerate(text) if found == character)
     return any(end == len(text) or not unicodedata.category(text[end]).startswith("M") for end in ends)
-
-
-def add(out: Path, scripts: Iterable[str], side: int) -> None:
-    """Adds the measure to all cells and controls of these scripts in `out` that lack it, from their pictures."""
-    from tqdm import tqdm
-
-    scripts = list(scripts)
-    reader = Reader(scripts)
-    for script in scripts:
-        _add_controls(out / "controls" / f"{script}.json", script, reader, side)
-    files = [p for p in sorted((out / "cells").glob("*.json")) if p.name.split("_")[0] in scripts]
-    for path in tqdm(files, desc="Reading", unit="cell", ascii=True):
-        cell = json.loads(path.read_text(encoding="utf-8"))
-        if "ocr" not in cell["measures"]:
-            with Image.open(path.with_suffix(".png")) as picture:
-                cell["measures"] |= reader.measure(picture, cell["settings"]["script"])
-            _write(path, cell)
-
-
-def _add_controls(path: Path, script: str, reader: Reader, side: int) -> None:
-    found = json.loads(path.read_text(encoding="utf-8"))
-    for name, pixels in Judge(script, side).controls().items():
-        found[name] |= reader.measure(Image.fromarray((pixels * 255).astype("uint8")), script)
-    _write(path, found)
-
-
-def _write(path: Path, content: object) -> None:
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
-    temporary.replace(path)

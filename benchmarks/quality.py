@@ -29,9 +29,10 @@ if __name__ == "__main__":
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-from benchmarks import ocr  # noqa: E402
+from benchmarks import afterwards  # noqa: E402
 from benchmarks.arms import Arm, Cell, Leads, arms, style_pictures, variants  # noqa: E402
 from benchmarks.judge import GLYPHS, Judge, VggGram, Weights  # noqa: E402
+from benchmarks.ocr import Reader  # noqa: E402
 from rechar_core import files  # noqa: E402
 from rechar_core.demo.build import WEIGHTS, read_config  # noqa: E402
 from rechar_core.errors import FileError, ReCharError  # noqa: E402
@@ -56,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def measure(options: argparse.Namespace) -> int:
     if options.ocr:
-        ocr.Reader(options.scripts)  # what is missing is said before hours of drawing
+        Reader(options.scripts)  # what is missing is said before hours of drawing
     run = Run(options)
     say(f"{len(run.cells)} cells x {len(run.arms)} arms in {options.out}")
     run.train()
@@ -65,8 +66,7 @@ def measure(options: argparse.Namespace) -> int:
     if processes().is_main_process:
         from benchmarks.quality_report import write_report
 
-        if options.ocr:
-            ocr.add(options.out, options.scripts, run.side)
+        afterwards.add(options.out, options.scripts, run.side, options.ocr)
         name = "variants" if options.variants else "report"
         print(write_report(options.out, name, run.about(), [a.name for a in run.arms], run.not_run))
     return 0

@@ -27,6 +27,7 @@ _SHOWN = (
     "reciprocal_rank",
     "ocr",
     "colour_distance",
+    "decoration",
 )
 
 Cell = dict[str, Any]

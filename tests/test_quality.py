@@ -16,11 +16,13 @@ import soulstyler_tiny
 from PIL import Image
 
 from benchmarks import ocr, quality
+from benchmarks.afterwards import Decoration
 from benchmarks.arms import CHANGES, Leads, arms, variants
 from benchmarks.judge import GLYPHS, MEASURES, Judge, VggGram, Weights
 from benchmarks.quality_report import clusters, interval, paired, summary
 from rechar_core.demo import extras
 from rechar_core.errors import FileError
+from rechar_core.metrics.pictures import lab
 from rechar_core.modes import MODES, Mode
 
 ROOT = Path(__file__).parents[1]
@@ -111,6 +113,18 @@ def test_the_gram_distance_is_of_texture_and_blind_to_place(tmp_path: Path):
 # Arms
 
 
+def test_decoration_is_what_lies_on_the_ground(judge: Judge):
+    """A failure means that a bare glyph, or the glyph's own colours, would count as flowers."""
+    measure = Decoration({"devanagari": judge})
+    bare = Image.fromarray((judge.target.drawn * 255).astype("uint8"))
+    flowers = bare.copy()
+    flowers.paste((255, 0, 0), (0, 0, 20, 20))
+    assert measure(bare, "devanagari") < 1e-6
+    share = 400 / measure.grounds["devanagari"].sum()
+    red = np.linalg.norm(lab(np.array([1.0, 0, 0])) - lab(np.ones(3)))
+    assert measure(flowers, "devanagari") == pytest.approx(share * red)
+
+
 def test_a_character_is_read_only_where_it_stands_by_itself():
     """A failure means that OCR would count क़ as क, or miss a letter beside which a speck is read."""
     assert ocr.holds("क", "क") and ocr.holds("اع", "ع") and ocr.holds("क़ क", "क")
@@ -121,7 +135,7 @@ def test_a_character_is_read_only_where_it_stands_by_itself():
 def test_tesseract_reads_the_glyph_and_not_the_controls():
     reader, read = ocr.Reader(["latin"]), {}
     for name, pixels in Judge("latin", 128).controls().items():
-        read[name] = reader.measure(Image.fromarray((pixels * 255).astype("uint8")), "latin")["ocr"]
+        read[name] = reader(Image.fromarray((pixels * 255).astype("uint8")), "latin")
     assert read == {"itself": 1, "shifted": 1, "blank": 0, "turned": 0, "wrong glyph": 0}
 
 
