@@ -124,6 +124,16 @@ def make_folder(path: Path) -> None:
         ) from error
 
 
+def drop_oldest(folder: Path, most: int) -> None:
+    """Removes the files of a folder that were not used for longest, so that at most `most` bytes are left."""
+    kept = 0
+    for file in sorted((f for f in folder.iterdir() if f.is_file()), key=lambda f: -f.stat().st_mtime):
+        kept += file.stat().st_size
+        if kept > most:
+            with suppress(OSError):  # in use, on Windows: the next time
+                file.unlink()
+
+
 def file_to_write(path: Path, suffix: str = "") -> Path:
     """`path`, with `suffix` added if it lacks it, and its folder made: to be asked before long work.
 

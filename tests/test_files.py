@@ -7,6 +7,7 @@ import json
 import os
 import struct
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from loras import MODULES, STRUCTURE, STYLE, TO_Q, blora, pair, random
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from rechar_core import files, keys
+from rechar_core import files, keys, storage
 from rechar_core.errors import FileError, ImageError, LoraError
 from rechar_core.lora import BLora, LoraPair
 
@@ -609,3 +610,14 @@ def test_what_was_read_is_not_tied_to_the_file(tmp_path):
     back = files.read(path)
     files.write(BLora({f"{STRUCTURE}.proj_in": pair(1)}), path)
     assert torch.equal(back.pairs[f"{STRUCTURE}.proj_in"].down, pair().down)
+
+
+def test_a_folder_keeps_what_was_used_last(tmp_path: Path) -> None:
+    """A failure means that the cache of trainings grows for ever, or forgets what was used a moment ago."""
+    for number in range(4):
+        file = tmp_path / f"{number}.safetensors"
+        file.write_bytes(b"x" * 10)
+        os.utime(file, (number, number))
+    os.utime(tmp_path / "0.safetensors", (9, 9))
+    storage.drop_oldest(tmp_path, 25)
+    assert sorted(p.stem for p in tmp_path.iterdir()) == ["0", "3"]

@@ -105,6 +105,18 @@ def test_an_unchanged_job_is_never_trained_twice(comfy: Server):
     assert first.text("loss") == second.text("loss")
 
 
+def test_a_damaged_copy_of_a_training_is_made_anew(comfy: Server):
+    """A failure means that a full disk or a crash spoils a job for ever."""
+    workflow = demo(train=train(seed=35), loss=show(["train", 3]))
+    first = done(comfy.run(workflow))
+    folder = comfy.base / "user" / "rechar" / "trainings"
+    newest = max(folder.glob("*.safetensors"), key=lambda file: file.stat().st_mtime)
+    newest.write_bytes(newest.read_bytes()[:-100])
+    done(comfy.run(demo(**draw(graphs.MODEL))))
+    assert done(comfy.run(workflow)).text("loss") == first.text("loss")
+    assert "It is trained anew." in comfy.log()
+
+
 def test_a_cancelled_training_goes_on_to_the_same_result(comfy: Server):
     """A failure means that cancelling loses work, breaks the server, or changes what is learnt."""
 

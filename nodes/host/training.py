@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from ...rechar_core import charts, files
+from ...rechar_core.errors import ReCharError
 from ...rechar_core.lora import BLora
+from ...rechar_core.storage import drop_oldest
 from ...rechar_core.training import checkpoint
 from ...rechar_core.training.company import Company
 from ...rechar_core.training.denoiser import LatentMoments
@@ -28,15 +30,15 @@ from .progress import Progress, latent_preview
 _PREVIEWS = 40  # at most this many a run; each costs one forward pass
 _PREVIEW_TIMESTEP = 700  # noisy enough that what is drawn comes from the LoRA, not from the picture
 _SAVE_EVERY = 250  # steps between safety copies of the state
+_CACHE_BYTES = 10_000_000_000  # some 90 trainings at rank 64
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a run gave. losses: one a step; cached: it was trained before and only read now."""
+    """What a run gave. losses: one a step."""
 
     blora: BLora
     losses: list[float]
-    cached: bool
 
 
 def train(
@@ -60,13 +62,16 @@ def train(
             for each in _recipes(recipe, seeds)
         ]
         runs = {cache_folder() / f"{_job_hash(training)}.safetensors": training for training in made}
-        missing = {kept: training for kept, training in runs.items() if not kept.is_file()}
+        found = {kept: _read(kept) for kept in runs}
+        missing = {kept: training for kept, training in runs.items() if found[kept] is None}
         if missing:
             _run({kept.with_suffix(".state"): training for kept, training in missing.items()}, denoiser)
         for kept, training in missing.items():
             blora, losses = training.blora(), json.dumps(training.loss_values())
             files.write(replace(blora, metadata={**blora.metadata, "training_losses": losses}), kept)
-    return [_read(kept, kept not in missing) for kept in runs]
+            found[kept] = _read(kept)
+    drop_oldest(cache_folder(), _CACHE_BYTES)
+    return [trained for trained in found.values() if trained is not None]
 
 
 def _recipes(recipe: TrainingRecipe, seeds: int) -> list[TrainingRecipe]:
@@ -143,6 +148,15 @@ def _job_hash(training: Training) -> str:
     return hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _read(kept: Path, cached: bool) -> Trained:
-    blora = files.read(kept)
-    return Trained(blora, json.loads(blora.metadata["training_losses"]), cached)
+def _read(kept: Path) -> Trained | None:
+    """What was trained before; None if there is no such file, or a damaged one, whose job is trained anew."""
+    if not kept.is_file():
+        return None
+    try:
+        blora = files.read(kept)
+        trained = Trained(blora, json.loads(blora.metadata["training_losses"]))
+    except (ReCharError, KeyError, ValueError) as error:
+        logging.getLogger(__name__).warning("ReChar: %s It is trained anew.", error)
+        return None
+    kept.touch()  # what is used is kept longest
+    return trained
