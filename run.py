@@ -20,8 +20,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent
 OLDEST, NEWEST = (3, 10), (3, 13)
@@ -190,9 +192,22 @@ def test(python: Path, rest: Sequence[str]) -> int:
             if status != 0:
                 say(f"{name} failed: see above" if status != STOPPED else "stopped")
                 return status
+        return all_tests([python, "-m", "pytest", "tests"])
     say("tests")
     named = any((ROOT / word.split("::")[0]).exists() for word in rest if not word.startswith("-"))
     return call([python, "-m", "pytest", *([] if named else ["tests"]), *rest], ROOT)
+
+
+def all_tests(command: Sequence[str | Path]) -> int:
+    """The tests in a ComfyUI beside the others, on a core of their own; what they print comes at the end."""
+    say("tests without a ComfyUI; those in one run beside them")
+    with ThreadPoolExecutor(1) as beside:
+        hosted = beside.submit(captured, [*command, "-m", "host"], ROOT)
+        status = call([*command, "-m", "not host"], ROOT)
+        say("tests in a ComfyUI")
+        hosted_status, printed = hosted.result()
+    print(printed, flush=True)
+    return status or hosted_status
 
 
 def lint(python: Path) -> int:
@@ -242,6 +257,13 @@ def call(command: Sequence[str | Path], folder: Path) -> int:
             finally:
                 process.kill()
             return STOPPED
+
+
+def captured(command: Sequence[str | Path], folder: Path) -> tuple[int, str]:
+    """Run a command in `folder`; its exit status and all that it printed."""
+    streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    done = subprocess.run(command, cwd=folder, encoding="utf-8", errors="replace", check=False, **streams)
+    return done.returncode, done.stdout
 
 
 if __name__ == "__main__":

@@ -160,13 +160,24 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The commands run.py would start; each succeeds."""
     made: list[list[str]] = []
     monkeypatch.setattr(run, "call", lambda command, folder: made.append([str(c) for c in command[2:]]) or 0)
+    monkeypatch.setattr(run, "captured", lambda command, folder: (run.call(command, folder), "told"))
     return made
 
 
 def test_all_of_the_tests(calls: list[list[str]]) -> None:
     assert run.main(["test", "--here"]) == 0
-    assert [call[0] for call in calls] == ["ruff", "ruff", "mypy", "pytest"]
-    assert calls[-1] == ["pytest", "tests"]
+    assert [call[0] for call in calls] == ["ruff", "ruff", "mypy", "pytest", "pytest"]
+    assert sorted(calls[-2:]) == [["pytest", "tests", "-m", "host"], ["pytest", "tests", "-m", "not host"]]
+
+
+@pytest.mark.parametrize(("status", "hosted"), [(0, 1), (1, 0)])
+def test_either_half_of_the_tests_can_fail_the_whole(
+    status: int, hosted: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    """With real processes. A failure means that a red test in a ComfyUI is not seen."""
+    script = f"import sys\nprint('seen')\nsys.exit({hosted} if sys.argv[-1] == 'host' else {status})"
+    assert run.all_tests([sys.executable, "-c", script]) == 1
+    assert capfd.readouterr().out.count("seen") == 2
 
 
 @pytest.mark.parametrize(
