@@ -217,6 +217,51 @@ def test_out_of_memory_in_the_optimizer_is_survived_where_nothing_was_changed_ye
                 tiny.finish(run)
 
 
+def test_out_of_memory_while_the_optimizer_makes_its_state_leaves_none_of_it(pipe, monkeypatch):
+    """A failure means a KeyError in the repeated step: some moments are there, others not."""
+    straight = tiny.finish(tiny.training(pipe, {"steps": 4}))
+    run, whole, calls = tiny.training(pipe, {"steps": 4}), torch.zeros_like, []
+
+    def scarce(*args, **kwargs):
+        calls.append(len(run.optimizer.state))
+        if len(calls) == 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(*args, **kwargs)
+
+    monkeypatch.setattr(torch, "zeros_like", scarce)
+    assert tiny.finish(run).mode == "normal"
+    assert calls[3] == 2  # the second parameter had half of its state
+    theirs = deltas(straight.blora())
+    assert (deltas(run.blora()) - theirs).norm() / theirs.norm() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("error", "survived"),
+    [
+        (RuntimeError("MPS backend out of memory (MPS allocated: 8.9 GB)"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+    ],
+)
+def test_out_of_memory_by_its_other_names(pipe, error, survived):
+    """A failure means that MPS has no ladder of memory modes, or that any error is taken for a full memory."""
+    run = tiny.training(pipe)
+    whole, fails = run.denoiser.suffix, [error]
+
+    def suffix(prefix, conditioning):
+        if fails:
+            raise fails.pop()
+        return whole(prefix, conditioning)
+
+    run.denoiser.suffix = suffix
+    if survived:
+        assert tiny.finish(run).mode == "normal"
+    else:
+        with pytest.raises(RuntimeError, match="illegal memory access"):
+            tiny.finish(run)
+
+
 def test_out_of_memory_on_the_last_rung_is_one_sentence(pipe):
     run, told = small(pipe, [("normal", 0), ("low", 0)], mode="normal")
     with pytest.raises(TrainingError, match="memory mode low; choose a lower resolution, rank or batch_size"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,8 @@ from .recipe import TrainingRecipe
 OutOfMemory = getattr(
     torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError
 )  # the first name came with torch 2.5
+# what MPS, cuBLAS and cuDNN raise instead is told from other RuntimeErrors by its words alone
+_NO_MEMORY = re.compile(r"out of memory|_STATUS_ALLOC_FAILED|_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED")
 _CHECK_EVERY = 25  # steps between looks at the loss: reading it makes a GPU wait
 
 
@@ -47,7 +50,7 @@ class Share:
 
 
 class Training:
-    """One run. Iterate `steps()` to its end, then take `blora()`; break off at any step and take `state` instead.
+    """One run. Iterate `steps()` to its end, then take `blora()`; broken off between steps, `checkpoint.save` it.
 
     pictures: the VAE's moments of each picture. conditioning: of the recipe's prompt. draws: injectable randomness.
     mode: how to compute, chosen by the caller, who knows the free memory; tell: takes a sentence for the user.
@@ -121,7 +124,9 @@ class Training:
             ready = made()
             with torch.enable_grad():
                 loss = self._backward(ready)
-        except OutOfMemory:
+        except RuntimeError as error:
+            if not ran_out(error):
+                raise
             return None
         if not self.losses:
             self.adapters.check_gradients()
@@ -130,6 +135,8 @@ class Training:
         except OutOfMemory:
             if not self._can_repeat_update:
                 raise
+            if not self.losses:  # it makes its moments in the first step, and some are there already
+                self.optimizer.state.clear()
             return None
         return loss
 
@@ -201,3 +208,8 @@ class Training:
     def blora(self) -> BLora:
         """The B-LoRA as trained so far. Raises TrainingError if it is unusable (NaN, or nothing learnt)."""
         return self.adapters.to_blora(self.recipe)
+
+
+def ran_out(error: RuntimeError) -> bool:
+    """Whether the error says that the device's memory does not suffice."""
+    return isinstance(error, OutOfMemory) or bool(_NO_MEMORY.search(str(error)))
