@@ -194,7 +194,7 @@ def _restyle_options(sub: argparse.ArgumentParser) -> None:
     add("--style-alpha", type=float, default=1.0)
     add("--structure", type=Path, help="sdxl: B-LoRA of the object, which keeps its form at a high strength")
     add("--prompt", help="sdxl: instead of one made from object and style")
-    add("--guidance", type=float, default=5.0, help="sdxl: classifier-free scale")
+    add("--guidance", type=float, help="sdxl: classifier-free scale (5; with the model 'demo' its own)")
     add("--strength", type=float, default=0.6, help="sdxl: how much is drawn anew, up to 1")
     add("--steps", type=int, help="30 for sdxl, 201 for clip")
     add("--clip", type=Path, help="clip: a folder with a CLIP model")
@@ -207,6 +207,8 @@ def _restyle(options: argparse.Namespace) -> None:
     from .restyle import RestyleJob, restyle
 
     given = {name: value for name, value in vars(options).items() if name != "command"}
+    if options.guidance is None:
+        given["guidance"] = defaults.drawing(options.model).get("guidance", RestyleJob.guidance)
     print(restyle(RestyleJob(**given)))
 
 
