@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+CLIP_STATISTICS = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # mean, deviation
 LATENT_SCALE = 8  # pixels a latent cell, SDXL's VAE
 LABEL_FONT = (
     Path(__file__).parent / "fonts" / "ReCharCJK.otf"

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .errors import ImageError
+from .images import rgb
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,7 +37,7 @@ def structure_map(kind: str, image: Tensor | None = None, mask: Tensor | None = 
     elif image is None:
         raise ImageError("There is nothing to map: connect a MASK or an IMAGE.")
     elif kind == "canny-cv2":
-        sources = [picture[..., :3].float().cpu().numpy() for picture in image]
+        sources = [rgb(picture).cpu().numpy() for picture in image]
     else:
         sources = [ink(picture).numpy() for picture in image]
     maps = [torch.from_numpy(np.ascontiguousarray(KINDS[kind](s), dtype=np.float32)) for s in sources]
@@ -50,7 +51,7 @@ def ink(picture: Tensor) -> Tensor:
 
     from .glyph.picture import otsu
 
-    grey = picture[..., :3].float().cpu().mean(-1) if picture.ndim == 3 else picture.float().cpu()
+    grey = rgb(picture).cpu().mean(-1) if picture.ndim == 3 else picture.float().cpu()
     if float(grey.max() - grey.min()) < 0.02:
         return torch.zeros(grey.shape, dtype=torch.bool)
     dark = grey < otsu(grey)

@@ -6,6 +6,7 @@ Reads FOLDER/inputs.safetensors, FOLDER/adapter_N.safetensors and FOLDER/config.
 and FOLDER/about.json.
 """
 
+import copy
 import json
 
 from in_host import FOLDER, part, start
@@ -70,6 +71,11 @@ def manners(model, adapters):
     second = HOST.apply_references(first, both[1:], layout, scales)
     chained = predict(second, size)
     early = HOST.apply_references(model, both, layout, scales, start=0.0, end=0.3)
+    moved = model.clone()  # as by a Model Sampling node: sigmas ten times as large
+    sampling = copy.deepcopy(model.get_model_object("model_sampling"))
+    sampling.set_sigmas(sampling.sigmas * 10)
+    moved.add_object_patch("model_sampling", sampling)
+    late = HOST.apply_references(moved, both, layout, scales, start=0.0, end=0.3)
     return {
         "zero_is_plain": torch.equal(predict(zero, size), plain),
         "zero_patches": len(zero.model_options["transformer_options"].get("patches_replace", {})),
@@ -82,10 +88,21 @@ def manners(model, adapters):
         .item(),
         "before_the_end": (predict(early, size, sigma=14.0) - plain).abs().max().item(),
         "after_the_end": torch.equal(predict(early, size, sigma=0.1), plain),
+        "other_sampling": (predict(late, size, sigma=140.0) - plain).abs().max().item(),
+        "other_sampling_after": torch.equal(predict(late, size, sigma=1.0), plain),
+        "kept_patches": all(
+            a.branches[0] is b.branches[0]
+            for a, b in zip(patches_of(first), patches_of(first.clone()), strict=True)
+        ),
         "swapped_halves": (predict(first, size, halves=(0, 1)) - alone).abs().max().item(),
         **neighbours(model, one, scales, plain),
         **middle(model, one, scales, plain),
     }
+
+
+def patches_of(model):
+    """Our patches in a MODEL."""
+    return list(model.model_options["transformer_options"]["patches_replace"]["attn2"].values())
 
 
 def neighbours(model, one, scales, plain):
@@ -151,6 +168,10 @@ def vision():
         for mode in ("diffusers", "zeros", "black"):
             made = HOST.encode_reference(both, picture, role, None, mode, 1.0)
             found |= {f"{role}.seen": made.conditional, f"{role}.{mode}": made.unconditional}
+    paper = torch.cat([torch.zeros_like(picture), torch.zeros_like(picture[..., :1])], -1)  # all transparent
+    both_white = [
+        HOST.encode_reference(both, p, "style", None, "zeros", 1.0) for p in (paper, torch.ones_like(picture))
+    ]
     dropped = HOST.encode_reference(both, picture, "structure", keep, "diffusers", 1.0)
     found |= {"dropped.seen": dropped.conditional, "dropped.unseen": dropped.unconditional}
     errors = []
@@ -166,7 +187,13 @@ def vision():
             attempt()
         except Exception as error:
             errors.append(str(error))
-    about = {"widths": HOST.encoder_widths(encoder), "errors": errors, "unplaced": [*missing, *unexpected]}
+    clear, white = (made.conditional for made in both_white)
+    about = {
+        "transparent_is_white": torch.equal(clear, white),
+        "widths": HOST.encoder_widths(encoder),
+        "errors": errors,
+        "unplaced": [*missing, *unexpected],
+    }
     return found, about
 
 

@@ -53,6 +53,20 @@ def test_every_mode_draws_on_the_demo_model(painter: DiffusersPainter, mode: str
     assert not torch.equal(without.run()[0], result)
 
 
+def test_the_demos_own_files_draw_in_half_precision(painter: DiffusersPainter):
+    """As on a GPU, in bf16, which a CPU can compute. A failure means that fp32 weights meet half-precision latents."""
+    where = (torch.bfloat16, torch.device("cpu"))
+    half = DiffusersPainter(
+        base.load("demo", *where), readers(DEMO, DEMO, DEMO, *where), control_net(DEMO, *where)
+    )
+    picture = base_picture("glyph_luo")
+    mask, style = (picture.mean(-1) < 0.5).float(), {"style_image": base_picture("style_a")}
+    one, two = (
+        Passes(p, picture, mask, mode_named("tuned", 1, 1.0), 0, **style).run()[0] for p in (painter, half)
+    )
+    assert (one - two).abs().mean() < 0.05
+
+
 def base_picture(name: str) -> torch.Tensor:
     from rechar_core.images import read
 

@@ -221,6 +221,19 @@ def test_references_act_between_start_and_end(both: Both):
     assert both.about["before_the_end"] > 1e-3 and both.about["after_the_end"]
 
 
+def test_start_and_end_follow_a_model_sampling_node(both: Both):
+    """Sigmas ten times as large: 140 lies before the end then, and 1, which is before it otherwise, after it."""
+    assert both.about["other_sampling"] > 1e-3 and both.about["other_sampling_after"]
+
+
+def test_a_clone_holds_no_second_copy_of_the_references(both: Both):
+    assert both.about["kept_patches"]
+
+
+def test_a_transparent_picture_is_seen_as_white(both: Both):
+    assert both.about["transparent_is_white"]
+
+
 def test_other_packs_patches_keep_working(both: Both):
     """A patch that was there runs in its layers (2 + 2 + 2), one that joins afterwards is added while it is on."""
     assert both.about["their_calls"] == 6 and both.about["beside_theirs"] < 1e-5

@@ -64,7 +64,7 @@ ALLOWED: dict[str, set[str]] = {
     "soulstyler.grammar": {
         f"soulstyler.{name}" for name in ("language", "spans", "english", "chinese", "japanese")
     },
-    "soulstyler.pixels": set(),
+    "soulstyler.pixels": {"images"},
     "soulstyler.folders": {"errors"},
     "soulstyler.compose": {"errors", "images"},
     "soulstyler.guide": {"errors", "soulstyler.folders", "soulstyler.pixels"},

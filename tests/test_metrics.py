@@ -15,7 +15,7 @@ from rechar_core.glyph import find, known, open_face, render
 from rechar_core.metrics import legibility, pictures, segment, shapes
 from rechar_core.metrics.report import chart, to_json
 from rechar_core.metrics.score import Target, best_of, black_on_white, controls, leak, score, score_batch
-from rechar_core.structure_map import canny
+from rechar_core.structure_map import canny, skeleton
 
 PUBLISHED_SSIM = 0.8690
 
@@ -64,8 +64,9 @@ def test_overlap_of_two_boxes():
 def test_a_broken_stroke_loses_its_length_and_a_thin_one_nothing():
     stroke = box(28, 4, 9, 56)
     thin, broken = box(31, 4, 3, 56), stroke & ~box(0, 20, 64, 14)
-    assert shapes.skeleton_recall(stroke, thin) == 1
-    assert shapes.skeleton_recall(stroke, broken) == pytest.approx(1 - 14 / 48, abs=0.03)
+    bones = skeleton(stroke)
+    assert shapes.covered(bones, thin) == 1
+    assert shapes.covered(bones, broken) == pytest.approx(1 - 14 / 48, abs=0.03)
     assert shapes.iou(stroke, thin) == pytest.approx(1 / 3)
 
 
@@ -209,7 +210,6 @@ def test_a_picture_is_ranked_among_the_characters_that_look_most_alike():
     assert legibility.rank(masks["大"], dog, others) == 2
     blank = segment.glyph_mask(np.ones((96, 96, 3)), dog)
     assert legibility.rank(blank, dog, others) == 5
-    assert legibility.mean_reciprocal_rank([1, 2, 4]) == pytest.approx(7 / 12)
 
 
 # Batches
@@ -228,6 +228,24 @@ def test_scores_of_a_batch_and_the_best_of_it(luo: np.ndarray):
     assert ranks["best_first"] == [2, 1, 0] and torch.equal(best, images[[2, 1]])
     assert best_of(images, mask, style, "style", 1)[1]["best_first"][-1] == 0
     assert best_of(images, mask, style, "both", 9)[0].shape[0] == 3
+
+
+def test_transparency_counts_as_white(luo: np.ndarray):
+    """ReChar Word's page: ink with alpha on nothing, which is black underneath. A failure means it is scored on black."""
+    mask = torch.from_numpy(luo).float()
+    page = torch.cat([torch.zeros(1, *luo.shape, 3), mask[None, ..., None]], -1)
+    (scores,) = score_batch(page, mask, page)["pictures"]
+    assert scores["iou"] > 0.99 and scores["ssim_grey"] > 0.99 and scores["colour_distance"] == 0
+    assert chart(score_batch(page, mask), page, mask).shape[-1] == 3
+    assert torch.equal(best_of(page, mask, None, "structure", 1)[0], page)
+
+
+def test_each_picture_is_told_when_it_is_done(luo: np.ndarray):
+    """A failure means no progress and no cancel within a batch."""
+    images, mask, told = torch.ones(2, *luo.shape, 3), torch.from_numpy(luo).float(), []
+    score_batch(images, mask, None, told.append)
+    best_of(images, mask, None, "structure", 1, told.append)
+    assert told == [1, 2, 1, 2]
 
 
 def test_nonsense_is_refused(luo: np.ndarray):

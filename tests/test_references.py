@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 
@@ -175,6 +176,13 @@ def test_the_official_grid_of_another_aspect_is_not_the_layers_own():
     assert official_grid((1024, 1024), 48 * 64) == (56, 54)  # another aspect: 48 cells are padded with 0
 
 
+def test_a_very_flat_mask_has_an_official_grid():
+    """Where diffusers divides by zero."""
+    assert official_grid((4, 4096), 256) == (1, 256)
+    layout = Layout({"structure": torch.ones(4, 4096)}, mask_mode="official")
+    assert layout.weights(["structure"], (1, 256))[1][0].shape == (1, 256, 1)
+
+
 @pytest.mark.parametrize(("reading", "tau"), [*itertools.product(["off", "R1", "R2"], [0.3, 1.0])])
 def test_a_mask_confines_the_effect(states: list[adapters.State], reading: str, tau: float):
     """Outside a reference's mask a layer's output does not depend on the reference's picture ("off" and R2)."""
@@ -189,6 +197,23 @@ def test_a_mask_confines_the_effect(states: list[adapters.State], reading: str, 
     moved = (one - two).abs().amax(-1).view(16, 16)
     assert moved[:, :8].min() > 1e-4
     assert (moved[:, 8:].max() == 0) == (reading != "R1")  # R1's softmax leaves a share everywhere
+
+
+def test_a_third_half_is_unconditional(states: list[adapters.State]):
+    """Perp-Neg's empty prompt, 2 in the host's numbering. A failure means an IndexError in the middle of sampling."""
+    branch = reference(adapter_of(states[1], "x")).at_layer(0, 1.0)
+    query = torch.randn(3, 16, branch.keys.shape[-1], generator=torch.Generator().manual_seed(0))
+    found = branch.look(query, (2, 1, 0), 1)
+    for row, half in enumerate((1, 1, 0)):
+        assert torch.allclose(found[row], branch.look(query[row : row + 1], (half,), 1)[0], atol=1e-6)
+
+
+def test_copies_of_a_branch_and_a_layout_are_themselves(states: list[adapters.State]):
+    """The host deep-copies patches at every clone. A failure means another copy of all keys and values each time."""
+    branch = reference(adapter_of(states[1], "x")).at_layer(0, 1.0)
+    layout = halves_layout("R2")
+    assert copy.deepcopy([branch, layout]) == [branch, layout]
+    assert all(a is b for a, b in zip(copy.deepcopy([branch, layout]), (branch, layout), strict=True))
 
 
 # Layout maps
@@ -387,6 +412,9 @@ def test_pictures_of_a_batch_lie_side_by_side(states: list[adapters.State]):
     made = reference_of(adapter, "style", seen, nothing)
     assert torch.equal(made.conditional, adapter.tokens(seen).flatten(0, 1))
     assert made.unconditional.shape == made.conditional.shape == (18, CONTEXT)
+    kept = torch.ones(2, 16, dtype=torch.bool)
+    with pytest.raises(AdapterError, match="2 masks for 3 reference pictures"):
+        reference_of(adapter, "style", seen, nothing, kept)
     with pytest.raises(AdapterError, match="no role 'content'"):
         reference_of(adapter, "content", seen, nothing)
 

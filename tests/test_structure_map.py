@@ -132,6 +132,15 @@ def test_mask_and_picture_of_a_glyph_give_the_same_map(kind: str):
     assert torch.equal(from_mask[:1], structure_map(kind, picture)) or kind == "canny-cv2"
 
 
+def test_transparency_is_white_paper():
+    """A failure means that a cut-out glyph, black under its alpha, is a black square."""
+    glyph = torch.from_numpy(disc()).float()
+    page = torch.cat([torch.zeros(1, 64, 64, 3), glyph[None, ..., None]], -1)
+    picture = (1 - glyph)[None, ..., None].expand(-1, -1, -1, 3)
+    for kind in KINDS:
+        assert torch.equal(structure_map(kind, page), structure_map(kind, picture))
+
+
 def test_nonsense_is_refused():
     with pytest.raises(ImageError, match="connect a MASK or an IMAGE"):
         structure_map("fill")

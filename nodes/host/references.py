@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...rechar_core.errors import FileError
+from ...rechar_core.images import rgb
 from ...rechar_core.references.attention import Branch, Reference, blend
 from ...rechar_core.references.encoding import kept_parts, reference_of
 from ...rechar_core.references.errors import AdapterError
@@ -91,7 +92,7 @@ def encode_reference(
 ) -> Reference:
     """A reference from IMAGE (B, H, W, C), all its pictures, and an optional MASK (B, H, W) of what to keep of them."""
     adapter = adapters.for_role(role)
-    seen = _features(adapter, adapters.encoder.encode_image(image))
+    seen = _features(adapter, adapters.encoder.encode_image(rgb(image)))
     kept = kept_parts(mask, (image.shape[1], image.shape[2]), seen)
     unseen = _nothing(adapter, adapters.encoder, seen[:1], uncond)
     return reference_of(adapter, role, seen, unseen, kept, weight)
@@ -160,7 +161,7 @@ def _window(model: Any, start: float, end: float) -> tuple[float, float] | None:
         raise AdapterError(
             f"The references run from {start:g} to {end:g}; start must not be after end, in 0 to 1."
         )
-    sampling = model.model.model_sampling
+    sampling = model.get_model_object("model_sampling")  # of a Model Sampling node, where there is one
     return (
         None if (start, end) == (0, 1) else (sampling.percent_to_sigma(start), sampling.percent_to_sigma(end))
     )

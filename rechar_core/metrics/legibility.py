@@ -31,11 +31,6 @@ def rank(found: Array, target: Array, others: Sequence[Array]) -> int:
     return 1 + sum(iou(other, found) >= own for other in others)
 
 
-def mean_reciprocal_rank(ranks: Sequence[int]) -> float:
-    """1 where every picture is read right; blank pictures among N rivals give 1 / (N + 1)."""
-    return sum(1 / place for place in ranks) / len(ranks)
-
-
 def coarse(mask: Array) -> Array:
     """A mask as shares of ink on at most 64 x 64 cells."""
     import torch

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from ..images import sheet, to_pil, to_tensor
+from ..images import rgb, sheet, to_pil, to_tensor
 from .score import Scores, controls, target_of
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def chart(found: dict[str, Any], images: Tensor, mask: Tensor) -> Tensor:
 
     target = target_of(mask, (images.shape[1], images.shape[2]))
     pictures = [
-        (f"{number}  {_label(scores)}", to_pil(image[..., :3].movedim(-1, 0)))
+        (f"{number}  {_label(scores)}", to_pil(rgb(image).movedim(-1, 0)))
         for number, (image, scores) in enumerate(zip(images, found["pictures"]))
     ]
     judged = [

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ImageError
+from ..images import rgb
 from ..structure_map import canny, skeleton
 from .pictures import colour_distance, grey, ssim
 from .segment import glyph_mask, otsu_masks
@@ -91,30 +92,56 @@ def black_on_white(mask: Array) -> Array:
     return np.repeat(np.where(mask, 0.0, 1.0)[..., None], 3, -1)
 
 
-def score_batch(images: Tensor, mask: Tensor, style: Tensor | None = None) -> dict[str, Any]:
+def score_batch(
+    images: Tensor,
+    mask: Tensor,
+    style: Tensor | None = None,
+    done: Callable[[int], None] = lambda number: None,
+) -> dict[str, Any]:
     """{"pictures": scores of each of IMAGE (B, H, W, C), "controls": scores by the control's name, "leak"}.
 
-    mask: MASK (h, w) or (B, h, w), its first taken, scaled to the pictures. Raises ImageError on an empty glyph.
+    mask: MASK (h, w) or (B, h, w), its first taken, scaled to the pictures. done: called with the number of pictures
+    that are scored, after each. Raises ImageError on an empty glyph.
     """
-    glyph = Target(target_of(mask, (images.shape[1], images.shape[2])))
-    like = None if style is None else style[0, ..., :3].double().cpu().numpy()
+    glyph, like, scores = _scored(images, mask, style, done)
     made = {
-        "pictures": [score(image[..., :3].double().cpu().numpy(), glyph, like) for image in images],
+        "pictures": scores,
         "controls": {name: score(picture, glyph, like) for name, picture in controls(glyph.mask).items()},
     }
     return made if like is None else {**made, "leak": leak(like, glyph.mask)}
 
 
 def best_of(
-    images: Tensor, mask: Tensor, style: Tensor | None, by: str, count: int
+    images: Tensor,
+    mask: Tensor,
+    style: Tensor | None,
+    by: str,
+    count: int,
+    done: Callable[[int], None] = lambda number: None,
 ) -> tuple[Tensor, dict[str, Any]]:
     """The `count` best of IMAGE (B, H, W, C), best first, and the scores of all with their ranks."""
-    glyph = Target(target_of(mask, (images.shape[1], images.shape[2])))
-    like = None if style is None else style[0, ..., :3].double().cpu().numpy()
-    scores = [score(image[..., :3].double().cpu().numpy(), glyph, like) for image in images]
+    _check_rank(by, style is not None)
+    _, _, scores = _scored(images, mask, style, done)
     order = ranked(scores, by)
     values = [RANKS[by](s) for s in scores]
     return images[order[:count]], {"rank_by": by, "best_first": order, "values": values, "pictures": scores}
+
+
+def _scored(
+    images: Tensor, mask: Tensor, style: Tensor | None, done: Callable[[int], None]
+) -> tuple[Target, Array | None, list[Scores]]:
+    """The glyph, the style picture (h, w, 3) and each picture's scores; transparency counts as white."""
+    glyph = Target(target_of(mask, (images.shape[1], images.shape[2])))
+    like = None if style is None else _pixels(style[0])
+    scores = []
+    for image in images:
+        scores.append(score(_pixels(image), glyph, like))
+        done(len(scores))
+    return glyph, like, scores
+
+
+def _pixels(image: Tensor) -> Array:
+    return rgb(image).double().cpu().numpy()
 
 
 def target_of(mask: Tensor, size: tuple[int, int]) -> Array:
@@ -132,11 +159,16 @@ def target_of(mask: Tensor, size: tuple[int, int]) -> Array:
 
 def ranked(scores: list[Scores], by: str) -> list[int]:
     """Indices of the pictures, the best first. Raises ImageError where the measure is missing."""
+    _check_rank(by, all("colour_distance" in s for s in scores))
+    return sorted(range(len(scores)), key=lambda i: -RANKS[by](scores[i]))
+
+
+def _check_rank(by: str, styled: bool) -> None:
+    """styled: whether there is a style picture to rank by."""
     if by not in RANKS:
         raise ImageError(f"Pictures cannot be ranked by '{by}'; choose one of {', '.join(RANKS)}.")
-    if by != "structure" and any("colour_distance" not in s for s in scores):
+    if by != "structure" and not styled:
         raise ImageError(f"To rank by {by}, connect the style picture; or rank by structure.")
-    return sorted(range(len(scores)), key=lambda i: -RANKS[by](scores[i]))
 
 
 def _bytes(picture: Array) -> Array:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..structure_map import skeleton
-
 Array = Any
 
 TOLERANCE = 0.005  # of the diagonal: how far an edge may lie from the target's and still count
@@ -25,13 +23,11 @@ def dice(target: Array, found: Array) -> float:
     return float(2 * (target & found).sum() / total) if total else 1.0
 
 
-def skeleton_recall(target: Array, found: Array) -> float:
-    """The part of the target's skeleton that is covered: broken strokes count by their length, not their width."""
-    return covered(skeleton(target), found)
-
-
 def covered(part: Array, found: Array) -> float:
-    """The share of a mask that another covers; 1 for an empty one."""
+    """The share of a mask that another covers; 1 for an empty one.
+
+    Of a skeleton it is the skeleton recall: broken strokes count by their length, not their width.
+    """
     return float((part & found).sum() / part.sum()) if part.any() else 1.0
 
 

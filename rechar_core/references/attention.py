@@ -44,20 +44,29 @@ class Reference:
 
 @dataclass(frozen=True)
 class Branch:
-    """A reference at one layer. keys, values: (2, T, layer width), conditional first. scale: its strength."""
+    """A reference at one layer. keys, values: (2, T, layer width), conditional first. scale: its strength.
+
+    Copies are the object itself: nothing changes it, and the host deep-copies every patch when a MODEL is cloned.
+    """
 
     role: str
     scale: float
     keys: Tensor
     values: Tensor
 
+    def __deepcopy__(self, _: Any) -> Branch:
+        return self
+
     def to(self, *where: Any) -> Branch:
         """The same on another device or in another precision."""
         return replace(self, keys=self.keys.to(*where), values=self.values.to(*where))
 
     def look(self, query: Tensor, halves: Sequence[int], heads: int, attention: Attend = attend) -> Tensor:
-        """Attention of query (B, N, C); the batch falls into equal parts, one for each entry of `halves`."""
-        rows = [half for half in halves for _ in range(len(query) // len(halves))]
+        """Attention of query (B, N, C); the batch falls into equal parts, one for each entry of `halves`.
+
+        Perp-Neg asks for a third prompt, the empty one, as 2: what is not conditional is unconditional.
+        """
+        rows = [min(half, UNCONDITIONAL) for half in halves for _ in range(len(query) // len(halves))]
         key, value = (t[rows].to(query) for t in (self.keys, self.values))
         return attention(query, key, value, heads)
 

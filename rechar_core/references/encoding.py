@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..images import CLIP_STATISTICS, rgb
 from .attention import Reference
 from .errors import AdapterError
 from .layout import ROLES
@@ -12,7 +13,6 @@ from .projection import Adapter
 if TYPE_CHECKING:
     from torch import Tensor
 
-_MEAN, _SPREAD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's
 _TOUCH = 0.02  # of a token's area: the strokes of a glyph are narrower than a token
 
 
@@ -27,7 +27,8 @@ def reference_of(
     """A reference from image features: seen (B, ...), unseen (1, ...), pooled (plain) or hidden states (plus).
 
     kept: (B, N - 1) bool, the image tokens that stay. With it the dropped ones leave the sequence, and with them the
-    first token, which has seen the whole picture. Raises AdapterError if nothing would be left.
+    first token, which has seen the whole picture. Raises AdapterError if nothing would be left, and unless there is one
+    mask for all pictures or one for each.
     """
     import torch
 
@@ -37,6 +38,10 @@ def reference_of(
         rows = adapter.tokens(seen)
         none = adapter.tokens(unseen).expand(len(seen), -1, -1)
         return Reference(adapter, role, rows.flatten(0, 1), none.flatten(0, 1), weight)
+    if len(kept) not in (1, len(seen)):
+        raise AdapterError(
+            f"There are {len(kept)} masks for {len(seen)} reference pictures; give one mask, or one for each picture."
+        )
     parts = [_kept(adapter, kept[i if len(kept) > 1 else 0]) for i in range(len(seen))]
     rows = torch.cat([adapter.tokens(seen[i : i + 1, part])[0] for i, part in enumerate(parts)])
     none = torch.cat([adapter.tokens(unseen[:, part])[0] for part in parts])
@@ -65,7 +70,7 @@ def clip_pixels(images: Tensor, side: int) -> Tensor:
     import torch
     import torch.nn.functional as F
 
-    pictures = images[..., :3].float().movedim(-1, 1)
+    pictures = rgb(images).movedim(-1, 1)
     height, width = pictures.shape[-2:]
     if (height, width) != (side, side):
         scale = side / min(height, width)
@@ -74,7 +79,7 @@ def clip_pixels(images: Tensor, side: int) -> Tensor:
         top, left = (size[0] - side) // 2, (size[1] - side) // 2
         pictures = pictures[:, :, top : top + side, left : left + side]
     pictures = (255 * pictures).clamp(0, 255).round() / 255
-    mean, spread = (torch.tensor(v, device=pictures.device).view(3, 1, 1) for v in (_MEAN, _SPREAD))
+    mean, spread = (torch.tensor(v, device=pictures.device).view(3, 1, 1) for v in CLIP_STATISTICS)
     return (pictures - mean) / spread
 
 

@@ -31,6 +31,7 @@ class Layout:
     """Maps of the branches, (H, W) in 0..1 by "text", "structure" and "style"; one without a map acts everywhere.
 
     reading: "off", "R1" or "R2". temperature: tau of both. mask_mode: how a map comes to a layer's grid.
+    Copies are the object itself: nothing changes it, and the host deep-copies every patch when a MODEL is cloned.
     """
 
     masks: Mapping[str, Tensor] = field(default_factory=dict)
@@ -55,6 +56,9 @@ class Layout:
                 raise AdapterError(
                     f"The {role} mask has the shape {tuple(mask.shape)}; give one (height, width)."
                 )
+
+    def __deepcopy__(self, _: Any) -> Layout:
+        return self
 
     def weights(self, roles: Sequence[str], grid: Grid) -> tuple[Tensor | None, list[Tensor | None]]:
         """The text's weight and each reference's on a layer's grid: (1, height * width, 1), None for 1 everywhere.
@@ -127,7 +131,9 @@ READINGS: Mapping[str, Callable[[Sequence[Tensor | None], float], list[Tensor | 
 
 def official_grid(mask: Grid, cells: int) -> Grid:
     """The grid that diffusers gives a mask (IPAdapterMaskProcessor.downsample); its area may differ from `cells`."""
-    height = int(math.sqrt(cells / (mask[1] / mask[0])))
+    height = max(
+        1, int(math.sqrt(cells / (mask[1] / mask[0])))
+    )  # diffusers divides by 0 for a very flat mask
     height += int(cells % height != 0)
     return height, cells // height
 

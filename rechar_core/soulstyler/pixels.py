@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+from ..images import CLIP_STATISTICS
+
+CLIP = CLIP_STATISTICS
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 

@@ -37,7 +37,7 @@ def readers(
     if str(encoder) == DEMO:
         from ..demo import extras
 
-        return Readers(*adapters, extras.load_encoder().to(device))
+        return Readers(*adapters, extras.load_encoder().to(device, dtype))
     from transformers import CLIPVisionModelWithProjection
 
     return Readers(*adapters, _folder(CLIPVisionModelWithProjection, encoder, "image encoder", dtype, device))
@@ -58,7 +58,7 @@ def control_net(folder: Path | None, dtype: torch.dtype, device: torch.device) -
     if str(folder) == DEMO:
         from ..demo import extras
 
-        return extras.load_controlnet().to(device)
+        return extras.load_controlnet().to(device, dtype)
     from diffusers import ControlNetModel
 
     net = _folder(ControlNetModel, folder, "ControlNet", dtype, device)
