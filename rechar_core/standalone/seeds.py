@@ -20,6 +20,7 @@ from ..training.company import Company
 from ..training.loop import Training
 from .defaults import drawing
 from .generate import Sampling, sample
+from .interrupt import StoppedBetweenSteps, held_back
 from .processes import processes, say
 from .train import SAVE_EVERY, TrainJob, load_base, prepare, read_pictures, write_log
 
@@ -52,14 +53,14 @@ def train_seeds(job: TrainJob, seeds: Sequence[int]) -> list[Path]:
         started, first = time.perf_counter(), company.done
         _run(company, jobs)
         seconds = (time.perf_counter() - started) / max(1, job.recipe.steps - first) / len(seeds)
+        picture = jpeg(pixels[0][0] / 2 + 0.5)
+        for each, training in zip(jobs, company.trainings, strict=True):
+            files.write(training.blora(), each.output, thumbnail=picture, title=each.output.stem)
+            each.state.unlink(missing_ok=True)
+            if each.log:
+                write_log(training, seconds, each.log)
         pipeline.to(here.device)
         page = _draw(pipeline, company, seeds, {"steps": _DRAWING, **drawing(job.model)})
-    picture = jpeg(pixels[0][0] / 2 + 0.5)
-    for each, training in zip(jobs, company.trainings, strict=True):
-        files.write(training.blora(), each.output, thumbnail=picture, title=each.output.stem)
-        each.state.unlink(missing_ok=True)
-        if each.log:
-            write_log(training, seconds, each.log)
     drawn = job.output.with_name(f"{job.output.stem}_seeds.png")
     write_bytes((png(page),), drawn)
     return [*(each.output for each in jobs), drawn]
@@ -98,17 +99,19 @@ def _run(company: Company, jobs: Sequence[TrainJob]) -> None:
                 checkpoint.save(training, job.state)
 
     total = jobs[0].recipe.steps
-    with tqdm(total=total, initial=company.done, desc="Training", unit="step", ascii=True) as bar:
-        try:
+    bar = tqdm(total=total, initial=company.done, desc="Training", unit="step", ascii=True)
+    try:
+        with bar, held_back() as between_steps:
             for steps in company.steps():
                 bar.update()
                 if steps[0].number % SAVE_EVERY == 0 and steps[0].number < total:
                     save()
-        except KeyboardInterrupt:
-            save()
-            raise KeyboardInterrupt(
-                f"Stopped at step {company.done} of {total}; the same command goes on from there."
-            ) from None
+                between_steps()
+    except StoppedBetweenSteps:
+        save()
+        raise KeyboardInterrupt(
+            f"Stopped at step {company.done} of {total}; the same command goes on from there."
+        ) from None
 
 
 def _draw(

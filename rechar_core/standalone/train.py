@@ -28,6 +28,7 @@ from ..training.memory import MemoryMode, choose
 from ..training.recipe import TrainingRecipe
 from .base import encode_picture, encode_prompt, load
 from .denoiser import DiffusersDenoiser
+from .interrupt import StoppedBetweenSteps, held_back
 from .processes import processes, say
 
 if TYPE_CHECKING:
@@ -82,8 +83,8 @@ class Team:
 def train(job: TrainJob) -> Path:
     """Trains and writes `job.output`; an unfinished run of the same job goes on where it was broken off.
 
-    On Ctrl-C the state is kept beside the output (`<output>.state`) and KeyboardInterrupt, saying so, goes on to the
-    caller.
+    On Ctrl-C the step under way is finished, the state is kept beside the output (`<output>.state`), and
+    KeyboardInterrupt, saying so, goes on to the caller. A second one stops at once and keeps the last safety copy.
     Raises ReCharError on bad input, before anything is written.
     """
     here = processes()
@@ -195,10 +196,9 @@ def _run(training: Training, state: Path, team: Team) -> None:
     from tqdm import tqdm
 
     total, first = training.recipe.steps, training.done
-    with tqdm(
-        total=total, initial=first, desc="Training", unit="step", disable=not team.bar, ascii=True
-    ) as bar:
-        try:
+    bar = tqdm(total=total, initial=first, desc="Training", unit="step", disable=not team.bar, ascii=True)
+    try:
+        with bar, held_back() as between_steps:
             for step in training.steps():
                 bar.update()
                 if step.number % 10 == 0 or step.number == total:
@@ -206,13 +206,14 @@ def _run(training: Training, state: Path, team: Team) -> None:
                 team.stepped(step)
                 if team.main and step.number % SAVE_EVERY == 0 and step.number < total:
                     checkpoint.save(training, state)
-        except KeyboardInterrupt:
-            if not (team.main and training.done):
-                raise
-            checkpoint.save(training, state)
-            raise KeyboardInterrupt(
-                f"Stopped at step {training.done} of {total}; the same command goes on from there ({state})."
-            ) from None
+                between_steps()
+    except StoppedBetweenSteps:
+        if not team.main:
+            raise
+        checkpoint.save(training, state)
+        raise KeyboardInterrupt(
+            f"Stopped at step {training.done} of {total}; the same command goes on from there ({state})."
+        ) from None
 
 
 def write_log(training: Training, seconds_per_step: float, path: Path) -> None:
