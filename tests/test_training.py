@@ -184,6 +184,23 @@ def test_another_picture_or_model_does_not_resume(pipe, tmp_path):
             checkpoint.resume(tiny.training(other), tmp_path / "state")
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"prediction_type": "v_prediction"}, "prediction epsilon -> v_prediction"),
+        ({"beta_end": 0.013}, "another noise schedule"),
+    ],
+)
+def test_another_prediction_type_or_noise_schedule_does_not_resume(pipe, tmp_path, changes, words):
+    """A failure means that two bases of the same weights share a state, or the node's kept LoRA."""
+    run = tiny.training(pipe)
+    next(run.steps())
+    checkpoint.save(run, tmp_path / "state")
+    other = DiffusersDenoiser(pipe.unet, {**pipe.scheduler.config, **changes})
+    with pytest.raises(RecipeError, match=words):
+        checkpoint.resume(tiny.training(pipe, denoiser=other), tmp_path / "state")
+
+
 def test_nan_loss_stops_at_once(pipe):
     run = tiny.training(pipe)
     run.denoiser.suffix = lambda p, c: p.skips[0][:, :4] * run.adapters.parameters()[1].sum() * float("nan")

@@ -144,7 +144,7 @@ def _mode(recipe: TrainingRecipe, denoiser: HostDenoiser, pictures: list[LatentM
 
 
 def _job_hash(training: Training) -> str:
-    job = {**checkpoint.job(training), "version": 1}
+    job = {**checkpoint.job(training), "version": 2}
     return hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()[:32]
 
 

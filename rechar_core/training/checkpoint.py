@@ -15,7 +15,13 @@ from ..errors import RecipeError
 from ..files import read_state, write_state
 from .loop import Training
 
-_FORMAT = "rechar training state 1"
+_FORMAT = "rechar training state 2"  # 2: prediction and noise schedule are part of the job
+_HASHED = {  # name in a job -> what a message calls it
+    "picture": "picture",
+    "conditioning": "conditioning",
+    "model": "model",
+    "schedule": "noise schedule",
+}
 
 
 def save(training: Training, path: Path) -> None:
@@ -43,8 +49,8 @@ def save(training: Training, path: Path) -> None:
 def resume(training: Training, path: Path) -> None:
     """Puts `training` (newly made) where the run saved at `path` was broken off.
 
-    Raises RecipeError if that run was of another recipe, picture, prompt or model, saying which; FileError if the
-    file is damaged.
+    Raises RecipeError if that run was of another recipe, picture, prompt, model, prediction type or noise schedule,
+    saying which; FileError if the file is damaged.
     """
     tensors, metadata = read_state(path)
     if metadata.get("format") != _FORMAT:
@@ -68,7 +74,7 @@ def resume(training: Training, path: Path) -> None:
 
 
 def job(training: Training) -> dict[str, Any]:
-    """What makes a run this run: the recipe's settings and hashes of pictures, conditioning and base weights."""
+    """What makes a run this run: the recipe's settings, and hashes of pictures, conditioning, weights and schedule."""
     settings = training.recipe.to_json()
     settings.pop("memory")  # how it is computed does not change what comes out
     return {
@@ -77,14 +83,14 @@ def job(training: Training) -> dict[str, Any]:
         "picture": _hash(t for p in training.pictures for t in (p.mean, p.std)),
         "conditioning": _hash((training.conditioning.context, training.conditioning.pooled)),
         "model": _hash(training.denoiser.weights(), 64),
+        "prediction": training.denoiser.prediction,
+        "schedule": _hash((training.denoiser.alphas_cumprod,)),
     }
 
 
 def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return [
-        f"another {name}"
-        if name in ("picture", "conditioning", "model")
-        else f"{name} {old.get(name)} -> {new[name]}"
+        f"another {_HASHED[name]}" if name in _HASHED else f"{name} {old.get(name)} -> {new[name]}"
         for name in new
         if old.get(name) != new[name]
     ]
