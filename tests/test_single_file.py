@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import sdxl_layout
+import torch
 
 from rechar_core.errors import FileError, ModelError
 from rechar_core.standalone.single_file import (
@@ -15,6 +16,7 @@ from rechar_core.standalone.single_file import (
     check_base,
     check_complete,
     load_single_file,
+    load_vae,
     looks_like,
     scheduler,
 )
@@ -104,14 +106,29 @@ def test_optional_tensors_may_be_missing() -> None:
     check_base("model.safetensors", XL)
 
 
-def write_header(path: Path, shapes: dict[str, tuple[int, ...]]) -> Path:
-    """A safetensors file of zeros (half precision), sparse where the disk can be."""
+def test_the_vae_is_loaded_without_rounding(tmp_path: Path) -> None:
+    """A failure means that a half-precision base trains on another posterior than the checkpoint's."""
+    prefix = "first_stage_model."
+    file = write_header(
+        tmp_path / "a.safetensors", {k: v for k, v in XL.items() if k.startswith(prefix)}, "F32"
+    )
+    with file.open("r+b") as binary:
+        (length,) = struct.unpack("<Q", binary.read(8))
+        start, _ = json.loads(binary.read(length))[f"{prefix}quant_conv.bias"]["data_offsets"]
+        binary.seek(8 + length + start)
+        binary.write(struct.pack("<f", 1.0001))  # in bf16 it would be 1
+    bias = load_vae(file).quant_conv.bias
+    assert bias.dtype == torch.float32 and float(bias[0].detach()) == pytest.approx(1.0001, rel=1e-6)
+
+
+def write_header(path: Path, shapes: dict[str, tuple[int, ...]], dtype: str = "F16") -> Path:
+    """A safetensors file of zeros, sparse where the disk can be."""
     entries, offset = {}, 0
     for name, shape in shapes.items():
-        size = 2
+        size = {"F16": 2, "F32": 4}[dtype]
         for side in shape:
             size *= side
-        entries[name] = {"dtype": "F16", "shape": list(shape), "data_offsets": [offset, offset + size]}
+        entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, offset + size]}
         offset += size
     header = json.dumps(entries).encode()
     with path.open("wb") as file:

@@ -15,7 +15,7 @@ from rechar_core import files, fusion
 from rechar_core.blocks import STRUCTURE, STYLE
 from rechar_core.errors import RecipeError, TrainingError
 from rechar_core.images import fit, read
-from rechar_core.standalone.base import encode_picture, encode_prompt
+from rechar_core.standalone.base import encode_picture, encode_prompt, load
 from rechar_core.standalone.denoiser import DiffusersDenoiser
 from rechar_core.training import checkpoint, objective
 from rechar_core.training.denoiser import LatentMoments
@@ -121,6 +121,14 @@ def test_half_precision_base_keeps_fp32_adapters():
     assert {p.dtype for p in run.adapters.parameters()} == {torch.float32}
     assert all(pair.up.any() for pair in run.blora().pairs.values())
     assert torch.isfinite(torch.tensor(run.loss_values())).all()
+
+
+def test_a_half_precision_base_keeps_its_vae_unrounded(pipe):
+    """A failure means that the posterior is that of rounded weights, though it is computed in fp32."""
+    half = load(str(tiny.MODEL), torch.bfloat16, torch.device("cpu"))
+    assert {p.dtype for p in half.unet.parameters()} == {torch.bfloat16}
+    theirs = pipe.vae.state_dict()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in half.vae.state_dict().items())
 
 
 def test_pictures_of_different_shapes_take_turns(pipe):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from .versions import float_type
 
 if TYPE_CHECKING:
     import torch
-    from diffusers import StableDiffusionXLPipeline
+    from diffusers import AutoencoderKL, StableDiffusionXLPipeline
     from PIL.Image import Image
     from torch import Tensor
 
@@ -42,7 +43,7 @@ def load(model: str, dtype: torch.dtype, device: torch.device) -> StableDiffusio
     _check_sdxl(pipeline, model)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.to(device)
-    pipeline.vae.float()  # SDXL's VAE overflows in fp16
+    pipeline.vae.float()  # SDXL's VAE overflows in fp16; `_vae_in_fp32` had it loaded so, where it can be chosen
     if pipeline.unet.dtype != dtype:  # the demo's, which is stored in one type
         pipeline.unet.to(dtype)
     return pipeline
@@ -85,26 +86,43 @@ def _load_folder(path: Path, dtype: torch.dtype) -> StableDiffusionXLPipeline:
             f"{path} has no model_index.json; give the folder that diffusers saved, or a single file."
         )
     try:
-        _check_class(json.loads(index.read_text(encoding="utf-8")).get("_class_name", ""), str(path))
+        config = json.loads(index.read_text(encoding="utf-8"))
+        _check_class(config.get("_class_name", ""), str(path))
     except ValueError as error:
         raise ModelError(f"{index} is damaged ({error}); download the model again.") from None
-    plain = any((path / "unet").glob("*model.safetensors")) or any(
-        (path / "unet").glob("*model-0*.safetensors")
-    )
-    settings: dict[str, Any] = {} if plain else {"variant": "fp16"}
+    local: dict[str, Any] = {"use_safetensors": True, "local_files_only": True}
     try:
+        vae = _vae_in_fp32(str(path), config, dtype, **local, **_variant(path / "vae"))
         return StableDiffusionXLPipeline.from_pretrained(
-            path,
-            **float_type(dtype),
-            use_safetensors=True,
-            local_files_only=True,
-            add_watermarker=False,
-            **settings,
+            path, **float_type(dtype), **local, **_variant(path / "unet"), **vae, add_watermarker=False
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(
             f"{path} cannot be loaded ({_first_line(error)}); download the model again."
         ) from None
+
+
+def _variant(part: Path) -> dict[str, str]:
+    """The option that takes the half-precision weights of a part, where the folder has no others."""
+    plain = any(part.glob("*model.safetensors")) or any(part.glob("*model-0*.safetensors"))
+    return {} if plain else {"variant": "fp16"}
+
+
+def _vae_in_fp32(
+    model: str, config: Mapping[str, Any], dtype: torch.dtype, **settings: Any
+) -> dict[str, AutoencoderKL]:
+    """The option that gives a half-precision pipeline its VAE unrounded; {} where the pipeline's own is as good.
+
+    model: folder or hub id; config: its model_index.json; settings: of from_pretrained. Raises as diffusers does.
+    """
+    import torch
+    from diffusers import AutoencoderKL
+
+    if dtype == torch.float32 or (config.get("vae") or [None])[-1] != "AutoencoderKL":
+        return {}
+    return {
+        "vae": AutoencoderKL.from_pretrained(model, subfolder="vae", **float_type(torch.float32), **settings)
+    }
 
 
 def _load_hub(model: str, dtype: torch.dtype) -> StableDiffusionXLPipeline:
@@ -119,8 +137,9 @@ def _load_hub(model: str, dtype: torch.dtype) -> StableDiffusionXLPipeline:
         ) from None
     _check_class(config.get("_class_name", ""), model)
     try:
+        vae = _vae_in_fp32(model, config, dtype, use_safetensors=True)
         return StableDiffusionXLPipeline.from_pretrained(
-            model, **float_type(dtype), use_safetensors=True, add_watermarker=False
+            model, **float_type(dtype), use_safetensors=True, add_watermarker=False, **vae
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(

@@ -16,7 +16,7 @@ from .versions import float_type
 
 if TYPE_CHECKING:
     import torch
-    from diffusers import StableDiffusionXLPipeline
+    from diffusers import AutoencoderKL, StableDiffusionXLPipeline
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -81,11 +81,22 @@ def load_single_file(path: Path, dtype: torch.dtype) -> StableDiffusionXLPipelin
             tokenizer=first,
             tokenizer_2=second,
             scheduler=scheduler(shapes),
+            vae=load_vae(path),
         )
     except (KeyError, ValueError, RuntimeError, NotImplementedError) as error:
         raise ModelError(f"{path.name} does not hold a complete SDXL model: {error}") from error
     check_complete(path.name, pipeline)
     return pipeline
+
+
+def load_vae(path: Path) -> AutoencoderKL:
+    """The VAE of such a checkpoint in fp32, whatever the other parts' type: rounded weights move the posterior."""
+    import torch
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL.from_single_file(
+        str(path), config=str(CONFIG), subfolder="vae", local_files_only=True, **float_type(torch.float32)
+    )
 
 
 def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
