@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 import tiny
+import torch
 from safetensors.torch import load_file
 
 from rechar_core import files
 from rechar_core.standalone import jobs as work
+from rechar_core.standalone import train
 from rechar_core.standalone.cli import main
 from rechar_core.standalone.train import TrainJob
 
@@ -112,6 +114,8 @@ def test_a_failed_job_stops_no_other_is_named_and_is_tried_again(tmp_path, capsy
         ([{"fresh": 1}], "line 1: fresh is 1; it must be true or false."),
         ([{"gradient_checkpointing": "maybe"}], "line 1: gradient_checkpointing is 'maybe'; choose one of"),
         ([{"output": "a"}, {"output": "a"}], "several jobs write"),
+        ([{"log_json": "a.json"}, {"log_json": "a.json"}], "several jobs write"),
+        ([{}, {"fp8_base": True, "frozen": "a"}], "line 2: A B-LoRA cannot be put into a base in fp8"),
     ],
 )
 def test_a_bad_list_is_refused_before_anything_is_trained(tmp_path, capsys, lines, words):
@@ -136,6 +140,37 @@ def test_an_output_of_another_recipe_is_not_taken_for_done(tmp_path, capsys):
     assert run(listed(tmp_path, {})) == 0
     assert run(listed(tmp_path, {"seed": 9})) == 1
     assert "already holds a training with another seed" in capsys.readouterr().err
+
+
+def test_an_output_of_another_picture_or_model_is_not_taken_for_done(tmp_path, capsys):
+    """A failure means that a picture which was drawn anew keeps its old LoRA, without a word."""
+    picture, other = tmp_path / "a.png", tmp_path / "another-model"
+    picture.write_bytes(PICTURE.read_bytes())
+    path = listed(tmp_path, {"image": str(picture)})
+    assert run(path) == 0 and run(path) == 0
+    picture.write_bytes((tiny.REFERENCE / "style.png").read_bytes())
+    assert run(path) == 1
+    assert "already holds a training with another picture; choose another output" in capsys.readouterr().err
+    picture.unlink()  # not needed any more
+    assert run(path) == 0
+    assert run(listed(tmp_path, {"image": str(PICTURE), "model": str(other)})) == 1
+    assert "a training with another model;" in capsys.readouterr().err
+    picture.write_bytes(PICTURE.read_bytes())
+    (tmp_path / "frozen.safetensors").write_bytes(b"x")
+    assert run(listed(tmp_path, {"frozen": str(tmp_path / "frozen.safetensors")})) == 1
+    assert "a training with another frozen B-LoRA;" in capsys.readouterr().err
+
+
+def test_each_jobs_peak_memory_is_its_own():
+    """A failure means that a small job's log says what a large one before it took."""
+    if sys.platform != "linux":
+        pytest.skip("peaks are reset on Linux alone")
+    cpu = torch.device("cpu")
+    large = torch.ones(100_000_000)
+    before = train.peak_memory(cpu)
+    del large
+    train.forget_peak(cpu)
+    assert train.peak_memory(cpu) < before - 300_000_000
 
 
 def test_the_demo_models_own_settings_are_told_once(tmp_path, monkeypatch, capsys):
@@ -169,6 +204,34 @@ def test_a_claim_keeps_others_away_until_its_owner_is_gone(tmp_path):
     assert first._claim(job) and not second._claim(job)
     first.release()
     claim.write_text("another-machine 1", encoding="utf-8")
+    assert not first._claim(job)
+    os.utime(claim, (time.time() - 3600,) * 2)
+    assert first._claim(job)
+
+
+def test_a_claim_that_was_renewed_meanwhile_is_put_back(tmp_path):
+    """A failure means that of three processes two hold the same job: one renames the other's living claim away."""
+    first, job, claim = worker(tmp_path)
+    second, _, _ = worker(tmp_path)
+    claim.write_text("another-machine 1", encoding="utf-8")
+    assert first._claim(job) is False
+    os.utime(claim, (time.time() - 3600,) * 2)
+    dead = work._dead(claim)
+    assert first._claim(job)  # between the second one's look and its rename
+    work._take_away(claim, dead)
+    assert not second._claim(job)
+    assert [path.name for path in tmp_path.iterdir()] == [claim.name]
+    first.release()
+    assert second._claim(job)
+    first.held = claim
+    first.release()  # not its own any more
+    assert not first._claim(job)
+
+
+def test_a_silent_claim_is_void_though_its_number_lives(tmp_path):
+    """A failure means an endless wait where a living process has got a dead one's number."""
+    first, job, claim = worker(tmp_path)
+    claim.write_text(f"{socket.gethostname()} {os.getpid()}", encoding="utf-8")
     assert not first._claim(job)
     os.utime(claim, (time.time() - 3600,) * 2)
     assert first._claim(job)

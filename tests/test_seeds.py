@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 from rechar_core import files
-from rechar_core.standalone import seeds
+from rechar_core.standalone import seeds, train
 from rechar_core.standalone.cli import main
 from rechar_core.training.fp8 import Fp8Linear, shrink
 
@@ -54,6 +54,15 @@ def test_the_sheet_shows_a_picture_of_each(three: Path):
     assert page.width > 3 * 256
     cells = [page.crop((12 + i * 268, 44, 268 + i * 268, 300)) for i in range(3)]
     assert len({cell.tobytes() for cell in cells}) == 3
+
+
+def test_the_memory_of_all_seeds_is_asked_for(tmp_path: Path, monkeypatch):
+    """A failure means that `auto` takes a mode which has room for one LoRA's moments alone."""
+    asked = []
+    monkeypatch.setattr(train, "choose", lambda *given: asked.append(given) or ("fast", ""))
+    assert run(tmp_path / "a.safetensors", "--seeds", "0,7,8", "--steps", "1") == 0
+    assert run(tmp_path / "a.safetensors", "--steps", "1") == 0
+    assert [rank for _, _, _, rank, _ in asked] == [12, 4]
 
 
 def test_a_sheet_that_cannot_be_drawn_costs_no_training(tmp_path: Path, monkeypatch):

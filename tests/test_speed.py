@@ -317,6 +317,7 @@ def test_auto_needs_less_for_smaller_pictures_and_nothing_without_a_gpu():
     assert choose(4 * 2**30, 64 * 64, 1, 64, 2)[0] == "fast"
     assert choose(4 * 2**30, 64 * 64, 8, 64, 2)[0] == "normal"
     assert choose(None, 128 * 128, 8, 64, 4)[0] == "fast"
+    assert choose(6 * 2**30, 128 * 128, 1, 64 * 8, 2)[0] == "normal"  # eight LoRAs side by side
 
 
 def test_groups_depend_on_mode_and_picture_alone():
@@ -403,6 +404,22 @@ def test_presets_are_recipes():
         TrainingRecipe(loss="x0", min_snr_gamma=5.0)
     with pytest.raises(RecipeError, match="prediction_rate"):
         TrainingRecipe(prediction_steps=5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "first", "last"),
+    [
+        ({}, 2e-4, 1e-4),
+        ({"learning_rate": 1e-3}, 2e-3, 1e-3),
+        ({"learning_rate": 1e-3, "prediction_rate": 5e-4}, 5e-4, 1e-3),
+        ({"optimizer": "prodigy"}, 1.0, 1.0),
+        ({"optimizer": "prodigy", "learning_rate": 0.5}, 0.5, 0.5),
+    ],
+)
+def test_both_stages_rates_follow_the_optimizer_and_the_given_rate(settings, first, last):
+    """A failure means that prodigy's first stage learns nothing (2e-4 of its rate), or a given rate half the run."""
+    recipe = presets.recipe("consislora", settings)
+    assert [recipe.stage(step)[1] for step in (0, 1499)] == [pytest.approx(rate) for rate in (first, last)]
 
 
 # The host's UNet

@@ -56,7 +56,7 @@ def train(
         recipe = replace(recipe, precision=denoiser.precision)  # the MODEL's own, not the user's to choose
         pictures = [LatentMoments(*(t.to(denoiser.device).clone() for t in (m.mean, m.std))) for m in moments]
         cond = ordinary(conditioning, denoiser.device)
-        mode = _mode(recipe, denoiser, pictures)
+        mode = _mode(recipe, denoiser, pictures, seeds)
         made = [
             Training(denoiser, pictures, cond, each, mode=mode, tell=logging.getLogger(__name__).info)
             for each in _recipes(recipe, seeds)
@@ -129,7 +129,9 @@ def _preview(training: Training, denoiser: HostDenoiser) -> Any:
     )
 
 
-def _mode(recipe: TrainingRecipe, denoiser: HostDenoiser, pictures: list[LatentMoments]) -> MemoryMode:
+def _mode(
+    recipe: TrainingRecipe, denoiser: HostDenoiser, pictures: list[LatentMoments], loras: int
+) -> MemoryMode:
     """The recipe's memory mode, or the one that fits into what the host says is free."""
     if recipe.memory != "auto":
         return recipe.memory
@@ -138,7 +140,7 @@ def _mode(recipe: TrainingRecipe, denoiser: HostDenoiser, pictures: list[LatentM
     on_gpu = denoiser.device.type not in ("cpu", "mps")
     free = int(comfy.model_management.get_free_memory(denoiser.device)) if on_gpu else None
     area = max(p.mean.shape[-2] * p.mean.shape[-1] for p in pictures)
-    mode, why = choose(free, area, recipe.batch_size, recipe.rank, denoiser.itemsize)
+    mode, why = choose(free, area, recipe.batch_size, recipe.rank * loras, denoiser.itemsize)
     logging.getLogger(__name__).info(why)
     return mode
 

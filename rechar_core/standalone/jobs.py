@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,9 +22,10 @@ import torch
 
 from .. import files
 from ..errors import ReCharError, RecipeError
+from ..metadata import json_object
 from ..training.loop import Step
 from .processes import processes
-from .train import Team, TrainJob, load_base, read_pictures, train_on
+from .train import INPUTS, Team, TrainJob, inputs, load_base, read_pictures, train_on
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
@@ -50,12 +54,12 @@ def read_jobs(path: Path, job_of: JobOf) -> list[TrainJob]:
             jobs.append(job_of(values))
         except (ValueError, TypeError, ReCharError) as error:
             raise RecipeError(f"{path}, line {number}: {error}") from None
-    outputs = [job.output.resolve() for job in jobs]
-    twice = sorted({str(o) for o in outputs if outputs.count(o) > 1})
-    if twice or not jobs:
-        raise RecipeError(
-            f"{path}: " + (f"several jobs write {twice[0]}." if twice else "there is no job in it.")
-        )
+    if not jobs:
+        raise RecipeError(f"{path}: there is no job in it.")
+    written = Counter(file.resolve() for job in jobs for file in (job.output, job.log) if file)
+    twice = sorted(str(file) for file, times in written.items() if times > 1)
+    if twice:
+        raise RecipeError(f"{path}: several jobs write {twice[0]}; give each line names of its own.")
     return jobs
 
 
@@ -86,12 +90,19 @@ def train_all(jobs: list[TrainJob], report: Callable[[str], None]) -> list[Path]
 
 
 def finished(job: TrainJob) -> bool:
-    """Whether the output holds this very recipe. Raises RecipeError if it holds another."""
+    """Whether the output holds this very training. Raises RecipeError, saying what differs, if it holds another.
+
+    Pictures that are gone are not missed, and files of older versions, which do not say theirs, are not asked.
+    """
     if not job.output.is_file():
         return False
-    held = {**type(job.recipe)().to_json(), **(files.read(job.output).recipe or {})}
-    wanted = job.recipe.to_json()
-    changed = [name for name in wanted if name != "memory" and held.get(name) != wanted[name]]
+    blora = files.read(job.output)
+    held = {**type(job.recipe)().to_json(), **(blora.recipe or {})}
+    wanted = {name: value for name, value in job.recipe.to_json().items() if name != "memory"}
+    changed = [name for name in wanted if held.get(name) != wanted[name]]
+    told = json_object(blora.metadata.get(INPUTS, ""))
+    with suppress(ReCharError, OSError):
+        changed += [name for name, value in inputs(job).items() if told.get(name, value) != value]
     if changed:
         raise RecipeError(
             f"{job.output} already holds a training with another {', '.join(changed)}; "
@@ -108,12 +119,16 @@ def failure(job: TrainJob) -> str:
 
 @dataclass
 class _Worker:
-    """One process at work on the list. held: the claim it holds; base: the last model it loaded, kept for the next."""
+    """One process at work on the list.
+
+    held: the claim it holds, and mark: what it wrote there. base: the last model it loaded, kept for the next.
+    """
 
     jobs: list[TrainJob]
     report: Callable[[str], None]
     device: torch.device
     held: Path | None = None
+    mark: str = ""
     base: tuple[tuple[str, torch.dtype, bool], StableDiffusionXLPipeline] | None = None
     refreshed: float = 0.0
 
@@ -137,16 +152,17 @@ class _Worker:
         return True
 
     def release(self) -> None:
-        if self.held is not None:
+        if self.held is not None and _content(self.held) == self.mark:
             self.held.unlink(missing_ok=True)
-            self.held = None
+        self.held = None
 
     def _alone(self, job: TrainJob) -> Team:
         def stepped(step: Step) -> None:
             now = time.monotonic()
             if now - self.refreshed > _REFRESH and self.held is not None:
                 self.refreshed = now
-                os.utime(self.held)
+                with suppress(OSError):  # taken away, where this process slept for long
+                    os.utime(self.held)
                 self._tell(job, f"is at step {step.number} of {step.total}, loss {float(step.loss):.4f}")
 
         return Team(self.device, bar=False, stepped=stepped)
@@ -161,14 +177,16 @@ class _Worker:
     def _claim(self, job: TrainJob) -> bool:
         claim = _beside(job, ".claim")
         claim.parent.mkdir(parents=True, exist_ok=True)
-        if claim.is_file() and _dead(claim):
-            _take_away(claim)
+        dead = _dead(claim)
+        if dead is not None:
+            _take_away(claim, dead)
+        mark = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(8)}"
         try:
             with os.fdopen(os.open(claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY), "wb") as file:
-                file.write(f"{socket.gethostname()} {os.getpid()}".encode())
+                file.write(mark.encode())
         except FileExistsError:
             return False
-        self.held, self.refreshed = claim, time.monotonic()
+        self.held, self.mark, self.refreshed = claim, mark, time.monotonic()
         return True
 
     def _tell(self, job: TrainJob, what: str) -> None:
@@ -180,16 +198,26 @@ def _beside(job: TrainJob, ending: str) -> Path:
     return job.output.with_name(job.output.name + ending)
 
 
-def _dead(claim: Path) -> bool:
-    """Whether the claim's owner is gone: a process of this machine that ended, or another machine's long silence."""
+def _content(claim: Path) -> str | None:
     try:
-        host, _, pid = claim.read_text(encoding="utf-8").partition(" ")
+        return claim.read_text(encoding="utf-8")
+    except OSError:  # there is none, or no more
+        return None
+
+
+def _dead(claim: Path) -> str | None:
+    """What a claim says whose owner is gone: a process of this machine that ended, or anyone after a long silence."""
+    said = _content(claim)
+    if said is None:
+        return None
+    try:
         silent = time.time() - claim.stat().st_mtime
     except OSError:  # gone meanwhile
-        return False
-    if host == socket.gethostname() and pid.isdigit() and os.name == "posix":
-        return not _alive(int(pid))
-    return silent > _STALE
+        return None
+    host, pid, *_ = [*said.split(), "", ""]
+    ended = host == socket.gethostname() and pid.isdigit() and os.name == "posix" and not _alive(int(pid))
+    # a living process may have a dead one's number, so that silence counts on this machine as well
+    return said if ended or silent > _STALE else None
 
 
 def _alive(pid: int) -> bool:
@@ -202,13 +230,16 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def _take_away(claim: Path) -> None:
-    """Removes a dead claim, by a rename that only one of several processes can do."""
+def _take_away(claim: Path, dead: str) -> None:
+    """Removes the claim that says `dead`, by a rename that only one of several processes can do."""
     grave = claim.with_name(f"{claim.name}.{socket.gethostname()}.{os.getpid()}")
     try:
         claim.rename(grave)
     except OSError:
         return
+    if _content(grave) != dead:  # another process was faster, and this is its own claim
+        with suppress(OSError):
+            os.link(grave, claim)  # unlike a rename, never over a third one's
     grave.unlink(missing_ok=True)
 
 

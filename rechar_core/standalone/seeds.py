@@ -13,7 +13,7 @@ import torch
 from .. import files
 from ..errors import RecipeError
 from ..fusion import applied, fuse
-from ..images import jpeg, png, sheet
+from ..images import png, sheet
 from ..storage import write_bytes
 from ..training import checkpoint
 from ..training.company import Company
@@ -22,7 +22,7 @@ from .defaults import drawing
 from .generate import Sampling, sample
 from .interrupt import StoppedBetweenSteps, held_back
 from .processes import processes, say
-from .train import SAVE_EVERY, TrainJob, load_base, prepare, read_pictures, write_log
+from .train import SAVE_EVERY, TrainJob, finish, forget_peak, inputs, load_base, prepare, read_pictures
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
@@ -45,20 +45,16 @@ def train_seeds(job: TrainJob, seeds: Sequence[int]) -> list[Path]:
     if not 1 <= len(seeds) <= _MOST or len(set(seeds)) < len(seeds):
         raise RecipeError(f"--seeds takes 1 to {_MOST} different numbers, such as 0,1,2,3.")
     jobs = [_job(job, seed) for seed in seeds]
-    pixels, pipeline = read_pictures(job), load_base(job)
+    pixels, made_of, pipeline = read_pictures(job), inputs(job), load_base(job)
+    forget_peak(here.device)
     with applied(pipeline.unet, fuse(files.read(job.frozen) if job.frozen else None, None)):
-        company = Company(
-            list(_trainings(prepare(pipeline, pixels, jobs[0].recipe, device=here.device), jobs))
-        )
+        first_run = prepare(pipeline, pixels, jobs[0].recipe, device=here.device, loras=len(seeds))
+        company = Company(list(_trainings(first_run, jobs)))
         started, first = time.perf_counter(), company.done
         _run(company, jobs)
         seconds = (time.perf_counter() - started) / max(1, job.recipe.steps - first) / len(seeds)
-        picture = jpeg(pixels[0][0] / 2 + 0.5)
         for each, training in zip(jobs, company.trainings, strict=True):
-            files.write(training.blora(), each.output, thumbnail=picture, title=each.output.stem)
-            each.state.unlink(missing_ok=True)
-            if each.log:
-                write_log(training, seconds, each.log)
+            finish(each, training, pixels, made_of, seconds)
         pipeline.to(here.device)
         page = _draw(pipeline, company, seeds, {"steps": _DRAWING, **drawing(job.model)})
     drawn = job.output.with_name(f"{job.output.stem}_seeds.png")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
 _DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 SAVE_EVERY = 250  # steps between safety copies of the state
+INPUTS = "training_inputs"  # the field of a file's metadata with what `inputs` gives
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class TrainJob:
     """What to train on what. image: a picture or a folder of them; log: where the JSON log goes, if anywhere.
 
     frozen: a B-LoRA whose structure block stays in the model meanwhile (ConsisLoRA's style stage).
+    Raises RecipeError where fp8 and a frozen B-LoRA come together.
     """
 
     model: str
@@ -53,6 +57,10 @@ class TrainJob:
     log: Path | None = None
     fresh: bool = False
     frozen: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.recipe.fp8_base and self.frozen:
+            raise RecipeError("A B-LoRA cannot be put into a base in fp8: leave out --frozen or --fp8-base.")
 
     @property
     def state(self) -> Path:
@@ -97,9 +105,7 @@ def train(job: TrainJob) -> Path:
 
 
 def load_base(job: TrainJob) -> StableDiffusionXLPipeline:
-    """The job's model on the CPU, in its precision. Raises RecipeError where fp8 and a frozen B-LoRA come together."""
-    if job.recipe.fp8_base and job.frozen:
-        raise RecipeError("A B-LoRA cannot be put into a base in fp8: leave out --frozen or --fp8-base.")
+    """The job's model on the CPU, in its precision."""
     pipeline = load(job.model, job.dtype, torch.device("cpu"))
     if job.recipe.fp8_base:
         shrink(pipeline.unet)
@@ -113,6 +119,8 @@ def read_pictures(job: TrainJob) -> list[Tensor]:
 
 def train_on(pipeline: StableDiffusionXLPipeline, job: TrainJob, pixels: list[Tensor], team: Team) -> Path:
     """`train` with a loaded pipeline, which is as before afterwards."""
+    forget_peak(team.device)
+    made_of = inputs(job)
     frozen = fuse(files.read(job.frozen) if job.frozen else None, None)
     with applied(pipeline.unet, frozen):
         training = prepare(pipeline, pixels, job.recipe, team.share, team.device)
@@ -126,11 +134,7 @@ def train_on(pipeline: StableDiffusionXLPipeline, job: TrainJob, pixels: list[Te
         _run(training, job.state, team)
         seconds = time.perf_counter() - started
     if team.main:
-        picture = jpeg(pixels[0][0] / 2 + 0.5)
-        files.write(training.blora(), job.output, thumbnail=picture, title=job.output.stem)
-        job.state.unlink(missing_ok=True)
-    if job.log and team.main:
-        write_log(training, seconds / max(1, training.done - first), job.log)
+        finish(job, training, pixels, made_of, seconds / max(1, training.done - first))
     team.wait()
     return job.output
 
@@ -141,11 +145,12 @@ def prepare(
     recipe: TrainingRecipe,
     share: Share | None = None,
     device: torch.device | None = None,
+    loras: int = 1,
 ) -> Training:
     """Encodes pictures and prompt once, frees the encoders, and makes the run ready.
 
     pixels: each (1, 3, H, W) in -1..1. `pipeline` keeps only its UNet on the device afterwards. device: where to
-    compute, if not where the pipeline is.
+    compute, if not where the pipeline is. loras: how many of this rank will be trained at once.
     """
     device = device or pipeline.unet.device
     encoders = (pipeline.text_encoder, pipeline.text_encoder_2)
@@ -158,12 +163,41 @@ def prepare(
     pipeline.vae.to("cpu")
     gc.collect()
     denoiser = DiffusersDenoiser(pipeline.unet, pipeline.scheduler.config, device)
-    mode = _mode(recipe, pipeline.unet, device, moments)
+    mode = _mode(recipe, pipeline.unet, device, moments, loras)
     return Training(denoiser, moments, conditioning, recipe, share=share, mode=mode, tell=say)
 
 
+def inputs(job: TrainJob) -> dict[str, str]:
+    """What a training is made of beside its recipe: the model's name, digests of the pictures and the frozen B-LoRA.
+
+    Raises ImageError, OSError where a file is missing.
+    """
+    pictures = b"".join(_digest(path) for path in list_pictures(job.image))
+    return {
+        "model": Path(job.model).name,  # no path: it would tell who trained it, and change with the folder
+        "picture": hashlib.sha256(pictures).hexdigest()[:16],
+        "frozen B-LoRA": _digest(job.frozen).hex()[:16] if job.frozen else "",
+    }
+
+
+def _digest(path: Path) -> bytes:
+    return hashlib.sha256(path.read_bytes()).digest()
+
+
+def finish(
+    job: TrainJob, training: Training, pixels: list[Tensor], made_of: dict[str, str], seconds_per_step: float
+) -> None:
+    """Writes the trained B-LoRA, which says what it was made of, and the log; drops the state."""
+    blora = training.blora()
+    blora = replace(blora, metadata={**blora.metadata, INPUTS: json.dumps(made_of)})
+    files.write(blora, job.output, thumbnail=jpeg(pixels[0][0] / 2 + 0.5), title=job.output.stem)
+    job.state.unlink(missing_ok=True)
+    if job.log:
+        write_log(training, seconds_per_step, job.log)
+
+
 def _mode(
-    recipe: TrainingRecipe, unet: Any, device: torch.device, moments: list[LatentMoments]
+    recipe: TrainingRecipe, unet: Any, device: torch.device, moments: list[LatentMoments], loras: int
 ) -> MemoryMode:
     if recipe.memory != "auto":
         return recipe.memory
@@ -173,7 +207,7 @@ def _mode(
         torch.cuda.empty_cache()
         away = 0 if unet.device.type == "cuda" else sum(p.numel() for p in unet.parameters()) * itemsize
         free = max(0, torch.cuda.mem_get_info(device)[0] - away)
-    mode, why = choose(free, area, recipe.batch_size, recipe.rank, itemsize)
+    mode, why = choose(free, area, recipe.batch_size, recipe.rank * loras, itemsize)
     if free is not None:
         say(why)
     return mode
@@ -228,6 +262,15 @@ def write_log(training: Training, seconds_per_step: float, path: Path) -> None:
         "device": str(training.denoiser.device),
     }
     write_bytes((json.dumps(log, indent=1).encode(),), path)
+
+
+def forget_peak(device: torch.device) -> None:
+    """Lets `peak_memory` count from now on: a process may train many LoRAs. Without a GPU, on Linux alone."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif sys.platform == "linux":
+        with suppress(OSError):  # a system that does not show its processes' files
+            Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
 def peak_memory(device: torch.device) -> int:

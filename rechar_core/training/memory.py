@@ -49,14 +49,15 @@ def grouping(mode: MemoryMode, area: int, batch_size: int, gpu: bool) -> Groupin
 def needed(mode: MemoryMode, area: int, batch_size: int, rank: int, itemsize: int) -> float:
     """Bytes that training adds to the loaded UNet (in mode low: to its larger half), estimated for full SDXL.
 
-    area: latent values a channel; itemsize: bytes of one value of the base, 2 or 4.
+    area: latent values a channel; rank: of all LoRAs that are trained at once, together; itemsize: bytes of one value
+    of the base, 2 or 4.
     """
     scale = area * batch_size / _AREA * itemsize / 2
     return _ACTIVATIONS[mode] * scale + _LORA_PER_RANK * rank + _MARGIN
 
 
 def choose(free: int | None, area: int, batch_size: int, rank: int, itemsize: int) -> tuple[MemoryMode, str]:
-    """The first mode that fits into `free` bytes (None: not a GPU), and one sentence that says why."""
+    """The first mode that fits into `free` bytes (None: not a GPU), and one sentence that says why; see `needed`."""
     if free is None:
         return "fast", "Memory mode fast: without a GPU, computing activations twice would only cost time."
     for mode in LADDER:

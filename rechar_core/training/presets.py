@@ -37,13 +37,23 @@ def recipe(name: str, settings: Mapping[str, Any]) -> TrainingRecipe:
     """The named recipe with these settings instead of its own. Raises RecipeError on an unknown name or setting."""
     if name not in tuple(PRESETS):  # a tuple, since a file may give a list as name, which has no hash
         raise RecipeError(f"recipe is {name!r}; choose one of {', '.join(PRESETS)}.")
-    chosen = {**PRESETS[name], **settings}
-    if chosen.get("optimizer") == "prodigy" and "learning_rate" not in settings:
-        chosen["learning_rate"] = (
-            1.0  # it finds the rate itself; this is a factor on it (Mishchenko & Defazio 2024)
-        )
+    chosen = {**PRESETS[name], **_rates(PRESETS[name], settings), **settings}
     steps = settings.get("steps")
     if isinstance(steps, int) and "prediction_steps" in PRESETS[name] and "prediction_steps" not in settings:
         whole, part = PRESETS[name]["steps"], PRESETS[name]["prediction_steps"]
         chosen["prediction_steps"] = round(steps * part / whole)  # stages keep their shares
     return TrainingRecipe.from_json(chosen)
+
+
+def _rates(preset: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, float]:
+    """The stages' learning rates; where only the last one's is given, the first one's keeps its proportion to it."""
+    last, first = preset.get("learning_rate", TrainingRecipe.learning_rate), preset.get("prediction_rate")
+    if settings.get("optimizer") == "prodigy":
+        # it finds the rate itself; these are factors on it (Mishchenko & Defazio 2024)
+        last, first = 1.0, first and 1.0
+    given = settings.get("learning_rate")
+    if first is None:
+        return {"learning_rate": last}
+    if isinstance(given, (int, float)):  # what it is otherwise, the recipe says
+        first *= given / last
+    return {"learning_rate": last, "prediction_rate": first}
