@@ -93,7 +93,8 @@ class Remembering:
 
     def __init__(self, painter: DiffusersPainter, remembered: dict[Any, Tensor]):
         self.painter, self.remembered = painter, remembered
-        self.control_net, self.adapter, self.refer = painter.control_net, painter.adapter, painter.refer
+        self.control_net, self.adapter = painter.control_net, painter.adapter
+        self.check, self.refer = painter.check, painter.refer
 
     def draw(self, drawing: Drawing) -> Tensor:
         if drawing.references:

@@ -39,8 +39,9 @@ class ReCharScore(io.ComfyNode):
     def execute(cls, images: Any, glyph_mask: Any, style_image: Any = None) -> io.NodeOutput:
         from ..rechar_core.metrics.report import chart, to_json
         from ..rechar_core.metrics.score import score_batch
+        from .host.progress import Progress
 
-        found = score_batch(images, glyph_mask, style_image)
+        found = score_batch(images, glyph_mask, style_image, Progress(len(images)).show)
         return io.NodeOutput(to_json(found), chart(found, images, glyph_mask))
 
 
@@ -80,8 +81,10 @@ class ReCharBestOf(io.ComfyNode):
     ) -> io.NodeOutput:
         from ..rechar_core.metrics.report import to_json
         from ..rechar_core.metrics.score import best_of
+        from .host.progress import Progress
 
-        best, found = best_of(images, glyph_mask, style_image, rank_by, count)
+        done = Progress(len(images)).show
+        best, found = best_of(images, glyph_mask, style_image, rank_by, count, done)
         return io.NodeOutput(best, to_json(found))
 
 

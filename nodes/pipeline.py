@@ -27,7 +27,10 @@ class ReCharPipeline(io.ComfyNode):
                 io.Model.Input("model", tooltip="An SDXL model without the B-LoRAs."),
                 io.Clip.Input("clip", tooltip="The checkpoint's CLIP."),
                 io.Vae.Input("vae", tooltip="Decodes the pictures."),
-                io.Image.Input("glyph", tooltip="The glyph; its size is that of the pictures."),
+                io.Image.Input(
+                    "glyph",
+                    tooltip="The glyph; its size is that of the pictures. Of a batch, the first is drawn.",
+                ),
                 io.Mask.Input("glyph_mask", tooltip="The glyph's mask."),
                 io.Combo.Input(
                     "pipeline_mode",
@@ -53,7 +56,14 @@ class ReCharPipeline(io.ComfyNode):
                     optional=True,
                     tooltip="The prompt of the style picture, for the second pass.",
                 ),
-                io.Image.Input("style_image", optional=True, tooltip="The style that they should have."),
+                io.Image.Input(
+                    "style_image",
+                    optional=True,
+                    tooltip=(
+                        "The style that they should have, for style adapters. Beside a style B-LoRA, which draws its "
+                        "own, only references-only uses it."
+                    ),
+                ),
                 BLora.Input("structure", optional=True, tooltip="Only its structure block is used."),
                 BLora.Input("style", optional=True, tooltip="Only its style block is used."),
                 Adapters.Input("adapters", optional=True, tooltip="From Load Reference Adapters."),
@@ -92,6 +102,7 @@ class ReCharPipeline(io.ComfyNode):
         control_net: Any = None,
         **style: Any,
     ) -> io.NodeOutput:
+        from ..rechar_core.images import one_mask
         from ..rechar_core.modes import mode_named
         from ..rechar_core.passes import Passes
         from .host.pipeline import HostPainter, run_passes
@@ -99,8 +110,9 @@ class ReCharPipeline(io.ComfyNode):
         mode = mode_named(pipeline_mode, steps, guidance)
         painter = HostPainter(model, clip, vae, adapters, control_net)
         texts: dict[str, Any] = {"elements": elements, "template": template, "style_template": style_prompt}
-        passes = Passes(painter, glyph[:1], glyph_mask[:1], mode, seed, **texts, **style)
-        return io.NodeOutput(*run_passes(passes), mode.settings(seed=seed, **texts))
+        passes = Passes(painter, glyph[:1], one_mask(glyph_mask), mode, seed, **texts, **style)
+        first = {"glyph": f"the first of {len(glyph)}"} if len(glyph) > 1 else {}
+        return io.NodeOutput(*run_passes(passes), mode.settings(seed=seed, **texts, **first))
 
 
 NODES = [ReCharPipeline]

@@ -99,7 +99,14 @@ class ReCharWord(io.ComfyNode):
                     default="A [c] in [s] style",
                     tooltip="The prompt: [c] and [s] are the triggers; elements come last, or at [e].",
                 ),
-                io.Image.Input("style_image", optional=True, tooltip="The style that all should have."),
+                io.Image.Input(
+                    "style_image",
+                    optional=True,
+                    tooltip=(
+                        "The style that all should have, for style adapters. Beside a style B-LoRA, which draws its "
+                        "own, only references-only uses it."
+                    ),
+                ),
                 BLora.Input("style", optional=True, tooltip="Only its style block is used."),
                 Adapters.Input("adapters", optional=True, tooltip="From Load Reference Adapters."),
                 io.ControlNet.Input(

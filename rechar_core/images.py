@@ -82,6 +82,11 @@ def rgb(image: Tensor) -> Tensor:
     return image.expand(*image.shape[:-1], 3)
 
 
+def one_mask(mask: Tensor) -> Tensor:
+    """The first of MASK (B, H, W), or the only one (H, W), as (1, H, W)."""
+    return mask[:1] if mask.ndim == 3 else mask[None]
+
+
 def fit(image: Tensor, resolution: int) -> Tensor:
     """Scale the shorter side to `resolution` pixels and keep the whole picture: no crop, no squash.
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .elements import Word, compose
@@ -59,6 +60,9 @@ class Painter(Protocol):
     def adapter(self, role: str) -> Adapter | None:
         """The adapter that reads references of this role."""
 
+    def check(self) -> None:
+        """Raises ReCharError unless the adapters fit their image encoder and the model."""
+
     def refer(self, picture: Tensor, role: str, keep: Tensor | None) -> Reference:
         """A reference from IMAGE (1, H, W, 3), of which MASK `keep` stays."""
 
@@ -71,7 +75,7 @@ class Passes:
     """What the passes start from. glyph: IMAGE (1, H, W, 3), its size is the result's; mask: MASK (1, H, W).
 
     template: the result's prompt, style_template: the style picture's (elements.compose says what [c] and [s] mean).
-    structure, style: B-LoRAs or None. style_image: IMAGE or None.
+    structure, style: B-LoRAs or None. style_image: IMAGE or None; beside a style B-LoRA only references-only uses it.
     """
 
     painter: Painter
@@ -100,14 +104,42 @@ class Passes:
         done(3)
         return result, structure, style
 
-    def check(self) -> None:
-        """Raises RecipeError if what the mode needs is missing."""
+    def check(self, learns: bool = False) -> None:
+        """Raises RecipeError if what the mode needs is missing, AdapterError if adapters do not fit.
+
+        learns: a structure B-LoRA is still to be trained, and counts as given.
+        """
         if self.style_image is None and (self.style is None or not self.mode.draws):
             raise RecipeError(
                 "There is no style: connect a style picture, or a style B-LoRA in another mode."
             )
         if not self.mode.draws and not any(map(self.painter.adapter, ROLES)):
             raise RecipeError("The mode references-only needs adapters: connect Load Reference Adapters.")
+        self._layout({})
+        self._check_carriers(learns or self.structure is not None)
+        if not bool((self.mask > 0).any()):
+            raise RecipeError("The glyph's mask is empty; connect the mask of the Glyph node.")
+        self.painter.check()
+
+    def _check_carriers(self, structure: bool) -> None:
+        """structure: whether there is a structure B-LoRA."""
+        controlled = self.painter.control_net is not None and self.mode.control[2] != 0
+        if not (controlled or self._reads("structure") or (structure and self.mode.structure_stays)):
+            raise RecipeError(
+                "Nothing carries the glyph into the picture: connect a ControlNet or adapters with a composition "
+                "adapter, or a structure B-LoRA (in ReChar Word: set structure_steps) in a mode other than official "
+                "and paper."
+            )
+        if self.style is None and not self._reads("style"):
+            raise RecipeError(
+                "Nothing carries the style picture's style: connect adapters with a style adapter, or a style B-LoRA "
+                "trained on it."
+            )
+
+    def _reads(self, role: str) -> bool:
+        """Whether an adapter carries this role into the result."""
+        scale = self.mode.structure_scale if role == "structure" else self.mode.style_scale
+        return self.painter.adapter(role) is not None and scale != 0
 
     def structure_picture(self) -> Tensor:
         """The first pass; without a B-LoRA, the glyph."""
@@ -137,22 +169,29 @@ class Passes:
 
     def _references(self, structure: Tensor, style: Tensor) -> dict[str, Any]:
         mode, readers = self.mode, {role: self.painter.adapter(role) for role in ROLES}
-        edges = structure_map("canny-cv2", structure)[0, ..., 0]
-        masks = {"structure": edges if mode.mask == "edges" else self.mask[0].cpu()}
+        masks = {}
+        if readers["structure"]:
+            edges = mode.mask == "edges"
+            masks["structure"] = (
+                structure_map("canny-cv2", structure)[0, ..., 0] if edges else self.mask[0].cpu()
+            )
         plus = readers["structure"] is not None and readers["structure"].kind == "plus"
         kept = self.mask if mode.drop and plus else None
         pairs = (("structure", structure, kept), ("style", style, None))
         return {
             "references": tuple(self.painter.refer(p, role, k) for role, p, k in pairs if readers[role]),
-            "layout": Layout(masks, mode.reading, mode.temperature, mode.mask_mode),
+            "layout": self._layout(masks),
             "scales": {"structure": mode.structure_scale, "style": mode.style_scale},
         }
+
+    def _layout(self, masks: Mapping[str, Tensor]) -> Layout:
+        return Layout(masks, self.mode.reading, self.mode.temperature, self.mode.mask_mode)
 
     def _draw(self, number: int, fusion: Fusion, words: tuple[Word, ...], **more: Any) -> Tensor:
         """One pass, (1, H, W, 3)."""
         mode, strength = self.mode, self.mode.control[number]
         if self.painter.control_net is not None and strength != 0:
-            more |= {"hint": structure_map("canny-cv2", self.glyph), "control": strength}
+            more |= {"hint": self._edges, "control": strength}
         return self.painter.draw(
             Drawing(
                 fusion,
@@ -165,6 +204,11 @@ class Passes:
                 **more,
             )
         )
+
+    @cached_property
+    def _edges(self) -> Tensor:
+        """The glyph's, for the ControlNet."""
+        return structure_map("canny-cv2", self.glyph)
 
     def _words(self, template: str, elements: str = "", keep: Any = "all") -> tuple[Word, ...]:
         return compose(template, trigger(self.structure), trigger(self.style), elements, keep)

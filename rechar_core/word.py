@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .errors import ImageError
+from .images import LATENT_SCALE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,10 +32,12 @@ def cells(characters: Tensor, side: int, margin: float) -> tuple[Tensor, list[Ce
 
     characters: MASK (N, H, W), one a character at its place in the word. All squares are equally large, so that
     strokes keep their relative widths; the largest character fills its square less the margin (part of the side).
-    Raises ImageError on a character without ink.
+    Raises ImageError on a character without ink, and unless the side is whole latent cells.
     """
     import torch
 
+    if side < LATENT_SCALE or side % LATENT_SCALE:
+        raise ImageError(f"The side is {side} pixels; give a multiple of {LATENT_SCALE}, such as 1024.")
     boxes = [_box(mask, number) for number, mask in enumerate(characters)]
     room = 1 - 2 * margin
     edge = max(1, *(round(max(bottom - top, right - left) / room) for top, bottom, left, right in boxes))

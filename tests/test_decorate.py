@@ -126,6 +126,8 @@ def test_modes_with_b_loras_draw_their_own_references(folder: Path, tmp_path: Pa
             "There is no ControlNet in nowhere: it needs config.json and diffusion_pytorch_model.safetensors",
         ),
         (["--mode", "tuned", "--glyph", "G", "--style-alpha", "0.5"], "--style-alpha is not for --mode"),
+        (["--mode", "tuned", "--glyph", "G", "--width", "100"], "width is 100; it must be a multiple of 8"),
+        (["--mode", "tuned", "--glyph", "G", "--style-image", "S"], "Nothing carries the glyph"),
         (["--mode", "tuned", "--glyph", "G", "--negative", "x"], "not for --mode"),
         (["--mode", "tuned", "--glyph", "G", "--steps", "-1"], "steps is -1"),
         (["--mode", "tuned", "--glyph", "G", "--seed", "-1"], "seed is -1; it must be from 0"),
@@ -157,7 +159,16 @@ def test_a_picture_that_is_no_picture_is_an_error(folder: Path, tmp_path: Path, 
 def test_the_demo_model_draws_its_passes_with_its_own_settings(folder: Path, tmp_path: Path, capsys: Any):
     base = ["generate", "--model", "demo", "--mode", "references-only", "--glyph", str(folder / "glyph.png")]
     base += ["--style-image", str(folder / "style.png"), "--output", str(tmp_path), "--images", "1"]
-    leads = ["--style-adapter", "demo", "--image-encoder", "demo", "--steps", "2"]
+    leads = [
+        "--composition-adapter",
+        "demo",
+        "--style-adapter",
+        "demo",
+        "--image-encoder",
+        "demo",
+        "--steps",
+        "2",
+    ]
     assert main([*base, *leads]) == 0
     assert capsys.readouterr().err.splitlines()[0].endswith("where none is given: --guidance 1")
     about = json.loads(Image.open(tmp_path / "seed_00000.png").info["rechar"])
@@ -201,6 +212,7 @@ def test_a_random_adapter_of_another_size_is_refused(folder: Path, tmp_path: Pat
         str(tmp_path / "sd15.safetensors"),
         "--image-encoder",
         str(folder / "encoder"),
+        *("--control-net", str(folder / "canny")),
     ]
     assert main([*base, *given]) == 1
     assert "SD 1.5" in capsys.readouterr().err

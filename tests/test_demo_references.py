@@ -50,7 +50,7 @@ def test_every_mode_draws_on_the_demo_model(painter: DiffusersPainter, mode: str
     without = Passes(
         DiffusersPainter(painter.pipeline), picture, mask, mode_named("tuned", 1, 1.0), 0, **style
     )
-    assert not torch.equal(without.run()[0], result)
+    assert not torch.equal(without.result(picture, style["style_image"]), result)
 
 
 def test_the_demos_own_files_draw_in_half_precision(painter: DiffusersPainter):

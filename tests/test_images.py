@@ -26,6 +26,14 @@ def test_fit_matches_the_reference_trainers_resize(tmp_path):
     assert np.abs(ours[0].permute(1, 2, 0).numpy() - theirs).max() < 1.5 / 127.5
 
 
+def test_a_mask_is_the_first_of_a_batch_or_the_only_one():
+    """A failure means that the first row of a mask (H, W) is taken for the mask."""
+    masks = torch.rand(3, 4, 5)
+    assert torch.equal(images.one_mask(masks), masks[:1]) and torch.equal(
+        images.one_mask(masks[0]), masks[:1]
+    )
+
+
 @pytest.mark.parametrize(
     ("size", "expected"), [((100, 200), (64, 128)), ((200, 100), (128, 64)), ((77, 77), (64, 64))]
 )

@@ -220,8 +220,16 @@ def test_adapters_that_do_not_fit_are_refused(pipe: Any, encoder: Any, states: l
     wide = adapter_of(adapters.plain([8], 80, embedding=1024), "wide")
     with pytest.raises(AdapterError, match="CLIP-ViT-H-14"):
         DiffusersPainter(pipe, Readers(style=wide, encoder=encoder)).refer(picture(1), "style", None)
-    with pytest.raises(AdapterError, match="no image encoder"):
+    with pytest.raises(AdapterError, match="No adapter for style"):
         DiffusersPainter(pipe).refer(picture(1), "style", None)
+    for readers, message in (
+        (Readers(style=short, encoder=encoder), "SD 1.5"),
+        (Readers(style=wide, encoder=encoder), "CLIP-ViT-H-14"),
+        (Readers(structure=adapter_of(states[0], "x")), "No image encoder"),
+    ):
+        with pytest.raises(AdapterError, match=message):
+            DiffusersPainter(pipe, readers).check()
+    DiffusersPainter(pipe, Readers(*(adapter_of(s, "x") for s in states), encoder)).check()
     with pytest.raises(RecipeError, match="shared look"):
         painter.draw(drawing(each_step=lambda latent: latent))
 

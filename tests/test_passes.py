@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import adapters
@@ -16,6 +16,7 @@ from rechar_core.errors import RecipeError
 from rechar_core.modes import MODES, mode_named
 from rechar_core.passes import Drawing, Passes
 from rechar_core.references.attention import Reference
+from rechar_core.references.errors import AdapterError
 from rechar_core.references.projection import adapter_of
 from rechar_core.structure_map import structure_map
 
@@ -33,6 +34,11 @@ class Notebook:
 
     def adapter(self, role: str) -> Any:
         return self.readers.get(role)
+
+    def check(self) -> None:
+        for role, adapter in self.readers.items():
+            if adapter.name == "misfit":
+                raise AdapterError(f"The {role} adapter does not fit.")
 
     def refer(self, picture: Tensor, role: str, keep: Tensor | None) -> Reference:
         self.seen[role] = (picture, keep)
@@ -164,6 +170,88 @@ def test_what_is_missing_is_said_before_anything_is_drawn(mode: str, changes: di
     with pytest.raises(RecipeError, match=message):
         passes(mode, painter, **changes).run()
     assert painter.drawings == []
+
+
+PICTURE = torch.zeros(1, 8, 8, 3)
+NO_LORAS = {"structure": None, "style": None, "style_image": PICTURE}
+
+
+@pytest.mark.parametrize(
+    ("mode", "readers", "control", "changes", "message"),
+    [
+        ("tuned", (), None, NO_LORAS, "Nothing carries the glyph"),
+        ("tuned", ("style",), None, NO_LORAS, "Nothing carries the glyph"),
+        (
+            "official",
+            ("style",),
+            None,
+            {},
+            "Nothing carries the glyph",
+        ),  # its structure B-LoRA leaves before the end
+        ("tuned", ("structure",), None, NO_LORAS, "Nothing carries the style"),
+        ("tuned", (), "canny", NO_LORAS, "Nothing carries the style"),
+        ("references-only", ("structure",), "canny", NO_LORAS, "Nothing carries the style"),
+        ("references-only", ("style",), None, NO_LORAS, "Nothing carries the glyph"),
+        ("tuned", ("style",), "canny", NO_LORAS, None),
+        ("official", (), "canny", {}, None),
+        ("tuned", (), None, {}, None),
+        ("references-only", ("structure", "style"), None, NO_LORAS, None),
+    ],
+)
+def test_glyph_and_style_must_be_carried_by_something(
+    mode: str, readers: tuple[str, ...], control: Any, changes: dict[str, Any], message: str | None
+):
+    """A failure means a drawing without the glyph or without the style, and not a word about it."""
+    painter = Notebook({role: both_readers()[role] for role in readers}, control)
+    run = passes(mode, painter, **changes)
+    if message is None:
+        assert run.run() and painter.drawings
+        return
+    with pytest.raises(RecipeError, match=message):
+        run.run()
+    assert painter.drawings == []
+
+
+def test_a_scale_or_strength_of_zero_carries_nothing():
+    painter = Notebook(both_readers(), "canny")
+    quiet = replace(mode_named("tuned"), control=(0.7, 0.0, 0.0), structure_scale=0.0)
+    with pytest.raises(RecipeError, match="Nothing carries the glyph"):
+        replace(passes("tuned", painter, **NO_LORAS), mode=quiet).check()
+    with pytest.raises(RecipeError, match="Nothing carries the style"):
+        mode = replace(mode_named("tuned"), style_scale=0.0)
+        replace(passes("tuned", painter, **NO_LORAS), mode=mode).check()
+
+
+def test_a_b_lora_that_is_still_to_be_trained_counts():
+    run = passes("tuned", Notebook(), structure=None)
+    run.check(learns=True)
+    with pytest.raises(RecipeError, match="Nothing carries the glyph"):
+        run.check()
+
+
+def test_bad_input_is_found_before_the_first_pass():
+    """An empty mask, an adapter of another model, a setting of the layout. A failure means: after two passes."""
+    painter = Notebook(both_readers())
+    with pytest.raises(RecipeError, match="mask is empty"):
+        passes("tuned", painter, mask=torch.zeros(1, *SIZE)).run()
+    with pytest.raises(AdapterError, match="temperature is 0"):
+        replace(passes("tuned", painter), mode=replace(mode_named("tuned"), temperature=0.0)).run()
+    painter.readers["style"] = adapter_of(adapters.plain([8], 8), "misfit")
+    with pytest.raises(AdapterError, match="style adapter does not fit"):
+        passes("tuned", painter).run()
+    assert painter.drawings == []
+
+
+def test_edges_are_found_once_and_only_where_they_are_asked_for(monkeypatch: pytest.MonkeyPatch):
+    counted: list[str] = []
+    monkeypatch.setattr(
+        "rechar_core.passes.structure_map",
+        lambda kind, image: counted.append(kind) or structure_map(kind, image),
+    )
+    passes("tuned", Notebook(both_readers())).run()
+    assert counted == []
+    passes("official", Notebook(both_readers(), "canny")).run()
+    assert len(counted) == 2  # of the glyph, for all three passes, and of the structure picture
 
 
 def test_every_mode_says_in_the_table_what_it_is():

@@ -11,7 +11,7 @@ from typing import Any
 import adapters
 import numpy as np
 import pytest
-from graphs import MODEL, demo, draw, glyph, node, show, train
+from graphs import MODEL, demo, draw, fuse, glyph, node, show, train
 from safetensors.torch import save_file
 from server import PACK, Server, base_directory, find_host
 from test_host_references import VISION
@@ -59,7 +59,26 @@ class TinyControl:
         net.load_state_dict({k: torch.randn(t.shape, generator=draw) * 0.05 for k, t in net.state_dict().items()})
         return (comfy.controlnet.ControlNet(net, load_device=model.load_device),)
 
-NODE_CLASS_MAPPINGS = {"TinyVision": TinyVision, "TinyControl": TinyControl}
+class TinyPatch:
+    # another pack's cross-attention patches: its own attention in one block, or changed queries in all
+
+    RETURN_TYPES, FUNCTION, CATEGORY = ("MODEL",), "patch", "test"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"model": ("MODEL",), "what": (["attention", "queries"],)}}
+
+    def patch(self, model, what):
+        from comfy.ldm.modules.attention import optimized_attention
+        patched = model.clone()
+        if what == "attention":
+            attend = lambda q, k, v, options: 2 * optimized_attention(q, k, v, options["n_heads"])
+            patched.set_model_attn2_replace(attend, "output", 1)
+        else:
+            patched.set_model_attn2_patch(lambda q, k, v, options: (3 * q, k, v))
+        return (patched,)
+
+NODE_CLASS_MAPPINGS = {"TinyVision": TinyVision, "TinyControl": TinyControl, "TinyPatch": TinyPatch}
 """
 
 
@@ -159,12 +178,93 @@ def test_references_move_the_picture_and_zero_is_bit_identical_to_none(host: Ser
     assert made.images["seen"].std() > 20
 
 
-def test_references_go_with_the_hosts_own_attention_patches(host: Server):
-    """A patch of the host on the same layers, before and after ours, changes the picture and breaks nothing."""
-    pag = node("PerturbedAttentionGuidance", model=["apply", 0], scale=2.0)
-    nodes = references() | {"apply": applied(), "pag": pag}
-    made = done(host.run(demo(**nodes, **draw(["apply", 0], "ours"), **draw(["pag", 0], "with_theirs"))))
-    assert not np.array_equal(made.images["ours"], made.images["with_theirs"])
+def test_references_go_with_other_cross_attention_patches(host: Server):
+    """On the same layers, before and after ours. A failure means that one of the two is lost: the picture is then that
+    with the other alone."""
+    nodes, pictures = references() | {"ours": applied()}, {"ours": ["ours", 0]}
+    for kind in ("attention", "queries"):
+        nodes[f"{kind}_alone"] = node("TinyPatch", model=MODEL, what=kind)
+        nodes[f"{kind}_before"] = applied()
+        nodes[f"{kind}_before"]["inputs"]["model"] = [f"{kind}_alone", 0]
+        pictures |= {f"{kind}_{when}": [f"{kind}_{when}", 0] for when in ("alone", "before")}
+    nodes["queries_after"] = node("TinyPatch", model=["ours", 0], what="queries")
+    pictures["queries_after"] = ["queries_after", 0]
+    for name, wire in pictures.items():
+        nodes |= draw(wire, f"drawn_{name}")
+    made = done(host.run(demo(**nodes)))
+    drawn = {name: made.images[f"drawn_{name}"] for name in pictures}
+    assert np.array_equal(drawn.pop("queries_after"), drawn["queries_before"])
+    pairs = itertools.combinations(drawn, 2)
+    assert [p for p in pairs if np.array_equal(drawn[p[0]], drawn[p[1]])] == []
+
+
+def guided(kind: str, **wires: Any) -> dict[str, Any]:
+    """What a custom sampler with a guider of the host draws, saved as node `kind`."""
+    prompts = {name: node("CLIPTextEncode", clip=["demo", 1], text=name) for name in ("wood", "ink")}
+    return {
+        **prompts,
+        "empty": node("CLIPTextEncode", clip=["demo", 1], text=""),
+        "noise": node("RandomNoise", noise_seed=1),
+        "sampler": node("KSamplerSelect", sampler_name="euler"),
+        "sigmas": node("BasicScheduler", model=MODEL, scheduler="normal", steps=2, denoise=1.0),
+        "size": node("EmptyLatentImage", width=256, height=256, batch_size=1),
+        "guider": node(kind, positive=["wood", 0], negative=["ink", 0], **wires),
+        "drawn": node(
+            "SamplerCustomAdvanced",
+            noise=["noise", 0],
+            guider=["guider", 0],
+            sampler=["sampler", 0],
+            sigmas=["sigmas", 0],
+            latent_image=["size", 0],
+        ),
+        "decoded": node("VAEDecode", samples=["drawn", 0], vae=["demo", 2]),
+        "picture": node("SaveImage", images=["decoded", 0], filename_prefix="rechar_test"),
+    }
+
+
+def test_perp_neg_takes_references(host: Server):
+    """Its third prompt is numbered 2. A failure means an IndexError in the middle of sampling."""
+    drawn = []
+    for scale in (0.0, 0.8):
+        wires = {"model": ["apply", 0], "empty_conditioning": ["empty", 0], "cfg": 3.0, "neg_scale": 1.0}
+        nodes = references() | {"apply": applied(1.5 * scale, scale)} | guided("PerpNegGuider", **wires)
+        drawn.append(done(host.run(demo(**nodes))).images["picture"])
+    assert not np.array_equal(*drawn)
+
+
+def steps_of(made: Any, name: str) -> list[tuple[int, int]]:
+    return [(e.data["value"], e.data["max"]) for e in made.events if e.kind == "progress" and e.data["node"] == name]
+
+
+def test_every_step_and_picture_shows_progress(host: Server):
+    """Steps of a pass, pictures that are scored. A failure means a bar that stands still for minutes."""
+    whole = pipeline("references-only", adapters=["adapters", 0], style_image=["glyph", 0])
+    both = node("ImageBatch", image1=["glyph", 0], image2=["glyph", 0])
+    judged = {"images": ["both", 0], "glyph_mask": ["glyph", 1]}
+    nodes = {
+        "whole": {**whole, "inputs": {**whole["inputs"], "steps": 3, "glyph": ["both", 0]}},
+        "both": both,
+        "score": node("ReCharScore", **judged),
+        "best": node("ReCharBestOf", **judged, rank_by="structure", count=1),
+        "settings": show(["whole", 3]),
+        "scores": show(["score", 0]),
+        "ranks": show(["best", 1]),
+    }
+    made = done(host.run(demo(**loaded(), **nodes)))
+    assert [(7, 9), (8, 9), (9, 9)] == [step for step in steps_of(made, "whole") if step[1] == 9]
+    assert steps_of(made, "score") == steps_of(made, "best") == [(1, 2), (2, 2)]
+    assert json.loads(made.text("settings"))["glyph"] == "the first of 2"
+
+
+def test_a_pass_can_be_stopped_between_its_steps(host: Server):
+    def stop(event: Any) -> None:
+        if event.kind == "progress" and event.data["node"] == "whole" and event.data["max"] == 3000:
+            host.client.stop()
+
+    whole = pipeline("references-only", adapters=["adapters", 0], style_image=["glyph", 0])
+    whole["inputs"]["steps"] = 1000
+    made = host.run(demo(**loaded(), whole=whole, text=show(["whole", 3])), stop)
+    assert "stopped by a user" in made.error and len(steps_of(made, "whole")) < 100
 
 
 @pytest.mark.parametrize(
@@ -249,8 +349,10 @@ def test_the_pipelines_controlnet_is_the_hosts_own(host: Server):
     """The same picture as Structure Map and Apply ControlNet give, and another one than without."""
     mode = MODES["tuned"]
     words = {"structure_trigger": "[v]", "style_trigger": "[v]", "keep": "all", "element_weight": 1.0}
-    style = {"style_image": ["glyph", 0]}
+    wires = {"control_net": ["control", 0], "style": ["train", 1], "structure": ["train", 0]}
     nodes = {
+        "train": train(),
+        "fused": fuse(["train", 0], ["train", 1]),
         "control": node("TinyControl", model=MODEL),
         "edges": mapped("canny-cv2", image=["glyph", 0]),
         "prompt": node(
@@ -269,9 +371,9 @@ def test_the_pipelines_controlnet_is_the_hosts_own(host: Server):
             start_percent=0.0,
             end_percent=1.0,
         ),
-        **draw(MODEL, "by_hand", ["controlled", 0]),
-        "whole": pipeline("tuned", control_net=["control", 0], **style),
-        "without": pipeline("tuned", **style),
+        **draw(["fused", 0], "by_hand", ["controlled", 0]),
+        "whole": pipeline("tuned", **wires),
+        "without": pipeline("tuned", structure=["train", 0], style=["train", 1]),
     }
     for name in ("whole", "without"):
         nodes[f"{name}_image"] = node("SaveImage", images=[name, 0], filename_prefix="rechar_test")
@@ -282,11 +384,14 @@ def test_the_pipelines_controlnet_is_the_hosts_own(host: Server):
 
 
 @pytest.mark.parametrize(
-    ("mode", "message"),
-    [("tuned", "There is no style"), ("references-only", "needs adapters")],
+    ("mode", "message", "wires"),
+    [
+        ("tuned", "There is no style", {}),
+        ("references-only", "needs adapters", {"style_image": ["glyph", 0]}),
+        ("tuned", "Nothing carries the glyph", {"style_image": ["glyph", 0]}),
+    ],
 )
-def test_the_pipeline_says_what_it_lacks(host: Server, mode: str, message: str):
-    wires = {} if mode == "tuned" else {"style_image": ["glyph", 0]}
+def test_the_pipeline_says_what_it_lacks(host: Server, mode: str, message: str, wires: dict[str, Any]):
     whole = pipeline(mode, **wires)
     made = host.run(demo(whole=whole, text=show(["whole", 3])))
     assert message in made.error

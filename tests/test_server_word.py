@@ -103,11 +103,36 @@ def test_the_saved_page_has_the_alpha(comfy: Server, drawn: Any):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"structure_steps": 0}, "Nothing carries the characters' shapes"),
-        ({"pipeline_mode": "official"}, "Nothing carries the characters' shapes"),
+        ({"structure_steps": 0}, "Nothing carries the glyph"),
+        ({"structure_steps": 0, "pipeline_mode": "official"}, "Nothing carries the glyph"),
+        ({"pipeline_mode": "official"}, "nothing uses the B-LoRAs that structure_steps trains"),
+        ({"side": 100}, "The side is 100 pixels; give a multiple of 8"),
         ({"pipeline_mode": "references-only"}, "There is no style"),
     ],
 )
 def test_what_is_missing_is_said(comfy: Server, changes: dict[str, Any], message: str):
     made = comfy.run(words(one=changes))
     assert message in made.error
+
+
+def test_what_is_missing_is_said_before_the_training(comfy: Server):
+    """Without a style there is nothing to train for. A failure means hours of training before that is said."""
+    made = graphs.word(structure_steps=1_000_000)
+    answer = comfy.run(demo(text=made["text"], word=made["word"], shown=show(["word", 3])))
+    assert "There is no style" in answer.error
+
+
+def test_a_word_by_references_alone(comfy: Server):
+    """With what ships beside the demo model: nothing is trained, each character is another picture, Score reads the
+    page, whose paper is transparent."""
+    wires = {"adapters": ["refs", 0], "control_net": ["refs", 1], "style_image": ["other", 0]}
+    made = graphs.word(pipeline_mode="references-only", structure_steps=0, **wires)
+    made["other"] = graphs.glyph("S")
+    made["refs"] = node("ReCharDemoReferences")
+    made["letters"] = node("SaveImage", images=["word", 0], filename_prefix="word")
+    made["score"] = node("ReCharScore", images=["word", 1], glyph_mask=["text", 1])
+    made["scores"] = show(["score", 0])
+    answer = done(comfy.run(demo(**made)))
+    letters = answer.images["letters"]
+    assert letters.shape == (2, 256, 256, 3) and not np.array_equal(letters[0], letters[1])
+    assert json.loads(answer.text("scores"))["controls"]["blank"]["iou"] == 0

@@ -64,6 +64,13 @@ def test_mattes():
         mattes_of("alpha", grown, mask)
 
 
+@pytest.mark.parametrize("side", [100, 0, -8])
+def test_a_side_of_half_latent_cells_is_refused(side: int):
+    """A failure means that the word cannot be put together after hours of drawing."""
+    with pytest.raises(ImageError, match=f"side is {side} pixels; give a multiple of 8"):
+        cells(characters(), side, 0.1)
+
+
 def test_a_character_without_ink_is_named():
     masks = characters()
     masks[1] = 0

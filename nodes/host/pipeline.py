@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -14,7 +14,7 @@ from ...rechar_core.references.projection import Adapter
 from .elements import element_conditioning
 from .patch import patch_model
 from .progress import Progress
-from .references import Adapters, apply_references, encode_reference
+from .references import Adapters, apply_references, check_adapters, encode_reference
 from .sampling import sample
 
 _SAMPLER = {"sampler_name": "euler", "scheduler": "normal"}
@@ -22,16 +22,24 @@ _SAMPLER = {"sampler_name": "euler", "scheduler": "normal"}
 
 @dataclass(frozen=True)
 class HostPainter:
-    """A Painter (see passes.py) with MODEL, CLIP and VAE. adapters, control_net: or None."""
+    """A Painter (see passes.py) with MODEL, CLIP and VAE. adapters, control_net: or None.
+
+    progress: each drawing is its next part; None: each has a bar of its own.
+    """
 
     model: Any
     clip: Any
     vae: Any
     adapters: Adapters | None = None
     control_net: Any = None
+    progress: Progress | None = None
 
     def adapter(self, role: str) -> Adapter | None:
         return None if self.adapters is None else getattr(self.adapters, role)
+
+    def check(self) -> None:
+        if self.adapters is not None:
+            check_adapters(self.model, self.adapters)
 
     def refer(self, picture: Tensor, role: str, keep: Tensor | None) -> Reference:
         assert self.adapters is not None  # or `adapter` had said so
@@ -54,12 +62,13 @@ class HostPainter:
             )
         latent = torch.zeros(1, 4, drawing.size[0] // 8, drawing.size[1] // 8)
         settings = {"seed": drawing.seed, "steps": drawing.steps, "cfg": drawing.cfg, **_SAMPLER}
-        return sample(model, self.vae, latent, positive, negative, settings)[None]
+        return sample(model, self.vae, latent, positive, negative, settings, self.progress)[None]
 
 
 def run_passes(passes: Passes) -> tuple[Tensor, Tensor, Tensor]:
-    """The result, the structure picture and the style picture, with progress shown."""
-    return passes.run(Progress(3).show)
+    """The result, the structure picture and the style picture of a HostPainter's passes, with progress shown."""
+    progress = Progress(3)
+    return replace(passes, painter=replace(passes.painter, progress=progress)).run(progress.show)
 
 
 def _after_guidance(change: Callable[[Tensor], Tensor]) -> Callable[[dict[str, Any]], Tensor]:

@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 
 
 class Progress:
-    """A node's progress bar of `total` steps. Each step raises the host's interrupt if the user cancelled."""
+    """A node's progress bar of `total` parts. Each call raises the host's interrupt if the user cancelled."""
 
     def __init__(self, total: int):
         import comfy.utils
 
-        self.total = total
+        self.total, self.done = total, 0
         self.bar = comfy.utils.ProgressBar(total)
 
     def show(self, step: int, preview: Image | None = None) -> None:
@@ -23,7 +23,15 @@ class Progress:
         import comfy.model_management
 
         comfy.model_management.throw_exception_if_processing_interrupted()
+        self.done = step
         self.bar.update_absolute(step, self.total, preview and ("JPEG", preview, 512))
+
+    def within(self, step: int, steps: int, preview: Any = None) -> None:
+        """Step `step` of `steps` of the next part is done. preview: as the host's own previewer makes it, or None."""
+        import comfy.model_management
+
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        self.bar.update_absolute(self.done * steps + step, self.total * steps, preview)
 
 
 def latent_preview(latent_format: Any, latent: Tensor) -> Image:

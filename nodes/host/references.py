@@ -15,7 +15,7 @@ from ...rechar_core.images import rgb
 from ...rechar_core.references.attention import Branch, Reference, blend
 from ...rechar_core.references.encoding import kept_parts, reference_of
 from ...rechar_core.references.errors import AdapterError
-from ...rechar_core.references.layers import block_weights, layers_of
+from ...rechar_core.references.layers import Layer, block_weights, layers_of
 from ...rechar_core.references.layout import Layout
 from ...rechar_core.references.projection import Adapter, read_adapter
 from .patch import check_sdxl
@@ -87,6 +87,18 @@ def encoder_widths(encoder: Any) -> tuple[int, int]:
         ) from None
 
 
+def check_adapters(model: Any, adapters: Adapters) -> None:
+    """Raises ModelError, AdapterError unless they fit MODEL."""
+    check_sdxl(model)
+    widths = tuple(layer.width for layer in _layers(model))
+    for adapter in filter(None, (adapters.structure, adapters.style)):
+        adapter.check_layers(widths)
+
+
+def _layers(model: Any) -> tuple[Layer, ...]:
+    return layers_of((name, w.shape[0]) for name, w in model.model.diffusion_model.state_dict().items())
+
+
 def encode_reference(
     adapters: Adapters, image: Tensor, role: str, mask: Tensor | None, uncond: str, weight: float
 ) -> Reference:
@@ -134,7 +146,7 @@ def apply_references(
     What has scale 0 is left out altogether. Raises ModelError, AdapterError.
     """
     check_sdxl(model)
-    layers = layers_of((name, w.shape[0]) for name, w in model.model.diffusion_model.state_dict().items())
+    layers = _layers(model)
     by_block = block_weights(weights, layers)
     strong = [(r, r.weight * scales[r.role]) for r in references]
     for reference, _ in strong:

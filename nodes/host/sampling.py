@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -29,11 +29,18 @@ def scheduler_names() -> list[str]:
 
 
 def sample(
-    model: Any, vae: Any, latent: Tensor, positive: Any, negative: Any, settings: dict[str, Any]
+    model: Any,
+    vae: Any,
+    latent: Tensor,
+    positive: Any,
+    negative: Any,
+    settings: dict[str, Any],
+    progress: Progress | None = None,
 ) -> Tensor:
     """One picture (H, W, 3) in 0..1 from an empty or given latent (1, 4, h, w), as KSampler and VAEDecode make it.
 
-    settings: seed, steps, cfg, sampler_name, scheduler.
+    settings: seed, steps, cfg, sampler_name, scheduler. progress: is told each step, as a part of its next part;
+    None: a bar of its own. Either way the user can cancel between steps, and sees the host's previews.
     """
     import comfy.sample
 
@@ -48,10 +55,24 @@ def sample(
         positive,
         negative,
         latent,
+        callback=_each_step(model, progress or Progress(1)),
         disable_pbar=True,
         seed=settings["seed"],
     )
     return vae.decode(out)[0]
+
+
+def _each_step(model: Any, progress: Progress) -> Callable[[int, Tensor, Tensor, int], None]:
+    """What KSampler does at each step: progress, a preview where the user has them switched on, and cancel."""
+    from latent_preview import get_previewer
+
+    previewer = get_previewer(model.load_device, model.model.latent_format)
+
+    def told(step: int, denoised: Tensor, _: Tensor, steps: int) -> None:
+        preview = previewer and previewer.decode_latent_to_preview_image("JPEG", denoised)
+        progress.within(step + 1, steps, preview)
+
+    return told
 
 
 def alpha_grid(
@@ -80,7 +101,7 @@ def alpha_grid(
     for style_alpha in rows:
         for structure_alpha in columns:
             patched = patch_model(model, fuse(structure, style, structure_alpha, style_alpha))
-            pictures.append(sample(patched, vae, latent, positive, negative, settings))
+            pictures.append(sample(patched, vae, latent, positive, negative, settings, progress))
             progress.show(len(pictures), to_pil(pictures[-1].movedim(-1, 0)))
     labels = [f"structure {c:g}\nstyle {r:g}" for r in rows for c in columns]
     cells = list(zip(labels, (to_pil(p.movedim(-1, 0)) for p in pictures), strict=True))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from .pipeline import HostPainter
 from .progress import Progress
 from .training import train
 
-_PROMPT = "A [v]"
+_PROMPT, _PASSES = "A [v]", 3
 
 
 @dataclass(frozen=True)
@@ -37,34 +37,32 @@ class Word:
 
     def draw(self, painter: HostPainter, mode: Mode, seed: int, **common: Any) -> Tensor:
         """IMAGE (N, S, S, 3). common: the fields of Passes that are the same for all characters."""
-        self._check_carrier(painter, mode)
-        progress, look, pictures, style = Progress(len(self.masks)), SharedLook(), [], None
+        progress, look, pictures, style = Progress(_PASSES * len(self.masks)), SharedLook(), [], None
+        painter = replace(painter, progress=progress)
+        self._check_training(painter, mode)
         for number, mask in enumerate(self.masks):
             glyph = (1 - mask)[None, ..., None].expand(-1, -1, -1, 3).contiguous()
-            own = Passes(
-                painter,
-                glyph,
-                mask[None],
-                mode,
-                seed_of(self.share, seed, number),
-                structure=self._learnt(painter, glyph),
-                **common,
-            )
-            own.check()
+            own = Passes(painter, glyph, mask[None], mode, seed_of(self.share, seed, number), **common)
+            own.check(
+                learns=self.recipe is not None
+            )  # all that can be wrong is said before hours of training
+            own = replace(own, structure=self._learnt(painter, glyph))
             if style is None:
                 style = own.style_picture() if painter.adapter("style") else glyph
+            progress.show(_PASSES * number + 1)
             structure = own.structure_picture() if painter.adapter("structure") else glyph
+            progress.show(_PASSES * number + 2)
             shared = look.each_step(mask) if self.share == SHARES[0] else None
             pictures.append(own.result(structure, style, shared))
-            progress.show(number + 1)
+            progress.show(_PASSES * (number + 1))
         return torch.cat(pictures)
 
-    def _check_carrier(self, painter: HostPainter, mode: Mode) -> None:
-        learnt = self.recipe is not None and mode.structure_stays
-        if not learnt and painter.adapter("structure") is None and painter.control_net is None:
+    def _check_training(self, painter: HostPainter, mode: Mode) -> None:
+        used = mode.structure_stays or (mode.draws and painter.adapter("structure") is not None)
+        if self.recipe is not None and not used:
             raise RecipeError(
-                "Nothing carries the characters' shapes: connect a ControlNet or adapters with a composition adapter, "
-                "or set structure_steps to train a structure B-LoRA for each in a mode other than official and paper."
+                f"In mode {mode.name} nothing uses the B-LoRAs that structure_steps trains: connect adapters with a "
+                "composition adapter, or set structure_steps to 0."
             )
 
     def _learnt(self, painter: HostPainter, glyph: Tensor) -> BLora | None:

@@ -87,13 +87,14 @@ def decorate(job: DecorateJob) -> list[Path]:
     from tqdm import tqdm
 
     from .base import load
-    from .generate import check_series
+    from .generate import check_series, check_side
     from .painter import DiffusersPainter
     from .processes import processes
     from .readers import control_net, readers
 
     here = processes()
     check_series(job.output, job.images, job.seed)
+    check_side("width", job.resolution)
     given: dict[str, Any] = {
         name: files.read(path) if path else None
         for name, path in (("structure", job.structure), ("style", job.style))
@@ -152,7 +153,11 @@ def add_options(sub: argparse.ArgumentParser) -> None:
     add("--glyph", type=Path, help="with --mode: a picture of the glyph")
     add("--elements", default="", help="with --mode: decorative things, separated by commas")
     add("--style-prompt", default=STYLE_TEMPLATE, help="with --mode: the style picture's prompt")
-    add("--style-image", type=Path, help="with --mode: a picture of the style")
+    add(
+        "--style-image",
+        type=Path,
+        help="with --mode: a picture of the style; not used beside --style, but by references-only",
+    )
     add("--composition-adapter", type=Path, help="with --mode: IP-Adapter file for the structure, or 'demo'")
     add("--style-adapter", type=Path, help="with --mode: IP-Adapter file for the style, or 'demo'")
     add(

@@ -42,9 +42,14 @@ class Sampling:
             raise RecipeError(f"steps is {self.steps}; it must be from 1 to 1000.")
         if not 0 <= self.guidance <= 100:
             raise RecipeError(f"guidance is {self.guidance}; it must be from 0 to 100.")
-        for name, size in (("width", self.width), ("height", self.height)):
-            if size is not None and (size < 64 or size > 8192 or size % 8):
-                raise RecipeError(f"{name} is {size}; it must be a multiple of 8 from 64 to 8192.")
+        check_side("width", self.width)
+        check_side("height", self.height)
+
+
+def check_side(name: str, pixels: int | None) -> None:
+    """Raises RecipeError unless a picture's side can be drawn; None is the model's own."""
+    if pixels is not None and (pixels < 64 or pixels > 8192 or pixels % 8):
+        raise RecipeError(f"{name} is {pixels}; it must be a multiple of 8 from 64 to 8192.")
 
 
 @dataclass(frozen=True)

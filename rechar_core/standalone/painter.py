@@ -16,7 +16,7 @@ from ..passes import Drawing
 from ..references.attention import CONDITIONAL, UNCONDITIONAL, Branch, Reference, blend
 from ..references.encoding import clip_pixels, kept_parts, reference_of
 from ..references.errors import AdapterError
-from ..references.layout import Layout
+from ..references.layout import ROLES, Layout
 from ..references.projection import Adapter, attend
 from .words import encode_words
 
@@ -47,13 +47,25 @@ class DiffusersPainter:
         found: Adapter | None = getattr(self.readers, role)
         return found
 
+    def check(self) -> None:
+        _, layers = _cross_attentions(self.pipeline.unet)
+        for role in ROLES:
+            if adapter := self.adapter(role):
+                self._check_encoder(adapter)
+                adapter.check_layers(tuple(layer.inner_dim for layer in layers))
+
+    def _check_encoder(self, adapter: Adapter) -> None:
+        encoder = self.readers.encoder
+        if encoder is None:
+            raise AdapterError(f"No image encoder for the adapter '{adapter.name}' is given.")
+        adapter.check_encoder(encoder.config.hidden_size, encoder.config.projection_dim)
+
     def refer(self, picture: Tensor, role: str, keep: Tensor | None) -> Reference:
         adapter, encoder = self.adapter(role), self.readers.encoder
-        if adapter is None or encoder is None:
-            raise AdapterError(f"No adapter or no image encoder for {role} references is given.")
-        config = encoder.config
-        adapter.check_encoder(config.hidden_size, config.projection_dim)
-        pixels = clip_pixels(picture.to(encoder.device), config.image_size)
+        if adapter is None:
+            raise AdapterError(f"No adapter for {role} references is given.")
+        self._check_encoder(adapter)
+        pixels = clip_pixels(picture.to(encoder.device), encoder.config.image_size)
         seen = self._features(adapter, pixels)
         plain = adapter.kind == "plain"
         # what diffusers takes for no picture: no features, or those of grey
@@ -136,8 +148,7 @@ def _referred(unet: Any, drawing: Drawing) -> Iterator[list[int]]:
     """
     half = [CONDITIONAL]
     strong = [(r, r.weight * drawing.scales[r.role]) for r in drawing.references]
-    names = [name for name in unet.attn_processors if name.endswith("attn2.processor")]
-    layers = [unet.get_submodule(name.removesuffix(".processor")) for name in names]
+    names, layers = _cross_attentions(unet)
     for reference, _ in strong:
         reference.adapter.check_layers(tuple(layer.inner_dim for layer in layers))
     strong = [(reference, scale) for reference, scale in strong if scale != 0]
@@ -154,6 +165,12 @@ def _referred(unet: Any, drawing: Drawing) -> Iterator[list[int]]:
         yield half
     finally:
         unet.set_attn_processor(before)
+
+
+def _cross_attentions(unet: Any) -> tuple[list[str], list[Any]]:
+    """Names of the processors and the layers, in the adapters' order."""
+    names = [name for name in unet.attn_processors if name.endswith("attn2.processor")]
+    return names, [unet.get_submodule(name.removesuffix(".processor")) for name in names]
 
 
 def _grids(size: tuple[int, int]) -> Grids:
