@@ -52,7 +52,7 @@ def add(out: Path, scripts: Iterable[str], side: int, ocr: bool) -> None:
         for name, pixels in judge.controls().items():
             picture = Image.fromarray((pixels * 255).astype("uint8"))
             found[name] |= {measure: of(picture, script) for measure, of in measures.items()}
-        _write(path, found)
+        write(path, found)
     files = [path for path in sorted((out / "cells").glob("*.json")) if path.name.split("_")[0] in judges]
     for path in tqdm(files, desc="Measuring", unit="cell", ascii=True):
         cell = json.loads(path.read_text(encoding="utf-8"))
@@ -62,10 +62,12 @@ def add(out: Path, scripts: Iterable[str], side: int, ocr: bool) -> None:
                 cell["measures"] |= {
                     name: of(picture, cell["settings"]["script"]) for name, of in lacking.items()
                 }
-            _write(path, cell)
+            write(path, cell)
 
 
-def _write(path: Path, content: object) -> None:
+def write(path: Path, content: object) -> None:
+    """JSON; whoever reads the file meanwhile sees the old one or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
     temporary.replace(path)

@@ -86,7 +86,9 @@ def ours(model, clip, latent, mode):
     values = part("rechar_core.training.denoiser")
     recipe = part("rechar_core.training.recipe").TrainingRecipe(rank=8, steps=STEPS, resolution=PIXELS)
     with host.trainable(model) as denoiser:
-        cond = host.ordinary(host.encode_prompt(clip, "A [v]", PIXELS), denoiser.device)
+        cond = host.ordinary(
+            part("nodes.host.encoders").encode_prompt(clip, "A [v]", PIXELS), denoiser.device
+        )
         moments = values.LatentMoments(latent.clone(), torch.full_like(latent, 0.1).clone())
         run = loop.Training(denoiser, [moments], cond, recipe, mode=mode)
         for _ in run.steps():

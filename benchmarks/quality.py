@@ -14,7 +14,7 @@ An arm whose files are missing is not run, and the report says so.
 from __future__ import annotations
 
 import argparse
-import hashlib
+import functools
 import json
 import os
 import sys
@@ -33,15 +33,14 @@ from benchmarks import afterwards  # noqa: E402
 from benchmarks.arms import Arm, Cell, Leads, arms, style_pictures, variants  # noqa: E402
 from benchmarks.judge import GLYPHS, Judge, VggGram, Weights  # noqa: E402
 from benchmarks.ocr import Reader  # noqa: E402
-from rechar_core import files  # noqa: E402
+from benchmarks.trainings import Trainings, content_of  # noqa: E402
 from rechar_core.demo.build import WEIGHTS, read_config  # noqa: E402
 from rechar_core.errors import FileError, ReCharError  # noqa: E402
-from rechar_core.images import fit, read, to_pil  # noqa: E402
+from rechar_core.images import read, to_pil  # noqa: E402
 from rechar_core.standalone.base import DEMO, load  # noqa: E402
 from rechar_core.standalone.painter import DiffusersPainter, Readers  # noqa: E402
 from rechar_core.standalone.processes import processes, say  # noqa: E402
 from rechar_core.standalone.readers import control_net, readers  # noqa: E402
-from rechar_core.training.recipe import TrainingRecipe  # noqa: E402
 
 _ABOUT = 1  # raised when the same settings mean another measurement
 
@@ -60,7 +59,8 @@ def measure(options: argparse.Namespace) -> int:
         Reader(options.scripts)  # what is missing is said before hours of drawing
     run = Run(options)
     say(f"{len(run.cells)} cells x {len(run.arms)} arms in {options.out}")
-    run.train()
+    if any(arm.loras for arm in run.arms):
+        run.trainings.train()
     run.draw()
     processes().wait_for_everyone()
     if processes().is_main_process:
@@ -134,9 +134,19 @@ class Run:
         self.options, here = options, processes()
         half = here.device.type == "cuda"
         self.where = (torch.float16 if half else torch.float32, here.device)
-        self.leads, self.loras = self._leads(), {}
+        self.leads = self._leads()
         self.side = options.side or int(self.leads.painter.pipeline.unet.config.sample_size) * 8
         self.styles = style_pictures(options.styles)
+        self.contents = {name: content_of(path) for name, path in self.styles.items()}
+        self.model = demo_version() if options.model == DEMO else shown(Path(options.model))
+        self.trainings = Trainings(
+            options,
+            self.leads.painter.pipeline,
+            self.side,
+            self.model,
+            self.styles,
+            lambda script: self._glyph(Judge(script, self.side))[0],
+        )
         seeds = range(options.seeds)
         self.cells = [Place(g, s, n) for g in options.scripts for s in self.styles for n in seeds]
         chosen, self.not_run = arms(options.steps, options.guidance), {}
@@ -161,76 +171,29 @@ class Run:
             else:
                 found = readers(*given, *self.where)
         except FileError as error:
-            missing = [str(error)]
+            missing = [told_here(error)]
         net, no_net = None, ["No --control-net is given."]
         try:
             net = control_net(o.control_net, *self.where)
             no_net = [] if net is not None else no_net
         except FileError as error:
-            no_net = [str(error)]
+            no_net = [told_here(error)]
         painter = replace(painter, readers=found, control_net=net)
         return Leads(painter, tuple(missing), tuple(no_net), {})
 
     def about(self) -> dict[str, Any]:
         """What all cells have in common."""
-        o, model = self.options, self.options.model
-        told = {
-            n: str(getattr(o, n)) for n in ("composition_adapter", "style_adapter", "control_net", "clip")
-        }
+        o = self.options
+        names = ("composition_adapter", "style_adapter", "image_encoder", "control_net", "clip")
         return {
             "version": _ABOUT,
-            "model": model
-            if model != DEMO
-            else f"demo {hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()[:12]}",
+            "model": self.model,
             "side": self.side,
             "elements": o.elements,
-            "recipes": {kind: told_of(self._recipe(kind)) for kind in ("structure", "style")},
-            **told,
-            **({"vgg": str(o.vgg)} if o.vgg else {}),
+            "recipes": self.trainings.told(),
+            **{name: shown(getattr(o, name)) for name in names},
+            **({"vgg": shown(o.vgg)} if o.vgg else {}),
         }
-
-    # B-LoRAs
-
-    def _recipe(self, kind: str) -> TrainingRecipe:
-        demo = read_config()["recipe"][kind] if self.options.model == DEMO else {"target": kind}
-        steps = {"steps": self.options.training_steps} if self.options.training_steps else {}
-        return TrainingRecipe.from_json({"resolution": self.side, **demo, **steps})
-
-    def _lora(self, kind: str, name: str) -> Path:
-        told = json.dumps([told_of(self._recipe(kind)), self.about()["model"], self.side], sort_keys=True)
-        return (
-            self.options.out
-            / "loras"
-            / f"{kind}_{name}_{hashlib.sha256(told.encode()).hexdigest()[:8]}.safetensors"
-        )
-
-    def train(self) -> None:
-        """Those that are not there yet, shared between the processes; an unfinished one begins anew."""
-        if not any(arm.loras for arm in self.arms):
-            return
-        here = processes()
-        wanted = [("structure", s) for s in self.options.scripts] + [("style", s) for s in self.styles]
-        for kind, name in wanted[here.process_index :: here.num_processes]:
-            path = self._lora(kind, name)
-            if not path.is_file():
-                say(f"training {kind} {name}")
-                self._learn(kind, name, path)
-        self.leads.painter.pipeline.to(self.where[1])  # training left its encoders on the CPU
-        here.wait_for_everyone()
-
-    def _learn(self, kind: str, name: str, path: Path) -> None:
-        from rechar_core.standalone.train import prepare
-
-        if kind == "style":
-            pixels = fit(read(self.styles[name]), self.side)
-        else:
-            glyph, _ = self._glyph(Judge(name, self.side))
-            pixels = glyph.movedim(-1, 1) * 2 - 1
-        training = prepare(self.leads.painter.pipeline, [pixels], self._recipe(kind))
-        for _ in training.steps():
-            pass
-        path.parent.mkdir(parents=True, exist_ok=True)
-        files.write(training.blora(), path)
 
     def _glyph(self, judge: Judge) -> tuple[torch.Tensor, torch.Tensor]:
         mask = torch.from_numpy(np.ascontiguousarray(judge.soft, dtype=np.float32))[None]
@@ -252,7 +215,7 @@ class Run:
 
     def _judge(self, script: str) -> Judge:
         judge = Judge(script, self.side)
-        self._write(self.options.out / "controls" / f"{script}.json", self._controls(judge))
+        afterwards.write(self.options.out / "controls" / f"{script}.json", self._controls(judge))
         if self.options.clip:
             judge.weights.append(Weights(self.options.clip, self.options.elements, judge.target.drawn))
         if self.options.vgg:
@@ -272,7 +235,12 @@ class Run:
         return read(self.styles[name]).movedim(1, -1)
 
     def _settings(self, place: Place, arm: Arm) -> dict[str, Any]:
-        return json.loads(json.dumps({**self.about(), **asdict(place), **asdict(arm)}, default=str))
+        return json.loads(
+            json.dumps(
+                {**self.about(), **asdict(place), "style_content": self.contents[place.style], **asdict(arm)},
+                default=str,
+            )
+        )
 
     def _done(self, place: Place, arm: Arm) -> bool:
         path = place.file(self.options.out, arm.name)
@@ -284,7 +252,7 @@ class Run:
         glyph, mask = self._glyph(judge)
         style = self._style(place.style)
         pairs = (("structure", place.script), ("style", place.style))
-        loras = [self._read(*pair) if arm.loras else None for pair in pairs]
+        loras = [self.trainings.read(*pair) if arm.loras else None for pair in pairs]
         character = GLYPHS[place.script][0]
         cell = Cell(character, place.style, place.seed, glyph, mask, style, self.options.elements, *loras)
         result, drawn = arm.run(self.leads, cell)
@@ -297,26 +265,27 @@ class Run:
         temporary = path.with_suffix(f".{os.getpid()}.png")
         to_pil(result[0].movedim(-1, 0)).save(temporary)
         temporary.replace(path.with_suffix(".png"))
-        self._write(path, {"settings": self._settings(place, arm), "measures": found})
-
-    def _read(self, kind: str, name: str) -> Any:
-        """A B-LoRA, one object a file: by it shared passes are recognised."""
-        path = self._lora(kind, name)
-        if path not in self.loras:
-            self.loras[path] = files.read(path)
-        return self.loras[path]
-
-    def _write(self, path: Path, content: dict[str, Any]) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
-        temporary.replace(path)
+        afterwards.write(path, {"settings": self._settings(place, arm), "measures": found})
 
 
-def told_of(recipe: TrainingRecipe) -> dict[str, Any]:
-    """What of a recipe is not the default: a setting that is new to the trainer, and off, changes no measurement."""
-    usual = TrainingRecipe().to_json()
-    return {name: value for name, value in recipe.to_json().items() if value != usual.get(name)}
+def shown(path: Path | None) -> str:
+    """How reports tell a path: seen from the repository, so that they say nothing of this machine's folders."""
+    if path is None or str(path) == DEMO:
+        return str(path)
+    try:
+        return Path(os.path.relpath(path, ROOT)).as_posix()
+    except ValueError:  # on another drive
+        return path.name
+
+
+def told_here(error: FileError) -> str:
+    """Its sentence, with paths in the repository seen from there."""
+    return str(error).replace(f"{ROOT}{os.sep}", "")
+
+
+@functools.cache
+def demo_version() -> str:
+    return f"demo {content_of(WEIGHTS)}"
 
 
 if __name__ == "__main__":

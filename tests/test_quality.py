@@ -261,6 +261,7 @@ def test_arms_whose_files_are_missing_are_named_and_not_drawn(made: tuple[Path, 
     assert set(table["not_run"]) == {"ControlNet only", "references only", "official", "paper", "tuned"}
     assert "controlnet.safetensors" in table["not_run"]["ControlNet only"]
     assert "adapters.safetensors" in table["not_run"]["references only"]
+    assert table["about"]["image_encoder"] == "demo"
     assert "not run" in (made[0] / "report.md").read_text(encoding="utf-8")
 
 
@@ -277,6 +278,37 @@ def test_what_is_done_is_not_done_again(made: tuple[Path, Path]):
     assert sorted(p.stem for p in cells if now[p] != before[p]) == [cells[0].stem] * 2
     assert quality.main(run(out, styles, "--elements", "stars")) == 0
     assert all(p.stat().st_mtime_ns != now[p] for p in cells)
+
+
+def test_another_picture_under_the_same_name_is_another_style(made: tuple[Path, Path], tmp_path: Path):
+    """A failure means that a table mixes pictures of one style with those of another that replaced it."""
+    shutil.copytree(made[0], out := tmp_path / "out")
+    (tmp_path / "styles").mkdir()
+    Image.new("RGB", (32, 32), "#2080c0").save(tmp_path / "styles" / "red.png")
+    cells = {p: p.stat().st_mtime_ns for p in (out / "cells").iterdir()}
+    loras = {p.name for p in (out / "loras").iterdir()}
+    assert quality.main(run(out, tmp_path / "styles")) == 0
+    assert all(p.stat().st_mtime_ns != before for p, before in cells.items())
+    new = {p.name for p in (out / "loras").iterdir()} - loras
+    assert [name.split("_")[0] for name in new] == ["style"]
+
+
+def test_reports_tell_paths_from_the_repository():
+    """A failure means that published tables name folders of whoever made them."""
+    assert quality.shown(ROOT / "demo" / "x.safetensors") == "demo/x.safetensors"
+    assert (quality.shown(Path("demo")), quality.shown(None)) == ("demo", "None")
+    there = ROOT / "rechar_core" / "demo" / "adapters.safetensors"
+    error = FileError(f"There is no file '{there}'; check its name and folder.")
+    assert f"'{Path('rechar_core/demo/adapters.safetensors')}'" in quality.told_here(error)
+
+
+def test_the_weights_are_read_once(monkeypatch: pytest.MonkeyPatch):
+    """A failure means that 20 MB are hashed anew for every cell."""
+    quality.demo_version.cache_clear()
+    counted: list[Path] = []
+    monkeypatch.setattr(quality, "content_of", lambda file: counted.append(file) or "0")
+    assert [quality.demo_version() for _ in range(3)] == ["demo 0"] * 3 and len(counted) == 1
+    quality.demo_version.cache_clear()
 
 
 def test_two_processes_share_the_cells(made: tuple[Path, Path], tmp_path: Path):
