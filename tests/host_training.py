@@ -68,7 +68,7 @@ def train(model, inputs, mode, prediction):
     )
     size = torch.tensor([[192.0, 256.0, 0.0, 0.0, 192.0, 256.0]])
     pooled = torch.randn(1, unet.label_emb[0][0].in_features - 6 * 256, generator=draw)
-    with host.trainable(model) as denoiser:
+    with host.trainable(model, by_halves=mode == "low") as denoiser:
         assert denoiser.prediction == prediction
         latents = [inputs[f"picture.{i}"].clone() for i in range(3)]
         moments = [values.LatentMoments(x, torch.full_like(x, 0.1)) for x in latents]
@@ -83,26 +83,25 @@ def train(model, inputs, mode, prediction):
 
 
 def moved_back(model):
-    """Weights lent to another device come back to theirs; here that is "meta", which holds no values."""
-    host, weights = part("nodes.host.denoiser"), part("nodes.host.weights")
+    """Weights lent to another device are the host's own again; here that is "meta", which holds no values."""
+    weights, meta, cpu = part("nodes.host.weights"), torch.device("meta"), torch.device("cpu")
     unet = model.model.diffusion_model
-    before = dict(unet.state_dict())
-    kept = weights.Weights()
-    with torch.inference_mode(False), kept.ordinary(unet):
-        kept.move([unet.out], torch.device("meta"))
-        away = (
-            unet.out[2].weight.device.type == "meta" and unet.input_blocks[0][0].weight.device.type == "cpu"
-        )
-        for table, homes in kept._moved.values():
-            away = away and {h.type for h in homes.values()} == {"cpu"}
-            for name in homes:  # meta tensors hold no values: give them some, as a CPU copy would have
-                table[name] = torch.nn.Parameter(torch.ones(table[name].shape), requires_grad=False)
-    back = all(bool((p == 1).all()) and p.device.type == "cpu" for p in unet.out.parameters())
-    with torch.no_grad():
-        for name, module in unet.out.named_parameters():
-            module.copy_(before[f"out.{name}"])
-    others = {n: t for n, t in unet.state_dict().items() if not n.startswith("out.")}
-    return away and back and all(others[n].data_ptr() == before[n].data_ptr() for n in others) and bool(host)
+    before = tensors_of(unet)
+    lent, aliases = weights.Weights(), None
+    with torch.inference_mode(False), lent.ordinary(unet):
+        aliases = dict(unet.out.named_parameters())
+        lent.move([unet.input_blocks, unet.out], meta)
+        away = unet.out[2].weight.is_meta and unet.input_blocks[0][0].weight.is_meta
+        away = away and not unet.middle_block[0].in_layers[2].weight.is_meta
+        lent.move([unet.out], cpu)
+        kept = all(tensor is aliases[name] for name, tensor in unet.out.named_parameters())
+        lent.move([unet.out], meta)
+    after = tensors_of(unet)
+    return away and kept and all(after[name] is before[name] for name in before)
+
+
+def tensors_of(unet):
+    return {**dict(unet.named_parameters()), **dict(unet.named_buffers())}
 
 
 def half(model, clip, vae):

@@ -14,10 +14,11 @@ from server import find_host, run_inside
 from rechar_core.errors import RecipeError, TrainingError
 from rechar_core.standalone.base import encode_prompt
 from rechar_core.standalone.denoiser import DiffusersDenoiser
-from rechar_core.training import checkpoint, objective, presets
+from rechar_core.training import checkpoint, lookahead, objective, presets
 from rechar_core.training.denoiser import LatentMoments
+from rechar_core.training.lending import Lending
 from rechar_core.training.loop import Share
-from rechar_core.training.memory import LADDER, choose, grouping
+from rechar_core.training.memory import LADDER, Grouping, choose, grouping
 from rechar_core.training.recipe import TrainingRecipe
 
 SCRIPT = Path(__file__).parent / "host_training.py"
@@ -111,6 +112,38 @@ def test_a_run_broken_off_inside_a_group_goes_on_bit_equal(pipe, tmp_path):
             break
     checkpoint.save(first, tmp_path / "state")
     second = prepared(pipe, {"steps": 20, "memory": "fast"}, "epsilon")
+    checkpoint.resume(second, tmp_path / "state")
+    tiny.finish(second)
+    assert second.loss_values() == straight.loss_values()
+    assert torch.equal(deltas(second.blora()), deltas(straight.blora()))
+
+
+@pytest.mark.parametrize(
+    ("mode", "changes"),
+    [
+        ("normal", {}),
+        ("low", {}),
+        ("fast", {"min_snr_gamma": 5.0}),
+        ("fast", {"noise_offset": 0.1}),
+        ("low", {"chunk": 6}),
+    ],
+)
+def test_every_way_of_computing_goes_on_bit_equal(pipe, tmp_path, monkeypatch, mode, changes):
+    """With "chunk", low keeps more prefixes than it computes together, as it does on a GPU alone."""
+    changes = {"steps": 14, **changes}
+    chunk = changes.pop("chunk", None)
+    expected = tiny.finish(prepared(pipe, changes, "epsilon", mode))  # without a GPU's chunks
+    if chunk:
+        monkeypatch.setattr(lookahead, "grouping", lambda *given: Grouping(together=2, chunk=chunk))
+    straight, first, second = (prepared(pipe, changes, "epsilon", mode) for _ in range(3))
+    tiny.finish(straight)
+    assert straight.loss_values() == pytest.approx(expected.loss_values(), abs=1e-6)
+    theirs = deltas(expected.blora())
+    assert (deltas(straight.blora()) - theirs).norm() / theirs.norm() < 1e-4
+    for step in first.steps():
+        if step.number == 9:  # inside a group of two, and inside a chunk of six
+            break
+    checkpoint.save(first, tmp_path / "state")
     checkpoint.resume(second, tmp_path / "state")
     tiny.finish(second)
     assert second.loss_values() == straight.loss_values()
@@ -287,20 +320,43 @@ def test_low_has_one_half_of_the_unet_on_the_device_at_a_time(pipe, monkeypatch)
     halves = [{id(p) for module in half for p in module.parameters()} for half in denoiser._halves]
     assert not halves[0] & halves[1]
     assert halves[0] | halves[1] == {id(p) for p in pipe.unet.parameters()}
-    run, moves = tiny.training(pipe, {"steps": 17}, denoiser=denoiser, mode="low"), []
-    on = torch.nn.Module.to
-    names = {id(m): half for half, modules in enumerate(denoiser._halves) for m in modules}
+    order = []
+    for half, ask in enumerate((denoiser.prefix, denoiser.suffix)):
+        counted = lambda *given, half=half, ask=ask: order.append(half) or ask(*given)  # noqa: E731
+        setattr(denoiser, ("prefix", "suffix")[half], counted)
+    moves, move = [], denoiser._lent.move
+    monkeypatch.setattr(
+        denoiser._lent, "move", lambda *given: moves.append((given, order[-1])) or move(*given)
+    )
+    monkeypatch.setattr(lookahead, "grouping", lambda *given: Grouping(together=2, chunk=4))  # as on a GPU
+    tiny.finish(tiny.training(pipe, {"steps": 9}, denoiser=denoiser, mode="low"))
+    assert order.count(1) == 9
+    swaps = [part for i, part in enumerate(order) if i == 0 or part != order[i - 1]]
+    assert swaps == [0, 1] * 3  # for chunks of 4, 4 and 1 steps
+    halves = denoiser._halves
+    expected = [[(halves[1 - part], "cpu"), (halves[part], denoiser.device.type)] for part in swaps]
+    assert [(modules, device.type) for (modules, device), _ in moves] == [
+        m for pair in expected for m in pair
+    ]
 
-    def to(module, *args, **kwargs):
-        if id(module) in names:
-            moves.append((names[id(module)], "away" if args[0] == "cpu" else "here"))
-        return on(module, *args, **kwargs)
 
-    monkeypatch.setattr(torch.nn.Module, "to", to)
-    monkeypatch.setattr(denoiser, "device", torch.device("cpu"))
-    tiny.finish(run)
-    order = [move for i, move in enumerate(moves) if i == 0 or move != moves[i - 1]]
-    assert order[:4] == [(1, "away"), (0, "here"), (0, "away"), (1, "here")]
+def test_lent_weights_are_never_copied_back_and_are_the_very_same_at_home():
+    """A failure means that each swap copies frozen weights from the GPU, or that a model comes back as a copy."""
+    halves = [torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3)]
+    own = {id(t) for half in halves for t in (*half.parameters(), *half.buffers())}
+    lent, cpu, meta = (
+        Lending(),
+        torch.device("cpu"),
+        torch.device("meta"),
+    )  # no value can be had back from there
+    for here, away in ((0, 1), (1, 0), (0, 1)):
+        lent.move([halves[away]], cpu)
+        lent.move([halves[here]], meta)
+        assert {t.device for t in halves[here].state_dict().values()} == {meta}
+        assert {t.device for t in halves[away].state_dict().values()} == {cpu}
+        assert {id(t) for t in (*halves[away].parameters(), *halves[away].buffers())} <= own
+    lent.go_home()
+    assert {id(t) for half in halves for t in (*half.parameters(), *half.buffers())} == own
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,11 @@ import dataclasses
 import sys
 import threading
 
+import numpy as np
 import pytest
 import tiny
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from rechar_core import files, fusion
@@ -33,13 +35,28 @@ def deltas(blora) -> torch.Tensor:
     return torch.cat([blora.pairs[path].delta().flatten() for path in sorted(blora.pairs)])
 
 
-@pytest.mark.parametrize("mode", ["fast", "normal", "low"])
-def test_reproduces_the_published_trainer(pipe, mode):
+def as_published(path, resolution: int) -> torch.Tensor:
+    """The published trainer's picture: scaled by PIL, in 8 bits, the longer side cut to a whole number.
+
+    `fit` scales in fp32 to whole latent cells; a picture of the right size is the same.
+    """
+    picture = Image.open(path).convert("RGB")
+    size = [int(side * resolution / min(picture.size)) for side in picture.size]
+    pixels = torch.from_numpy(np.array(picture.resize(size, Image.Resampling.BILINEAR)))
+    return pixels.movedim(-1, 0)[None].float() / 255 * 2 - 1
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [*(("lr5e-5", mode) for mode in ("fast", "normal", "low")), ("structure", "fast"), ("style", "fast")],
+)
+def test_reproduces_the_published_trainer(pipe, name, mode):
     """A failure means our loop is not B-LoRA's: loss, schedule, optimizer, clipping or adapters differ."""
-    run = tiny.RUNS["lr5e-5"]
-    recipe = TrainingRecipe(prompt=run["prompt"], rank=8, steps=20, learning_rate=5e-5, resolution=256)
+    run = tiny.RUNS[name]
+    rate = run["learning_rate"]
+    recipe = TrainingRecipe(prompt=run["prompt"], rank=8, steps=20, learning_rate=rate, resolution=256)
     denoiser = DiffusersDenoiser(pipe.unet, pipe.scheduler.config)
-    moments = encode_picture(pipe, fit(read(tiny.REFERENCE / run["image"]), 256))
+    moments = encode_picture(pipe, as_published(tiny.REFERENCE / run["image"], 256))
     draws = tiny.PublishedDraws(run["seed"], denoiser.layers())
     conditioning = encode_prompt(pipe, run["prompt"], 256)
     training = tiny.finish(Training(denoiser, [moments], conditioning, recipe, draws, mode=mode))
@@ -51,6 +68,12 @@ def test_reproduces_the_published_trainer(pipe, mode):
     expected = torch.cat([d.flatten() for d in theirs])
     assert len(trained.pairs) * 2 == len(saved)
     assert (deltas(trained) - expected).norm() / expected.norm() < 1e-4
+
+
+def test_a_picture_of_the_right_size_is_the_published_trainers():
+    """A failure means that range or channels of a picture differ; where it is scaled, the last bits do."""
+    picture = tiny.REFERENCE / "structure.png"
+    assert torch.allclose(fit(read(picture), 256), as_published(picture, 256), atol=1e-6)
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])

@@ -11,10 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ...rechar_core.errors import ImageError
-from ...rechar_core.images import fit, rgb
 from ...rechar_core.training.context import ConstantContext, Once
-from ...rechar_core.training.denoiser import Conditioning, LatentMoments, Prediction, Prefix
+from ...rechar_core.training.denoiser import Conditioning, Prediction, Prefix
 from ...rechar_core.training.frozen import gated, normed_conv, plain_conv, upsampled
 from ...rechar_core.training.memory import MemoryMode
 from ...rechar_core.training.recipe import Precision
@@ -24,6 +22,7 @@ from .weights import Weights
 
 _PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
 _OF_CONTEXT = (".attn2.to_k", ".attn2.to_v")
+_ALL = 1e32  # bytes that partially_load may take: the host's own word for all
 _PRECISIONS: dict[torch.dtype, Precision] = {torch.float16: "fp16", torch.bfloat16: "bf16"}
 
 
@@ -41,7 +40,7 @@ class HostDenoiser:
         sigmas = model.get_model_object("model_sampling").sigmas.detach().clone().float()
         self.alphas_cumprod: Tensor = 1 / (1 + sigmas**2)
         self._paths = block_paths(model)
-        self._alternate = False
+        self._alternate, self._placed = False, -1  # in mode low: which half is on the device
         self._context, self._cond = ConstantContext(), Once(self._prepare)
         self._attached = ExitStack()
 
@@ -60,13 +59,12 @@ class HostDenoiser:
         return chain(self.model.diffusion_model.parameters(), self.model.diffusion_model.buffers())
 
     def use(self, mode: MemoryMode | None) -> None:
-        """Run in this memory mode; None takes back what was attached (weights go home when `trainable` ends)."""
+        """Run in this memory mode; None takes back what was attached and moved."""
         self._attached.close()
         self._cond.forget()
-        if self._alternate and mode != "low":
-            for half in self._halves():
-                self._lent.move(half, self.device)
-        self._alternate = mode == "low"
+        if self._alternate:
+            self._lent.go_home()
+        self._alternate, self._placed = mode == "low", -1
         if mode is None:
             return
         unet = self.model.diffusion_model
@@ -121,18 +119,8 @@ class HostDenoiser:
     def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         return self.suffix(self.prefix(noisy, timesteps, conditioning), conditioning)
 
-    @property
-    def itemsize(self) -> int:
-        """Bytes of one value of the computation."""
-        return torch.empty(0, dtype=self._dtype()).element_size()
-
-    @property
-    def precision(self) -> Precision:
-        """Of the computation: fp16 gradients need a scale, or they vanish."""
-        return _PRECISIONS.get(self._dtype(), "no")
-
     def _dtype(self) -> torch.dtype:
-        return self.model.manual_cast_dtype or self.model.get_dtype()
+        return computed_in(self.patcher)
 
     def _prepare(self, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
         """The context (1, tokens, width), and what size and pooled text add to the timestep's embedding (1, width)."""
@@ -152,10 +140,11 @@ class HostDenoiser:
 
     def _place(self, half: int) -> None:
         """In mode low: this half of the UNet onto the device, the other off it first."""
-        if self._alternate:
+        if self._alternate and self._placed != half:
             halves = self._halves()
             self._lent.move(halves[1 - half], torch.device("cpu"))
             self._lent.move(halves[half], self.device)
+            self._placed = half
 
     def _halves(self) -> tuple[list[nn.Module], list[nn.Module]]:
         """The modules of the prefix and those of the suffix."""
@@ -189,20 +178,50 @@ def _pytorch_attention(_chosen: Any, *args: Any, **kwargs: Any) -> Tensor:
     return attention_pytorch(*args, **kwargs)
 
 
+def computed_in(model: Any) -> torch.dtype:
+    """What a MODEL computes in, whatever its weights are stored in."""
+    return model.model.manual_cast_dtype or model.model.get_dtype()
+
+
+def precision_of(model: Any) -> Precision:
+    """Of a MODEL's computation: fp16 gradients need a scale, or they vanish."""
+    return _PRECISIONS.get(computed_in(model), "no")
+
+
 @contextmanager
-def trainable(model: Any) -> Iterator[HostDenoiser]:
+def trainable(model: Any, by_halves: bool = False) -> Iterator[HostDenoiser]:
     """MODEL's patched weights loaded whole and usable in a backward pass; afterwards everything is as before.
 
+    by_halves: on the CPU, from where mode low takes one half at a time to the GPU.
     Conditioning and latents made by other nodes are inference tensors as well: clone them inside.
     """
+    clone = model.clone()
+    with (_on_the_cpu if by_halves else _loaded)(clone):
+        # the host leaves this on, unused: the part before the LoRA would be tracked by autograd for nothing
+        unet = clone.model.diffusion_model.requires_grad_(False)
+        with torch.inference_mode(False), torch.enable_grad(), Weights().ordinary(unet) as weights:
+            yield HostDenoiser(clone, weights)
+
+
+@contextmanager
+def _loaded(model: Any) -> Iterator[None]:
     import comfy.model_management
 
-    clone = model.clone()
-    comfy.model_management.load_models_gpu([clone], force_full_load=True)
-    # the host leaves this on, unused: the part before the LoRA would be tracked by autograd for nothing
-    unet = clone.model.diffusion_model.requires_grad_(False)
-    with torch.inference_mode(False), torch.enable_grad(), Weights().ordinary(unet) as weights:
-        yield HostDenoiser(clone, weights)
+    comfy.model_management.load_models_gpu([model], force_full_load=True)
+    yield
+
+
+@contextmanager
+def _on_the_cpu(model: Any) -> Iterator[None]:
+    """Patched and whole on the CPU, past the host's list of what is loaded; unloaded again afterwards."""
+    import comfy.model_management
+
+    comfy.model_management.unload_all_models()  # clones share their weights: none may be on the list meanwhile
+    model.partially_load(torch.device("cpu"), _ALL)
+    try:
+        yield
+    finally:
+        model.detach()
 
 
 @contextmanager
@@ -240,37 +259,7 @@ class _Checkpointed:
         )
 
 
-def encode_prompt(clip: Any, prompt: str, resolution: int) -> Conditioning:
-    """The conditioning of one prompt at `resolution` squared, as the reference: (R, R, 0, 0, R, R)."""
-    context, pooled = clip.encode_from_tokens(clip.tokenize(prompt), return_pooled=True)
-    side = float(resolution)
-    return Conditioning(context, pooled, torch.tensor([[side, side, 0, 0, side, side]]))
-
-
 def ordinary(conditioning: Conditioning, device: torch.device) -> Conditioning:
     """A copy that a backward pass may use, on `device` (call outside inference_mode)."""
     tensors = (conditioning.context, conditioning.pooled, conditioning.time_ids)
     return Conditioning(*(t.to(device).clone() for t in tensors))
-
-
-def encode_pictures(vae: Any, images: Tensor, resolution: int, scale: float) -> list[LatentMoments]:
-    """The VAE's posterior of each picture of IMAGE (B, H, W, C) in 0..1, in fp32, scaled.
-
-    VAEEncode returns only the posterior's mode, and rounds to the VAE's own dtype; so a fp32 copy is asked.
-    Raises ImageError if there is no picture.
-    """
-    import copy
-
-    import comfy.model_management
-
-    if not len(images):
-        raise ImageError("The batch of pictures is empty; connect at least one picture.")
-    comfy.model_management.load_models_gpu([vae.patcher], force_full_load=True)
-    encoder = copy.deepcopy(vae.first_stage_model).float()
-    moments = []
-    for image in images:
-        pixels = fit(rgb(image[None]).movedim(-1, 1), resolution).to(vae.device)
-        mean, logvar = encoder.quant_conv(encoder.encoder(pixels)).chunk(2, dim=1)
-        std = logvar.clamp(-30, 20).mul(0.5).exp()
-        moments.append(LatentMoments(mean * scale, std * scale))
-    return moments

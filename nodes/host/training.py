@@ -22,7 +22,8 @@ from ...rechar_core.training.denoiser import LatentMoments
 from ...rechar_core.training.loop import Training
 from ...rechar_core.training.memory import MemoryMode, choose
 from ...rechar_core.training.recipe import TrainingRecipe
-from .denoiser import HostDenoiser, encode_pictures, encode_prompt, ordinary, trainable
+from .denoiser import HostDenoiser, computed_in, ordinary, precision_of, trainable
+from .encoders import encode_pictures, encode_prompt, unload_encoders
 from .folders import cache_folder
 from .inputs import check_trainable
 from .progress import Progress, latent_preview
@@ -52,11 +53,12 @@ def train(
     check_trainable(model, clip, vae)
     conditioning = encode_prompt(clip, recipe.prompt, recipe.resolution)
     moments = encode_pictures(vae, images, recipe.resolution, model.model.latent_format.scale_factor)
-    with trainable(model) as denoiser:
-        recipe = replace(recipe, precision=denoiser.precision)  # the MODEL's own, not the user's to choose
+    unload_encoders()
+    recipe = replace(recipe, precision=precision_of(model))  # the MODEL's own, not the user's to choose
+    mode = _mode(recipe, model, moments, seeds)
+    with trainable(model, by_halves=mode == "low") as denoiser:
         pictures = [LatentMoments(*(t.to(denoiser.device).clone() for t in (m.mean, m.std))) for m in moments]
         cond = ordinary(conditioning, denoiser.device)
-        mode = _mode(recipe, denoiser, pictures, seeds)
         made = [
             Training(denoiser, pictures, cond, each, mode=mode, tell=logging.getLogger(__name__).info)
             for each in _recipes(recipe, seeds)
@@ -129,18 +131,17 @@ def _preview(training: Training, denoiser: HostDenoiser) -> Any:
     )
 
 
-def _mode(
-    recipe: TrainingRecipe, denoiser: HostDenoiser, pictures: list[LatentMoments], loras: int
-) -> MemoryMode:
-    """The recipe's memory mode, or the one that fits into what the host says is free."""
+def _mode(recipe: TrainingRecipe, model: Any, pictures: list[LatentMoments], loras: int) -> MemoryMode:
+    """The recipe's memory mode, or the one that fits into what will be free once MODEL, now unloaded, is loaded."""
     if recipe.memory != "auto":
         return recipe.memory
     import comfy.model_management
 
-    on_gpu = denoiser.device.type not in ("cpu", "mps")
-    free = int(comfy.model_management.get_free_memory(denoiser.device)) if on_gpu else None
+    device, free = model.load_device, None
+    if device.type not in ("cpu", "mps"):
+        free = max(0, int(comfy.model_management.get_free_memory(device)) - model.model_size())
     area = max(p.mean.shape[-2] * p.mean.shape[-1] for p in pictures)
-    mode, why = choose(free, area, recipe.batch_size, recipe.rank * loras, denoiser.itemsize)
+    mode, why = choose(free, area, recipe.batch_size, recipe.rank * loras, computed_in(model).itemsize)
     logging.getLogger(__name__).info(why)
     return mode
 

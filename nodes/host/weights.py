@@ -10,16 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from ...rechar_core.errors import ModelError
+from ...rechar_core.training.lending import Lending, Table, like, tables
 
-Table = dict[str, Any]  # a module's _parameters or _buffers
 
-
-class Weights:
-    """Keeps what it replaced, for as long as it may: originals of moved tensors are let go, to free the GPU."""
+class Weights(Lending):
+    """Keeps what it replaced, for as long as it may: originals that leave a GPU are let go, to free it."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._originals: dict[int, tuple[Table, Table]] = {}
-        self._moved: dict[int, tuple[Table, dict[str, torch.device]]] = {}
 
     @contextmanager
     def ordinary(self, unet: Any) -> Iterator[Weights]:
@@ -29,22 +28,20 @@ class Weights:
         aliased (same storage, no copy) by an ordinary tensor. At the end all are back where and what they were.
         """
         try:
-            for table in _tables((unet.output_blocks, unet.out)):
+            for table in tables((unet.output_blocks, unet.out)):
                 self._alias(table)
             yield self
         finally:
             self._restore()
 
     def move(self, modules: Iterable[nn.Module], device: torch.device) -> None:
-        """These modules' tensors to another device."""
-        for table in _tables(modules):
-            for name, tensor in table.items():
-                if tensor is None or tensor.device == device:
-                    continue
-                self._originals.pop(id(table), None)
-                homes = self._moved.setdefault(id(table), (table, {}))[1]
-                homes.setdefault(name, tensor.device)
-                table[name] = _like(tensor, tensor.detach().to(device))
+        """As Lending; what leaves a GPU comes home as another tensor of the same numbers."""
+        modules = list(modules)
+        for table in tables(modules):
+            _, originals = self._originals.get(id(table), (table, {}))
+            if any(tensor.device.type != "cpu" and tensor.device != device for tensor in originals.values()):
+                del self._originals[id(table)]
+        super().move(modules, device)
 
     def _alias(self, table: Table) -> None:
         originals = {name: tensor for name, tensor in table.items() if tensor is not None}
@@ -57,22 +54,10 @@ class Weights:
                 )
             alias = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
             alias.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride())
-            table[name] = _like(tensor, alias)
+            table[name] = like(tensor, alias)
 
     def _restore(self) -> None:
+        self.go_home()
         for table, originals in self._originals.values():
             table.update(originals)
-        for table, homes in self._moved.values():
-            for name, home in homes.items():
-                table[name] = _like(table[name], table[name].detach().to(home))
-        self._originals, self._moved = {}, {}
-
-
-def _tables(modules: Iterable[nn.Module]) -> Iterator[Table]:
-    for part in modules:
-        for module in part.modules():
-            yield from (module._parameters, module._buffers)
-
-
-def _like(old: Tensor, new: Tensor) -> Tensor:
-    return nn.Parameter(new, requires_grad=False) if isinstance(old, nn.Parameter) else new
+        self._originals = {}

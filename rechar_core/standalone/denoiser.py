@@ -15,6 +15,7 @@ from ..blocks import block_of
 from ..training.context import ConstantContext, Once
 from ..training.denoiser import Conditioning, Prediction, Prefix
 from ..training.frozen import gated, normed_conv, plain_conv, upsampled
+from ..training.lending import Lending
 from ..training.memory import MemoryMode
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ class DiffusersDenoiser:
         self.home: torch.device = unet.device
         self.device: torch.device = device or unet.device
         self._halves = _halves(unet)
-        self._alternate = False
+        self._alternate, self._lent = False, Lending()
+        self._placed: int | None = None  # in mode low: which half is on the device
         self._context, self._cond = ConstantContext(), Once(self._prepare)
         self._attached = ExitStack()
 
@@ -66,8 +68,11 @@ class DiffusersDenoiser:
         self._attached.close()
         self._cond.forget()
         self.unet.disable_gradient_checkpointing()
-        self._alternate = mode == "low"
-        if not self._alternate:
+        self._alternate, self._placed = mode == "low", None
+        self._lent.go_home()
+        if self._alternate:
+            self.unet.to("cpu")  # from where either half is lent
+        else:
             self.unet.to(self.home if mode is None else self.device)
         if mode is None:
             return
@@ -125,11 +130,10 @@ class DiffusersDenoiser:
 
     def _place(self, half: int) -> None:
         """In mode low: this half of the UNet onto the device, the other off it first."""
-        if self._alternate:
-            for module in self._halves[1 - half]:
-                module.to("cpu")
-            for module in self._halves[half]:
-                module.to(self.device)
+        if self._alternate and self._placed != half:
+            self._lent.move(self._halves[1 - half], torch.device("cpu"))
+            self._lent.move(self._halves[half], self.device)
+            self._placed = half
 
 
 def _residual(resnet: Any, hidden: Tensor, skip: Tensor, embedding: Tensor) -> Tensor:
