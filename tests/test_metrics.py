@@ -231,7 +231,7 @@ def test_scores_of_a_batch_and_the_best_of_it(luo: np.ndarray):
 
 
 def test_transparency_counts_as_white(luo: np.ndarray):
-    """ReChar Word's page: ink with alpha on nothing, which is black underneath. A failure means it is scored on black."""
+    """ReChar Word's page: ink on nothing, which is black underneath. A failure means it is scored on black."""
     mask = torch.from_numpy(luo).float()
     page = torch.cat([torch.zeros(1, *luo.shape, 3), mask[None, ..., None]], -1)
     (scores,) = score_batch(page, mask, page)["pictures"]

@@ -217,9 +217,9 @@ def test_a_scale_or_strength_of_zero_carries_nothing():
     quiet = replace(mode_named("tuned"), control=(0.7, 0.0, 0.0), structure_scale=0.0)
     with pytest.raises(RecipeError, match="Nothing carries the glyph"):
         replace(passes("tuned", painter, **NO_LORAS), mode=quiet).check()
+    quiet = replace(mode_named("tuned"), style_scale=0.0)
     with pytest.raises(RecipeError, match="Nothing carries the style"):
-        mode = replace(mode_named("tuned"), style_scale=0.0)
-        replace(passes("tuned", painter, **NO_LORAS), mode=mode).check()
+        replace(passes("tuned", painter, **NO_LORAS), mode=quiet).check()
 
 
 def test_a_b_lora_that_is_still_to_be_trained_counts():

@@ -233,7 +233,11 @@ def test_perp_neg_takes_references(host: Server):
 
 
 def steps_of(made: Any, name: str) -> list[tuple[int, int]]:
-    return [(e.data["value"], e.data["max"]) for e in made.events if e.kind == "progress" and e.data["node"] == name]
+    return [
+        (e.data["value"], e.data["max"])
+        for e in made.events
+        if e.kind == "progress" and e.data["node"] == name
+    ]
 
 
 def test_every_step_and_picture_shows_progress(host: Server):
@@ -251,7 +255,7 @@ def test_every_step_and_picture_shows_progress(host: Server):
         "ranks": show(["best", 1]),
     }
     made = done(host.run(demo(**loaded(), **nodes)))
-    assert [(7, 9), (8, 9), (9, 9)] == [step for step in steps_of(made, "whole") if step[1] == 9]
+    assert [step for step in steps_of(made, "whole") if step[1] == 9] == [(7, 9), (8, 9), (9, 9)]
     assert steps_of(made, "score") == steps_of(made, "best") == [(1, 2), (2, 2)]
     assert json.loads(made.text("settings"))["glyph"] == "the first of 2"
 
@@ -395,6 +399,14 @@ def test_the_pipeline_says_what_it_lacks(host: Server, mode: str, message: str, 
     whole = pipeline(mode, **wires)
     made = host.run(demo(whole=whole, text=show(["whole", 3])))
     assert message in made.error
+
+
+def test_an_adapter_that_does_not_fit_is_found_before_the_first_pass(host: Server):
+    """Where the structure picture would be drawn first. A failure means that it is found after two passes."""
+    wires = {"structure": ["train", 0], "style": ["train", 1], "adapters": ["adapters", 0]}
+    nodes = loaded(style="short.safetensors") | {"train": train(), "whole": pipeline("official", **wires)}
+    made = host.run(demo(**nodes, text=show(["whole", 3])))
+    assert "this is an SD 1.5 adapter" in made.error and not steps_of(made, "whole")
 
 
 def test_only_safe_adapter_files_are_offered(host: Server):

@@ -67,8 +67,9 @@ class HostPainter:
 
 def run_passes(passes: Passes) -> tuple[Tensor, Tensor, Tensor]:
     """The result, the structure picture and the style picture of a HostPainter's passes, with progress shown."""
+    painter: Any = passes.painter
     progress = Progress(3)
-    return replace(passes, painter=replace(passes.painter, progress=progress)).run(progress.show)
+    return replace(passes, painter=replace(painter, progress=progress)).run(progress.show)
 
 
 def _after_guidance(change: Callable[[Tensor], Tensor]) -> Callable[[dict[str, Any]], Tensor]:
