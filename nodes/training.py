@@ -127,7 +127,10 @@ class ReCharTrainBLoRA(io.ComfyNode):
                     min=1,
                     max=16,
                     optional=True,
-                    tooltip="So many LoRAs side by side, with seed, seed + 1, ...; half of the work is shared.",
+                    tooltip=(
+                        "So many LoRAs side by side, with seed, seed + 1, ...; "
+                        "at best a quarter of the work is shared."
+                    ),
                 ),
                 io.Int.Input(
                     "choose",
@@ -179,15 +182,16 @@ class ReCharTrainBLoRA(io.ComfyNode):
         from ..rechar_core import files
         from ..rechar_core.blocks import STRUCTURE, STYLE
         from ..rechar_core.training import presets
-        from .host.candidates import candidates, pick
+        from .host.candidates import candidates, check_choice
         from .host.training import train
 
+        check_choice(choose, trials)
         # what is left at "the recipe's own" is not a wish
         own = {"steps": 0, "learning_rate": 0, "target": "both"}
         wished = {name: value for name, value in settings.items() if own.get(name) != value}
         chosen = presets.recipe(recipe, {**wished, "memory": _PRESETS[preset]})
         done = train(model, clip, vae, image, chosen, trials)
-        picked = pick(done, choose)
+        picked = done[choose - 1]
         blora, drawn = picked.blora, image if trials == 1 else candidates(model, clip, vae, done, chosen)
         parts = blora.select(STRUCTURE), blora.select(STYLE), files.convert(blora, "comfy")
         return io.NodeOutput(*parts, {"loss": picked.losses}, drawn)

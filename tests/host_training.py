@@ -13,6 +13,7 @@ from in_host import FOLDER, part, start
 start()
 
 import comfy.model_base  # noqa: E402
+import comfy.model_management  # noqa: E402
 import torch  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
@@ -104,6 +105,21 @@ def tensors_of(unet):
     return {**dict(unet.named_parameters()), **dict(unet.named_buffers())}
 
 
+def modes(model):
+    """What `auto` takes on a GPU with 10 GB free while the UNet, of 5 GB, is not loaded: for one LoRA and for eight."""
+    free = comfy.model_management.get_free_memory
+    on_gpu = types.SimpleNamespace(
+        load_device=torch.device("cuda"), model_size=lambda: 5 * 2**30, model=model.model
+    )
+    recipe = part("rechar_core.training.recipe").TrainingRecipe()
+    picture = part("rechar_core.training.denoiser").LatentMoments(*[torch.zeros(1, 4, 64, 64)] * 2)
+    comfy.model_management.get_free_memory = lambda device: 10 * 2**30
+    try:
+        return [part("nodes.host.training")._mode(recipe, on_gpu, [picture], loras) for loras in (1, 8)]
+    finally:
+        comfy.model_management.get_free_memory = free
+
+
 def half(model, clip, vae):
     """A short run of the node on a fp16 MODEL and a RGBA picture: precision, losses, share of weights left 0."""
     recipe = part("rechar_core.training.recipe").TrainingRecipe(
@@ -175,6 +191,7 @@ def main():
         said, halved = refusals(model, clip, vae), half(model, clip, vae)
     save_file(found, FOLDER / "outputs.safetensors")
     about = {"changed": changed, "traces": traces, "moved_back": back, "refusals": said, "half": halved}
+    about["modes"] = modes(model)
     (FOLDER / "about.json").write_text(json.dumps(about))
 
 

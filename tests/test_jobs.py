@@ -183,6 +183,20 @@ def test_the_demo_models_own_settings_are_told_once(tmp_path, monkeypatch, capsy
     assert capsys.readouterr().err.count("The demo model's own settings") == 2
 
 
+def test_what_a_job_says_of_its_memory_is_reported_by_its_own_process(tmp_path, monkeypatch, capsys):
+    """A failure means that of several processes the first one alone says which memory mode it is in."""
+    monkeypatch.setattr(train, "say", lambda text: pytest.fail("said by the first process only"))
+    whole = train.Training
+
+    def small(*given, tell, **settings):
+        tell("Memory ran out at step 1.")
+        return whole(*given, tell=tell, **settings)
+
+    monkeypatch.setattr(train, "Training", small)
+    assert run(listed(tmp_path, {})) == 0
+    assert "0.safetensors: Memory ran out at step 1." in capsys.readouterr().err
+
+
 def worker(folder: Path) -> tuple[work._Worker, TrainJob, Path]:
     from rechar_core.training.recipe import TrainingRecipe
 

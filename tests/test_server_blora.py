@@ -183,10 +183,43 @@ def test_several_trials_are_drawn_and_one_is_chosen(comfy: Server):
         [e.data["max"] for e in m.events if e.kind == "progress" and e.data["node"] == "many"]
         for m in (first, third)
     ]
-    assert bars == [[4] * 4 + [3] * 3, [3] * 3]  # four steps and three pictures; then the pictures alone
+    pictures = ([3 * 20] * 20 + [3]) * 3  # each is told at its 20 sampler steps and when it is there
+    assert bars == [[4] * 4 + pictures, pictures]  # four steps and three pictures; then the pictures alone
     alone = done(comfy.run(demo(train=train(seed=71, steps=4), loss=show(["train", 3]))))
     assert alone.text("loss") == first.text("loss")
     assert not any(e.kind == "progress" and e.data["node"] == "train" for e in alone.events)
+
+
+def test_trials_of_one_block_are_drawn_with_it_alone(comfy: Server):
+    """A failure means that the sheet asks for a block that was not trained, when all the training is done."""
+    many = train(seed=75, steps=2, trials=2, target="style")
+    made = done(comfy.run(demo(many=many, sheet=node("PreviewImage", images=["many", 4]))))
+    assert made.images["sheet"].shape[2] > 2 * 256
+
+
+def test_a_choice_that_is_not_there_is_refused_before_training(comfy: Server):
+    made = comfy.run(demo(many=train(seed=76, trials=2, choose=3), loss=show(["many", 3])))
+    assert "choose is 3, but trials is 2" in made.error
+    assert not any(e.kind == "progress" and e.data["node"] == "many" for e in made.events)
+
+
+def test_the_lowest_memory_learns_the_same_and_leaves_the_model_as_it_was(comfy: Server):
+    """A failure means that loading the UNet past the host's list of models loses a patch, or leaves one behind."""
+    patched = {"structure": train(seed=77), "patched": fuse(["structure", 0])}
+    runs: dict[str, Any] = {}
+    for name, preset in (("whole", "fast (12 GB or more)"), ("halves", "lowest VRAM (6 GB)")):
+        runs[name] = {**train(seed=78, preset=preset)}
+        runs[name]["inputs"] |= {"model": ["patched", 0]}
+        runs[f"loss {name}"] = show([name, 3])
+    before = done(comfy.run(demo(**draw(graphs.MODEL)))).images["save"]
+    made = done(comfy.run(demo(**patched, **runs)))
+    whole, halves = (json.loads(made.text(f"loss {name}"))["loss"] for name in ("whole", "halves"))
+    assert halves == pytest.approx(whole, abs=1e-4)
+    plain = done(comfy.run(demo(train=train(seed=78), loss=show(["train", 3])))).text("loss")
+    assert abs(json.loads(plain)["loss"][0] - whole[0]) > 1e-4  # the patch was there
+    workflow = demo(**draw(graphs.MODEL))
+    workflow["save_sampler"]["inputs"]["denoise"] = 0.9999999  # another input, so that it is sampled again
+    assert np.array_equal(before, done(comfy.run(workflow)).images["save"])
 
 
 def test_other_loras_stack_with_ours(comfy: Server, saved: dict[str, str]):

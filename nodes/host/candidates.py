@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...rechar_core.blocks import BLOCKS
 from ...rechar_core.errors import RecipeError
 from ...rechar_core.fusion import fuse
 from ...rechar_core.images import sheet, to_pil, to_tensor
@@ -20,11 +21,10 @@ from .training import Trained
 _DRAWING = {"steps": 20, "cfg": 5.0, "sampler_name": "euler", "scheduler": "normal"}
 
 
-def pick(trained: Sequence[Trained], number: int) -> Trained:
-    """LoRA `number`, from 1. Raises RecipeError if there are not so many."""
-    if number > len(trained):
-        raise RecipeError(f"choose is {number}, but trials is {len(trained)}; raise trials or choose fewer.")
-    return trained[number - 1]
+def check_choice(number: int, trials: int) -> None:
+    """Raises RecipeError if LoRA `number`, from 1, will not be there: before the training, not after it."""
+    if number > trials:
+        raise RecipeError(f"choose is {number}, but trials is {trials}; raise trials or choose fewer.")
 
 
 def candidates(model: Any, clip: Any, vae: Any, trained: Sequence[Trained], recipe: TrainingRecipe) -> Tensor:
@@ -32,9 +32,10 @@ def candidates(model: Any, clip: Any, vae: Any, trained: Sequence[Trained], reci
     prompt, empty = (clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in (recipe.prompt, ""))
     side, progress, cells = recipe.resolution // 8, Progress(len(trained)), []
     for number, each in enumerate(trained, start=1):
-        patched = patch_model(model, fuse(each.blora, each.blora))
+        structure, style = (each.blora if block in each.blora.blocks else None for block in BLOCKS)
+        patched = patch_model(model, fuse(structure, style))
         latent = torch.zeros(1, 4, side, side)
-        drawn = sample(patched, vae, latent, prompt, empty, {"seed": recipe.seed, **_DRAWING})
+        drawn = sample(patched, vae, latent, prompt, empty, {"seed": recipe.seed, **_DRAWING}, progress)
         picture = to_pil(drawn.movedim(-1, 0))
         cells.append((f"{number}: seed {recipe.seed + number - 1}\nlast loss {each.losses[-1]:.4f}", picture))
         progress.show(number, picture)

@@ -165,7 +165,10 @@ class _Worker:
                     os.utime(self.held)
                 self._tell(job, f"is at step {step.number} of {step.total}, loss {float(step.loss):.4f}")
 
-        return Team(self.device, bar=False, stepped=stepped)
+        def tell(text: str) -> None:  # `say` is for what all processes do together
+            self.report(f"{job.output.name}: {text}")
+
+        return Team(self.device, bar=False, stepped=stepped, tell=tell)
 
     def _pipeline(self, job: TrainJob) -> StableDiffusionXLPipeline:
         key = job.model, job.dtype, job.recipe.fp8_base

@@ -77,7 +77,8 @@ class TrainJob:
 class Team:
     """Those who train one LoRA together: this process alone, or all that were launched.
 
-    main: whether this one writes; wait: for the others; bar: whether to draw a progress bar; stepped: told each step.
+    main: whether this one writes; wait: for the others; bar: whether to draw a progress bar; stepped: told each step;
+    tell: given a line for the user.
     """
 
     device: torch.device
@@ -86,6 +87,7 @@ class Team:
     wait: Callable[[], None] = lambda: None
     bar: bool = True
     stepped: Callable[[Step], None] = lambda step: None
+    tell: Callable[[str], None] = say
 
 
 def train(job: TrainJob) -> Path:
@@ -123,13 +125,13 @@ def train_on(pipeline: StableDiffusionXLPipeline, job: TrainJob, pixels: list[Te
     made_of = inputs(job)
     frozen = fuse(files.read(job.frozen) if job.frozen else None, None)
     with applied(pipeline.unet, frozen):
-        training = prepare(pipeline, pixels, job.recipe, team.share, team.device)
+        training = prepare(pipeline, pixels, job.recipe, team.share, team.device, tell=team.tell)
         if job.fresh and team.main:
             job.state.unlink(missing_ok=True)
         team.wait()
         if job.state.is_file():
             checkpoint.resume(training, job.state)
-            say(f"Going on from step {training.done} of {job.recipe.steps} ({job.state}).")
+            team.tell(f"Going on from step {training.done} of {job.recipe.steps} ({job.state}).")
         started, first = time.perf_counter(), training.done
         _run(training, job.state, team)
         seconds = time.perf_counter() - started
@@ -146,11 +148,13 @@ def prepare(
     share: Share | None = None,
     device: torch.device | None = None,
     loras: int = 1,
+    tell: Callable[[str], None] = say,
 ) -> Training:
     """Encodes pictures and prompt once, frees the encoders, and makes the run ready.
 
     pixels: each (1, 3, H, W) in -1..1. `pipeline` keeps only its UNet on the device afterwards. device: where to
-    compute, if not where the pipeline is. loras: how many of this rank will be trained at once.
+    compute, if not where the pipeline is. loras: how many of this rank will be trained at once. tell: is given a line
+    for the user on the memory mode.
     """
     device = device or pipeline.unet.device
     encoders = (pipeline.text_encoder, pipeline.text_encoder_2)
@@ -163,8 +167,10 @@ def prepare(
     pipeline.vae.to("cpu")
     gc.collect()
     denoiser = DiffusersDenoiser(pipeline.unet, pipeline.scheduler.config, device)
-    mode = _mode(recipe, pipeline.unet, device, moments, loras)
-    return Training(denoiser, moments, conditioning, recipe, share=share, mode=mode, tell=say)
+    mode, why = _mode(recipe, pipeline.unet, device, moments, loras)
+    if why:
+        tell(why)
+    return Training(denoiser, moments, conditioning, recipe, share=share, mode=mode, tell=tell)
 
 
 def inputs(job: TrainJob) -> dict[str, str]:
@@ -198,9 +204,10 @@ def finish(
 
 def _mode(
     recipe: TrainingRecipe, unet: Any, device: torch.device, moments: list[LatentMoments], loras: int
-) -> MemoryMode:
+) -> tuple[MemoryMode, str]:
+    """The mode, and why, where that is worth a word."""
     if recipe.memory != "auto":
-        return recipe.memory
+        return recipe.memory, ""
     area = max(m.mean.shape[-2] * m.mean.shape[-1] for m in moments)
     itemsize, free = unet.dtype.itemsize, None
     if device.type == "cuda":
@@ -208,9 +215,7 @@ def _mode(
         away = 0 if unet.device.type == "cuda" else sum(p.numel() for p in unet.parameters()) * itemsize
         free = max(0, torch.cuda.mem_get_info(device)[0] - away)
     mode, why = choose(free, area, recipe.batch_size, recipe.rank * loras, itemsize)
-    if free is not None:
-        say(why)
-    return mode
+    return mode, "" if free is None else why
 
 
 def _share(here: PartialState) -> Share:

@@ -41,7 +41,7 @@ def add_options(sub: argparse.ArgumentParser) -> None:
     add("--target", choices=("both", "structure", "style"), default=unset, help="blocks to train (both)")
     add("--rank", type=int, default=unset, help="(64)")
     add("--steps", type=int, default=unset, help="(the recipe's: 1000 in b-lora)")
-    add("--learning-rate", type=float, default=unset, help="(the recipe's: 5e-5 in b-lora)")
+    add("--learning-rate", type=float, default=unset, help="(5e-5 in b-lora); a first stage's moves with it")
     add("--resolution", type=int, default=unset, help="pixels of the shorter side (1024; demo 256)")
     add("--batch-size", type=int, default=unset, help="noise draws of one picture a step (1)")
     add("--seed", type=int, default=unset, help="(0)")

@@ -85,9 +85,10 @@ class Lookahead:
         timesteps = torch.cat([drawn.timesteps for drawn in every])
         abar = _send(self._abar[timesteps], device)
         noise = _send(torch.cat([drawn.noise for drawn in every]), device)
-        posterior = _send(torch.cat([drawn.posterior for drawn in every]), device).split(batch)
-        drawn = StepDraws(torch.cat(posterior), noise, _send(timesteps, device))
-        latents = torch.cat([picture.sample(part) for (_, picture, _), part in zip(group, posterior)])
+        posterior = _send(torch.cat([drawn.posterior for drawn in every]), device)
+        drawn = StepDraws(posterior, noise, _send(timesteps, device))
+        pictures = [picture for _, picture, _ in group]
+        latents = torch.cat([p.sample(part) for p, part in zip(pictures, posterior.split(batch))])
         question = objective.ask(self.denoiser.prediction, latents, drawn, abar)
         prefix = self.denoiser.prefix(question.noisy, question.timesteps, self.conditioning)
         if self.mode == "low":
