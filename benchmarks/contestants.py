@@ -97,15 +97,15 @@ def inputs(size: Size, device: str) -> tuple[Tensor, Conditioning]:
 
 
 def ours(unet: Any, vae: Any, size: Size, recipe: TrainingRecipe, mode: MemoryMode) -> Run:
-    """This project's loop; the picture is encoded once."""
-    device = str(unet.device)
-    pixels, cond = inputs(size, device)
+    """This project's loop; the picture is encoded once. It computes where the VAE is, wherever the UNet is at home."""
+    device = vae.device
+    pixels, cond = inputs(size, str(device))
     with torch.no_grad():
         posterior = vae.encode(pixels).latent_dist
     scale = vae.config.scaling_factor
     moments = LatentMoments(posterior.mean * scale, posterior.std * scale)
     vae.to("cpu")
-    run = Training(DiffusersDenoiser(unet, SCHEDULE), [moments], cond, recipe, mode=mode)
+    run = Training(DiffusersDenoiser(unet, SCHEDULE, device), [moments], cond, recipe, mode=mode)
     for _ in run.steps():
         pass
     return run.loss_values(), lambda: {path: pair.delta() for path, pair in run.blora().pairs.items()}
