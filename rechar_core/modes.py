@@ -76,7 +76,8 @@ MODES: Mapping[str, Mode] = {
         structure_stays=False,
         negative=f"text, {_NEGATIVE}",
     ),
-    "tuned": Mode("tuned"),
+    # beside a style LoRA a strong style reference overdoes the colours (benchmarks/README.md)
+    "tuned": Mode("tuned", style_scale=0.4),
     "references-only": Mode("references-only", draws=False),
 }
 
