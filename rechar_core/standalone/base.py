@@ -43,7 +43,7 @@ def load(model: str, dtype: torch.dtype, device: torch.device) -> StableDiffusio
     _check_sdxl(pipeline, model)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.to(device)
-    pipeline.vae.float()  # SDXL's VAE overflows in fp16; `_vae_in_fp32` had it loaded so, where it can be chosen
+    pipeline.vae.float()  # SDXL's VAE overflows in fp16
     if pipeline.unet.dtype != dtype:  # the demo's, which is stored in one type
         pipeline.unet.to(dtype)
     return pipeline
