@@ -222,7 +222,7 @@ def test_references_act_between_start_and_end(both: Both):
 
 
 def test_start_and_end_follow_a_model_sampling_node(both: Both):
-    """Sigmas ten times as large: 140 lies before the end then, and 1, which is before it otherwise, after it."""
+    """Sigmas ten times as large: 10, which lies before the end otherwise, is after it then."""
     assert both.about["other_sampling"] > 1e-3 and both.about["other_sampling_after"]
 
 
