@@ -215,7 +215,11 @@ class Run:
 
     def _judge(self, script: str) -> Judge:
         judge = Judge(script, self.side)
-        afterwards.write(self.options.out / "controls" / f"{script}.json", self._controls(judge))
+        path, found = self.options.out / "controls" / f"{script}.json", self._controls(judge)
+        known = (
+            json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        )  # what was added afterwards
+        afterwards.write(path, {name: known.get(name, {}) | row for name, row in found.items()})
         if self.options.clip:
             judge.weights.append(Weights(self.options.clip, self.options.elements, judge.target.drawn))
         if self.options.vgg:
