@@ -19,9 +19,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +40,13 @@ class RunError(Exception):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one of the two commands; the exit status says whether all of it succeeded."""
     options, rest = parser().parse_known_args(arguments)
+    if options.command == "demo" and rest:
+        say(f"error: demo knows no {' '.join(rest)}; 'run.py demo --help' shows all options")
+        return 2
     try:
         check_python(sys.version_info[:2])
         python = Path(sys.executable) if options.here else ready_environment(ROOT / ".venv", options.command)
-        return demo(python, options.output, rest) if options.command == "demo" else test(python, rest)
+        return demo(python, options) if options.command == "demo" else test(python, rest)
     except RunError as error:
         say(f"error: {error}")
         return 2
@@ -53,13 +56,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line; what it does not know is handed on to the command."""
+    """The command line; what it does not know is pytest's."""
     common = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     common.add_argument("--here", action="store_true", help="use the running Python instead of .venv")
     top = argparse.ArgumentParser(prog="run.py", description="ReChar: see the demo, or run the tests.")
     commands = top.add_subparsers(dest="command", required=True)
     show = commands.add_parser("demo", parents=[common], allow_abbrev=False, help="make the contact sheet")
     show.add_argument("--output", type=Path, default=ROOT / "demo-out", help="folder for the pictures")
+    show.add_argument("--seed", type=int, default=0, help="of trainings and pictures")
     commands.add_parser("test", parents=[common], allow_abbrev=False, help="run lint, types and all tests")
     return top
 
@@ -92,15 +96,34 @@ def ready_environment(folder: Path, kind: str) -> Path:
     """
     python, marker, wanted = python_of(folder), folder / "rechar-ready.txt", fingerprint(ROOT)
     held = marker.read_text(encoding="utf-8").split() if marker.is_file() else []
-    if held[:1] != [wanted] or not works(python):
-        create(folder)
-        held = [wanted]
-    if kind in held or "test" in held:  # what the tests need includes what the demo needs
+    whole = held[:1] == [wanted] and works(python)
+    if whole and (kind in held or "test" in held):  # what the tests need includes what the demo needs
         return python
-    marker.unlink(missing_ok=True)
-    install(python, kind)
-    marker.write_text("\n".join([*held, kind]) + "\n", encoding="utf-8")
+    with alone(folder.with_name(f"{folder.name}.lock")):
+        if not whole:
+            create(folder)
+            held = [wanted]
+        marker.unlink(missing_ok=True)
+        install(python, kind)
+        if not works(python):
+            raise RunError(f"{folder} was changed while it was made: delete it and run this again")
+        marker.write_text("\n".join([*held, kind]) + "\n", encoding="utf-8")
     return python
+
+
+@contextmanager
+def alone(lock: Path) -> Iterator[None]:
+    """Nobody else makes the environment meanwhile: two at once would leave a wreck. Raises: RunError."""
+    try:
+        os.close(os.open(lock, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        raise RunError(
+            f"another run.py is making the environment; wait for it, or delete {lock} if none is"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
 
 
 def python_of(folder: Path) -> Path:
@@ -117,9 +140,13 @@ def fingerprint(root: Path) -> str:
 
 
 def works(python: Path) -> bool:
-    """Whether the interpreter is there and starts (a moved or updated base Python breaks it)."""
+    """Whether the interpreter is there, starts (a moved or updated base Python breaks it) and is the environment's.
+
+    Without its pyvenv.cfg it would be the base Python itself, and install there.
+    """
+    asked = "import sys, pip; sys.exit(sys.prefix == sys.base_prefix)"
     try:
-        return subprocess.run([python, "-c", "import pip"], capture_output=True, check=False).returncode == 0
+        return subprocess.run([python, "-c", asked], capture_output=True, check=False).returncode == 0
     except OSError:
         return False
 
@@ -175,9 +202,10 @@ def requirements(file: Path) -> list[str]:
 # The commands
 
 
-def demo(python: Path, output: Path, rest: Sequence[str]) -> int:
-    """Run the demo of rechar_core into `output`."""
-    status = call([python, "-m", "rechar_core", "demo", "--output", output.resolve(), *rest], ROOT)
+def demo(python: Path, options: argparse.Namespace) -> int:
+    """Run the demo of rechar_core into the folder `output`."""
+    given = ["--output", options.output.resolve(), "--seed", str(options.seed)]
+    status = call([python, "-m", "rechar_core", "demo", *given], ROOT)
     if status == 0:
         say(f"your own pictures: {python} -m rechar_core --help")
     return status

@@ -30,6 +30,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
         "folder": tmp_path / ".venv",
         "events": events,
         "works": True,
+        "breaks": 0,
         "interrupt": False,
     }
 
@@ -46,7 +47,12 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
     monkeypatch.setattr(run, "ROOT", tmp_path)
     monkeypatch.setattr(run, "create", create)
     monkeypatch.setattr(run, "install", install)
-    monkeypatch.setattr(run, "works", lambda python: state["works"] and python.parent.parent.is_dir())
+
+    def works(python: Path) -> bool:
+        state["breaks"] -= 1  # so many more times it does not
+        return state["works"] and state["breaks"] < 0 and python.parent.parent.is_dir()
+
+    monkeypatch.setattr(run, "works", works)
     return state
 
 
@@ -84,7 +90,7 @@ def test_remade_when_a_requirement_changes(world: dict, name: str) -> None:
 
 def test_remade_when_its_python_no_longer_starts(world: dict) -> None:
     done(world, "demo")
-    world["works"] = False
+    world["breaks"] = 1
     assert done(world, "demo") == ["create", "install demo"]
 
 
@@ -112,6 +118,31 @@ def test_a_real_environment_is_made_over_a_broken_one(tmp_path: Path) -> None:
     run.create(folder)
     assert run.works(run.python_of(folder))
     assert not (folder / "rubbish").exists()
+
+
+def test_a_wreck_whose_python_is_the_base_python_is_not_trusted(tmp_path: Path) -> None:
+    """A failure means that packages are installed into the system's Python."""
+    folder = tmp_path / "env"
+    run.create(folder)
+    (folder / "pyvenv.cfg").unlink()
+    assert not run.works(run.python_of(folder))
+
+
+def test_two_at_once_do_not_make_one_environment(world: dict) -> None:
+    """A failure means that the second deletes what the first is installing, and a wreck is left behind."""
+    with run.alone(world["folder"].with_name(".venv.lock")):
+        with pytest.raises(run.RunError, match="another run.py is making the environment"):
+            done(world, "demo")
+        assert world["events"] == []
+    assert done(world, "demo") == ["create", "install demo"]
+
+
+def test_an_environment_changed_under_its_installation_is_not_trusted(world: dict) -> None:
+    world["works"] = False
+    with pytest.raises(run.RunError, match="delete it and run this again"):
+        done(world, "demo")
+    world["works"] = True
+    assert done(world, "demo") == ["create", "install demo"]
 
 
 def test_an_environment_does_not_delete_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,6 +231,13 @@ def test_lint_that_fails_ends_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     monkeypatch.setattr(run, "call", lambda command, folder: 1)
     assert run.main(["test", "--here"]) == 1
     assert capsys.readouterr().out.splitlines() == ["[run] lint", "[run] lint failed: see above"]
+
+
+def test_an_option_that_demo_does_not_know_is_refused_before_anything_is_made(
+    calls: list[list[str]], capsys: pytest.CaptureFixture
+) -> None:
+    assert run.main(["demo", "--here", "--outpt", "x"]) == 2 and calls == []
+    assert "demo knows no --outpt x; 'run.py demo --help'" in capsys.readouterr().out
 
 
 def test_the_demo(calls: list[list[str]], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
