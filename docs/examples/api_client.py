@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlencode
 
+LACKING = ". Put that file into ComfyUI's models folder; workflows named demo_ need none."
 GONE = "The server closed the connection before it was done; its own log says why."
 Workflow = dict[str, dict[str, Any]]
 Outputs = dict[str, dict[str, Any]]
@@ -121,6 +122,7 @@ class Client:
     """One ComfyUI server. Every method raises ApiError with the server's reason, or that it cannot be reached."""
 
     def __init__(self, server: str = "127.0.0.1:8188", timeout: float = 600.0):
+        server = f"127.0.0.1:{server}" if server.isdecimal() else server
         self.host, _, port = server.removeprefix("http://").rstrip("/").partition(":")
         if not self.host or not (port or "8188").isdecimal():
             raise ApiError(f"The server {server!r} must be host:port, such as 127.0.0.1:8188.")
@@ -216,7 +218,8 @@ def refusal(answer: str, workflow: Workflow) -> str:
             for error in about["errors"]:
                 name = error.get("extra_info", {}).get("input_name")
                 where = titled(node, workflow) + (f", input {name}" if name else "")
-                return f"{where}: {error['message']}: {error['details'][:300]}"
+                lacks = error.get("type") == "value_not_in_list" and ".safetensors'" in error["details"]
+                return f"{where}: {error['message']}: {error['details'][:300]}{LACKING if lacks else ''}"
         return f"{content['error']['message']} {content['error'].get('details', '')[:300]}".strip()
     except (ValueError, KeyError, TypeError, AttributeError):
         return answer[:300]
@@ -244,7 +247,9 @@ def read_workflow(path: Path) -> Workflow:
     try:
         workflow = json.loads(contents(path).decode("utf-8"))
     except ValueError as error:
-        raise ApiError(f"{path} is not a workflow: {error}.") from error
+        raise ApiError(
+            f"{path} is not a workflow: a .json file is wanted, such as one of workflows/api/."
+        ) from error
     nodes = workflow.values() if isinstance(workflow, dict) else [None]
     if not all(isinstance(node, dict) and "class_type" in node for node in nodes):
         twin = path.parent / "api" / path.name
@@ -275,6 +280,8 @@ def show(workflow: Workflow, event: Event) -> None:
     if event.kind == "executing" and event.data.get("node"):
         print(f"\n{titled(event.data['node'], workflow)}", end="", flush=True)
     elif event.kind == "progress":
+        if not sys.stdout.isatty() and event.data["value"] < event.data["max"]:
+            return  # in a file each would be a line
         start = "\r" if sys.stdout.isatty() else "\n"
         steps = f"{event.data['value']}/{event.data['max']}"
         print(f"{start}{titled(event.data['node'], workflow)}  {steps}", end="", flush=True)
@@ -316,9 +323,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def save(client: Client, outputs: Outputs, folder: Path) -> None:
-    """Write the pictures of a run into `folder` under the server's names."""
+    """Write the pictures of a run into `folder` under their names there; mere previews if there is nothing else."""
     folder.mkdir(parents=True, exist_ok=True)
-    for image in (image for output in outputs.values() for image in output.get("images", [])):
+    made = [image for output in outputs.values() for image in output.get("images", [])]
+    for image in [image for image in made if image["type"] == "output"] or made:
         path = folder / Path(image["filename"]).name
         path.write_bytes(client.download(image))
         print(f"\n{path}", end="")
