@@ -149,9 +149,9 @@ CHANGES: Mapping[str, Mapping[str, Any]] = {
     "no ControlNet": {"control": (0.0, 0.0, 0.0)},
     "structure scale 0.5": {"structure_scale": 0.5},
     "structure scale 1.5": {"structure_scale": 1.5},
-    "style scale 0.2": {"style_scale": 0.2},
-    "style scale 0.8": {"style_scale": 0.8},
-    "no style reference": {"style_scale": 0.0},
+    "style scale 0.2": {"style_beside_lora": 0.25},
+    "style scale 0.8": {"style_beside_lora": 1.0},
+    "no style reference": {"style_beside_lora": 0.0},
 }
 # Those of the changes that mean something without adapters and ControlNet, where `tuned` is B-LoRAs alone.
 OF_LORAS = ("structure LoRA only in its own pass", "words dropped")

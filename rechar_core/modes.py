@@ -26,6 +26,7 @@ class Mode:
     draws: whether the first two passes are drawn where a B-LoRA is given; else glyph and style picture are used.
     control: strengths of a ControlNet on the glyph's edges. mask: "edges" of the structure picture, or the "glyph".
     drop: image tokens outside the glyph are dropped. keep: which words of the prompt stay (elements.KEEP_MODES).
+    style_beside_lora: factor of style_scale where a style B-LoRA is in the UNet too; both together overdo the colours.
     structure_stays: a structure B-LoRA is in the UNet in the last pass as well, not in the first alone.
     """
 
@@ -36,6 +37,7 @@ class Mode:
     control: tuple[float, float, float] = (0.7, 0.0, 0.7)
     structure_scale: float = 1.0
     style_scale: float = 0.8
+    style_beside_lora: float = 1.0
     mask: str = "glyph"
     mask_mode: str = "area"
     reading: str = "off"
@@ -76,8 +78,7 @@ MODES: Mapping[str, Mode] = {
         structure_stays=False,
         negative=f"text, {_NEGATIVE}",
     ),
-    # beside a style LoRA a strong style reference overdoes the colours (benchmarks/README.md)
-    "tuned": Mode("tuned", style_scale=0.4),
+    "tuned": Mode("tuned", style_beside_lora=0.5),
     "references-only": Mode("references-only", draws=False),
 }
 

@@ -175,13 +175,14 @@ class Passes:
             masks["structure"] = (
                 structure_map("canny-cv2", structure)[0, ..., 0] if edges else self.mask[0].cpu()
             )
+        beside = mode.style_beside_lora if self.style is not None else 1.0
         plus = readers["structure"] is not None and readers["structure"].kind == "plus"
         kept = self.mask if mode.drop and plus else None
         pairs = (("structure", structure, kept), ("style", style, None))
         return {
             "references": tuple(self.painter.refer(p, role, k) for role, p, k in pairs if readers[role]),
             "layout": self._layout(masks),
-            "scales": {"structure": mode.structure_scale, "style": mode.style_scale},
+            "scales": {"structure": mode.structure_scale, "style": mode.style_scale * beside},
         }
 
     def _layout(self, masks: Mapping[str, Tensor]) -> Layout:

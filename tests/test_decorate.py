@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from test_painter import control_net, encoder, pipe, states  # noqa: F401
 
 from rechar_core.standalone.cli import main
+from rechar_core.standalone.decorate import DecorateJob
 
 SIDE = 64
 
@@ -216,3 +217,9 @@ def test_a_random_adapter_of_another_size_is_refused(folder: Path, tmp_path: Pat
     ]
     assert main([*base, *given]) == 1
     assert "SD 1.5" in capsys.readouterr().err
+
+
+def test_a_style_scale_that_is_given_is_taken_as_it_is(tmp_path: Path):
+    """A failure means that `--mode tuned --style-scale 0.8` draws with half of it."""
+    job = DecorateJob("demo", "tuned", tmp_path / "g.png", tmp_path, changes={"style_scale": 0.8})
+    assert (job.chosen().style_scale, job.chosen().style_beside_lora) == (0.8, 1.0)

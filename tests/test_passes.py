@@ -212,6 +212,14 @@ def test_glyph_and_style_must_be_carried_by_something(
     assert painter.drawings == []
 
 
+def test_tuned_halves_style_references_beside_a_style_lora_alone():
+    """A failure means overdone colours with a style LoRA, or a faint style without one."""
+    for given, scale in (({}, 0.4), (NO_LORAS, 0.8)):
+        painter = Notebook(both_readers(), "canny")
+        passes("tuned", painter, **given).run()
+        assert painter.drawings[-1].scales["style"] == pytest.approx(scale)
+
+
 def test_a_scale_or_strength_of_zero_carries_nothing():
     painter = Notebook(both_readers(), "canny")
     quiet = replace(mode_named("tuned"), control=(0.7, 0.0, 0.0), structure_scale=0.0)
