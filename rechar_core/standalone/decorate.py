@@ -74,10 +74,10 @@ class DecorateJob:
         for name, value, most in (("steps", self.steps, 1000), ("guidance", self.guidance, 100)):
             if not 0 <= value <= most:
                 raise RecipeError(f"{name} is {value}; it must be from 0, the mode's own, to {most}.")
-        exact = (
-            {"style_beside_lora": 1.0} if "style_scale" in self.changes else {}
-        )  # a scale that was given is meant
-        return replace(mode_named(self.mode, self.steps, self.guidance), **self.changes, **exact)
+        changes = dict(self.changes)
+        if "style_scale" in changes:  # what was given is meant
+            changes["style_beside_lora"] = 1.0
+        return replace(mode_named(self.mode, self.steps, self.guidance), **changes)
 
 
 def decorate(job: DecorateJob) -> list[Path]:
