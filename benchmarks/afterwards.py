@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from PIL import Image
 from benchmarks.judge import Judge
 from benchmarks.ocr import Reader
 from rechar_core.metrics.pictures import lab
+from rechar_core.storage import write_bytes
 
 Measure = Callable[[Image.Image, str], float]  # of a picture and its script
 
@@ -67,7 +67,4 @@ def add(out: Path, scripts: Iterable[str], side: int, ocr: bool) -> None:
 
 def write(path: Path, content: object) -> None:
     """JSON; whoever reads the file meanwhile sees the old one or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
-    temporary.replace(path)
+    write_bytes((json.dumps(content, ensure_ascii=False, indent=1).encode(),), path)

@@ -36,11 +36,12 @@ from benchmarks.ocr import Reader  # noqa: E402
 from benchmarks.trainings import Trainings, content_of  # noqa: E402
 from rechar_core.demo.build import WEIGHTS, read_config  # noqa: E402
 from rechar_core.errors import FileError, ReCharError  # noqa: E402
-from rechar_core.images import read, to_pil  # noqa: E402
+from rechar_core.images import png, read, to_pil  # noqa: E402
 from rechar_core.standalone.base import DEMO, load  # noqa: E402
 from rechar_core.standalone.painter import DiffusersPainter, Readers  # noqa: E402
 from rechar_core.standalone.processes import processes, say  # noqa: E402
 from rechar_core.standalone.readers import control_net, readers  # noqa: E402
+from rechar_core.storage import write_bytes  # noqa: E402
 
 _ABOUT = 1  # raised when the same settings mean another measurement
 
@@ -265,10 +266,7 @@ class Run:
             picture, style[0].double().numpy(), None if drawn is None else drawn[0].double().numpy()
         )
         path = place.file(self.options.out, arm.name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}.png")
-        to_pil(result[0].movedim(-1, 0)).save(temporary)
-        temporary.replace(path.with_suffix(".png"))
+        write_bytes((png(to_pil(result[0].movedim(-1, 0))),), path.with_suffix(".png"))
         afterwards.write(path, {"settings": self._settings(place, arm), "measures": found})
 
 

@@ -73,7 +73,6 @@ class Trainings:
         training = prepare(self.pipeline, [pixels], self.recipe(kind))
         for _ in training.steps():
             pass
-        path.parent.mkdir(parents=True, exist_ok=True)
         files.write(training.blora(), path)
 
     def read(self, kind: str, name: str) -> Any:

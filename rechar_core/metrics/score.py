@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ImageError
-from ..images import rgb
+from ..images import one_mask, rgb
 from ..structure_map import canny, skeleton
 from .pictures import colour_distance, grey, ssim
 from .segment import glyph_mask, otsu_masks
@@ -148,7 +148,7 @@ def target_of(mask: Tensor, size: tuple[int, int]) -> Array:
     """The glyph (H, W) of bool. Raises ImageError if nothing or all is ink."""
     import torch.nn.functional as F
 
-    mask = mask[0] if mask.ndim == 3 else mask
+    (mask,) = one_mask(mask)
     if tuple(mask.shape) != size:
         mask = F.interpolate(mask.float()[None, None], size, mode="bilinear", antialias=True)[0, 0]
     target = (mask >= 0.5).cpu().numpy()
