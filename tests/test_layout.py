@@ -41,6 +41,7 @@ ALLOWED: dict[str, set[str]] = {
     "foreign": {"errors"},
     "storage": {"errors"},
     "images": {"errors"},
+    "device": {"training.recipe"},
     "keys": {"errors", "blocks"},
     "lora": {"errors", "blocks", "keys"},
     "metadata": LORA,

@@ -59,10 +59,10 @@ def test_the_sheet_shows_a_picture_of_each(three: Path):
 def test_the_memory_of_all_seeds_is_asked_for(tmp_path: Path, monkeypatch):
     """A failure means that `auto` takes a mode which has room for one LoRA's moments alone."""
     asked = []
-    monkeypatch.setattr(train, "choose", lambda *given: asked.append(given) or ("fast", ""))
+    monkeypatch.setattr(train, "choose_mode", lambda *given: asked.append(given) or ("fast", ""))
     assert run(tmp_path / "a.safetensors", "--seeds", "0,7,8", "--steps", "1") == 0
     assert run(tmp_path / "a.safetensors", "--steps", "1") == 0
-    assert [rank for _, _, _, rank, _ in asked] == [12, 4]
+    assert [rank for _, _, _, _, rank, *_ in asked] == [12, 4]
 
 
 def test_a_sheet_that_cannot_be_drawn_costs_no_training(tmp_path: Path, monkeypatch):

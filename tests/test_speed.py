@@ -18,10 +18,11 @@ from rechar_core.training import checkpoint, lookahead, objective, presets
 from rechar_core.training.denoiser import LatentMoments
 from rechar_core.training.lending import Lending
 from rechar_core.training.loop import Share
-from rechar_core.training.memory import LADDER, Grouping, choose, grouping
+from rechar_core.training.memory import LADDER, Grouping, choose_mode, grouping
 from rechar_core.training.recipe import TrainingRecipe
 
 SCRIPT = Path(__file__).parent / "host_training.py"
+SDXL = 2_567_463_684 * 2  # bytes of the UNet in half precision
 SHAPES = ((8, 8), (10, 14), (8, 8))  # 10 x 14 is no multiple of 4: the upsamplers need their target size
 
 
@@ -360,20 +361,35 @@ def test_lent_weights_are_never_copied_back_and_are_the_very_same_at_home():
 
 
 @pytest.mark.parametrize(
-    ("free", "mode"), [(12, "fast"), (6, "fast"), (4.5, "normal"), (2.2, "normal"), (1, "low")]
+    ("free", "mode"), [(12, "fast"), (9, "fast"), (7, "normal"), (6.5, "normal"), (4, "low")]
 )
 def test_auto_takes_what_fits_and_says_why(free, mode):
-    chosen, why = choose(int(free * 2**30), 128 * 128, 1, 64, 2)
+    chosen, why = choose_mode(int(free * 2**30), SDXL, 128 * 128, 1, 64, 2)
     assert chosen == mode
-    assert f"Memory mode {mode}: {free:.1f} GB" in why
+    assert f"Memory mode {mode}: {free:.1f} GB of GPU memory" in why
+    assert "may run out" not in why
 
 
-def test_auto_needs_less_for_smaller_pictures_and_nothing_without_a_gpu():
-    assert choose(4 * 2**30, 128 * 128, 1, 64, 2)[0] == "normal"
-    assert choose(4 * 2**30, 64 * 64, 1, 64, 2)[0] == "fast"
-    assert choose(4 * 2**30, 64 * 64, 8, 64, 2)[0] == "normal"
-    assert choose(None, 128 * 128, 8, 64, 4)[0] == "fast"
-    assert choose(6 * 2**30, 128 * 128, 1, 64 * 8, 2)[0] == "normal"  # eight LoRAs side by side
+def test_auto_counts_the_base_as_it_is_held():
+    """A failure means that a base in 8 bits is asked for that of one in 16."""
+    assert choose_mode(6 * 2**30, SDXL, 128 * 128, 1, 64, 2)[0] == "low"
+    assert choose_mode(6 * 2**30, 2_910_000_000, 128 * 128, 1, 64, 2)[0] == "normal"
+    assert choose_mode(7 * 2**30, SDXL, 64 * 64, 1, 64, 2)[0] == "fast"
+    assert choose_mode(7 * 2**30, SDXL, 64 * 64, 8, 64, 2)[0] == "normal"
+    assert choose_mode(10 * 2**30, SDXL, 128 * 128, 1, 64 * 8, 2)[0] == "normal"  # eight LoRAs side by side
+
+
+def test_auto_says_where_nothing_fits():
+    mode, why = choose_mode(2 * 2**30, SDXL, 128 * 128, 1, 64, 2)
+    assert mode == "low" and "may run out" in why and "8 bits" in why
+
+
+def test_without_a_gpu_auto_looks_at_ram():
+    """A failure means that a CPU takes the mode with the most memory whatever there is, or low, which saves none."""
+    whole = 2 * SDXL
+    for free, expected in ((30, "fast"), (13, "normal"), (4, "normal")):
+        mode, why = choose_mode(free * 2**30, whole, 128 * 128, 1, 64, 4, in_ram=True)
+        assert mode == expected and f"{free}.0 GB of RAM" in why
 
 
 def test_groups_depend_on_mode_and_picture_alone():

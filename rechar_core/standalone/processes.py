@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 
-import torch
 from accelerate import PartialState
+
+from ..device import best_device
 
 
 def processes() -> PartialState:
@@ -13,8 +14,7 @@ def processes() -> PartialState:
 
     Accelerate joins CPU processes into one run only when it is told that there is no GPU.
     """
-    has_gpu = torch.cuda.is_available() or torch.backends.mps.is_available() or torch.xpu.is_available()
-    return PartialState(cpu=not has_gpu)
+    return PartialState(cpu=best_device().type == "cpu")
 
 
 def say(text: str) -> None:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
-import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +16,7 @@ from accelerate.utils import reduce
 from torch import Tensor
 
 from .. import files
+from ..device import empty_cache, float_named, forget_peak, free_memory, in_ram, peak_memory
 from ..errors import RecipeError
 from ..fusion import applied, fuse
 from ..images import fit, jpeg, list_pictures, read
@@ -26,7 +25,7 @@ from ..training import checkpoint
 from ..training.denoiser import LatentMoments
 from ..training.fp8 import shrink
 from ..training.loop import Share, Step, Training
-from ..training.memory import MemoryMode, choose
+from ..training.memory import MemoryMode, choose_mode
 from ..training.recipe import TrainingRecipe
 from .base import encode_picture, encode_prompt, load
 from .denoiser import DiffusersDenoiser
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
     from accelerate import PartialState
     from diffusers import StableDiffusionXLPipeline
 
-_DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 SAVE_EVERY = 250  # steps between safety copies of the state
 INPUTS = "training_inputs"  # the field of a file's metadata with what `inputs` gives
 
@@ -70,7 +68,7 @@ class TrainJob:
     @property
     def dtype(self) -> torch.dtype:
         """The base's."""
-        return _DTYPES[self.recipe.precision]
+        return float_named(self.recipe.precision)
 
 
 @dataclass(frozen=True)
@@ -209,13 +207,18 @@ def _mode(
     if recipe.memory != "auto":
         return recipe.memory, ""
     area = max(m.mean.shape[-2] * m.mean.shape[-1] for m in moments)
-    itemsize, free = unet.dtype.itemsize, None
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        away = 0 if unet.device.type == "cuda" else sum(p.numel() for p in unet.parameters()) * itemsize
-        free = max(0, torch.cuda.mem_get_info(device)[0] - away)
-    mode, why = choose(free, area, recipe.batch_size, recipe.rank * loras, itemsize)
-    return mode, "" if free is None else why
+    empty_cache(device)
+    free, base = free_memory(device), weights_size(unet)
+    if in_ram(device) or unet.device == device:
+        free += base
+    rank, itemsize = recipe.rank * loras, unet.dtype.itemsize
+    mode, why = choose_mode(free, base, area, recipe.batch_size, rank, itemsize, in_ram(device))
+    return mode, "" if in_ram(device) and mode == "fast" else why
+
+
+def weights_size(module: Any) -> int:
+    """Bytes of a module's weights as they are held: those of a base in 8 bits are smaller."""
+    return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
 
 
 def _share(here: PartialState) -> Share:
@@ -267,26 +270,3 @@ def write_log(training: Training, seconds_per_step: float, path: Path) -> None:
         "device": str(training.denoiser.device),
     }
     write_bytes((json.dumps(log, indent=1).encode(),), path)
-
-
-def forget_peak(device: torch.device) -> None:
-    """Lets `peak_memory` count from now on: a process may train many LoRAs. Without a GPU, on Linux alone."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    elif sys.platform == "linux":
-        with suppress(OSError):  # a system that does not show its processes' files
-            Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
-
-
-def peak_memory(device: torch.device) -> int:
-    """Peak bytes: of GPU memory allocated on `device`, or of this process's resident memory on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    try:
-        import resource
-    except ImportError:  # Windows
-        import psutil
-
-        return int(psutil.Process().memory_info().peak_wset)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

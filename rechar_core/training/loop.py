@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..device import empty_cache
 from ..errors import TrainingError
 from ..lora import BLora
 from . import optimizer
@@ -169,8 +170,7 @@ class Training:
         if state:
             self.scaler.load_state_dict(state)
         self.rest()
-        if self.denoiser.device.type == "cuda":
-            torch.cuda.empty_cache()
+        empty_cache(self.denoiser.device)
 
     def _backward(self, ready: Ready) -> Tensor:
         kind, rate = self.recipe.stage(ready.number)

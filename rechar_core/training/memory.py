@@ -14,11 +14,16 @@ MemoryMode = Literal["fast", "normal", "low"]
 Memory = Literal["auto", "fast", "normal", "low"]
 LADDER: tuple[MemoryMode, ...] = ("fast", "normal", "low")
 
-# Half-precision bytes that training adds to the loaded UNet at 1024 x 1024, batch 1, from spec/blora.md: fast 3.15 GB
-# of activations, normal 0.45 GB, and what a group's prefix keeps (51 MB a step) and needs meanwhile (about 0.2 GB).
-_ACTIVATIONS: dict[MemoryMode, float] = {"fast": 4.2e9, "normal": 1.0e9, "low": 0.75e9}
+# What a training step takes of memory beside the weights, in half precision at 1024 x 1024, batch 1: bytes counted by
+# benchmarks/real_size.py, which runs the steps of this package on tensors without data.
+_ACTIVATIONS: dict[MemoryMode, float] = {"fast": 2.6e9, "normal": 0.5e9, "low": 0.4e9}
 _LORA_PER_RANK = 440_320 * 4 * 4  # both blocks' values; fp32; weights, gradients and two moments
-_MARGIN = 0.7e9  # kernels' workspaces and fragmentation
+_LARGER_HALF = 0.504  # of the UNet's bytes: what of it mode low has on the GPU at a time
+# Margin for what such a count leaves out: fragments of the allocator, a share of what comes and goes every step, and
+# the workspaces of kernels.
+_FRAGMENTS = 0.15
+_WORKSPACES = 0.4e9
+RESERVE = 0.8e9  # of a card's memory: torch's context on it, and what the desktop shows
 _AREA = 128 * 128  # latent values of 1024 x 1024 pixels, a channel
 
 # Latent area whose prefix is computed in one forward pass: enough to fill the device, no more than memory allows.
@@ -46,28 +51,52 @@ def grouping(mode: MemoryMode, area: int, batch_size: int, gpu: bool) -> Groupin
     return Grouping(together, chunk)
 
 
-def needed(mode: MemoryMode, area: int, batch_size: int, rank: int, itemsize: int) -> float:
-    """Bytes that training adds to the loaded UNet (in mode low: to its larger half), estimated for full SDXL.
+def needed(
+    mode: MemoryMode, base: int, area: int, batch_size: int, rank: int, itemsize: int, in_ram: bool = False
+) -> float:
+    """Bytes that a training takes in all, the UNet with them, margin included; for SDXL's layers.
 
-    area: latent values a channel; rank: of all LoRAs that are trained at once, together; itemsize: bytes of one value
-    of the base, 2 or 4.
+    base: bytes of the UNet's weights as they are held; area: latent values a channel; rank: of all LoRAs that are
+    trained at once, together; itemsize: bytes of one value that is computed with, 2 or 4; in_ram: the device computes
+    in the RAM that the UNet lies in anyway, so that mode low saves nothing of the UNet.
     """
-    scale = area * batch_size / _AREA * itemsize / 2
-    return _ACTIVATIONS[mode] * scale + _LORA_PER_RANK * rank + _MARGIN
+    weights = base * _LARGER_HALF if mode == "low" and not in_ram else base
+    changing = _ACTIVATIONS[mode] * area * batch_size / _AREA * itemsize / 2
+    return weights + _LORA_PER_RANK * rank + changing * (1 + _FRAGMENTS) + _WORKSPACES
+
+
+def choose_mode(
+    free: int, base: int, area: int, batch_size: int, rank: int, itemsize: int, in_ram: bool = False
+) -> tuple[MemoryMode, str]:
+    """The first mode whose need fits into `free` bytes, and one sentence that says why; see `needed`.
+
+    free: what the training may have with the UNet counted in: free memory, plus the UNet where it is already there.
+    Where nothing fits, the last mode, with the sentence saying so: it may do all the same.
+    """
+    where, ladder = ("RAM", LADDER[:2]) if in_ram else ("GPU memory", LADDER)
+    needs = {mode: needed(mode, base, area, batch_size, rank, itemsize, in_ram) for mode in ladder}
+    mode = next((mode for mode in ladder if needs[mode] <= free), ladder[-1])
+    there = f"Memory mode {mode}: {_gb(free)} of {where} can be had with the UNet in it, and this mode takes"
+    if needs[mode] > free:
+        why = f"about {_gb(needs[mode])}: it may run out. A base in 8 bits, a lower rank or resolution takes less."
+    elif mode == ladder[0]:
+        why = f"about {_gb(needs[mode])}."
+    else:
+        faster = ladder[ladder.index(mode) - 1]
+        why = f"about {_gb(needs[mode])}; {faster} would take {_gb(needs[faster])}."
+    return mode, f"{there} {why}"
+
+
+def _gb(size: float) -> str:
+    return f"{size / 2**30:.1f} GB"
 
 
 def choose(free: int | None, area: int, batch_size: int, rank: int, itemsize: int) -> tuple[MemoryMode, str]:
-    """The first mode that fits into `free` bytes (None: not a GPU), and one sentence that says why; see `needed`."""
+    """As `choose_mode`, with `free` beside SDXL's half-precision UNet; goes when the nodes ask `choose_mode`."""
     if free is None:
-        return "fast", "Memory mode fast: without a GPU, computing activations twice would only cost time."
-    for mode in LADDER:
-        need = needed(mode, area, batch_size, rank, itemsize)
-        if need <= free or mode == LADDER[-1]:
-            break
-    return mode, (
-        f"Memory mode {mode}: {free / 2**30:.1f} GB of GPU memory are free beside the UNet, "
-        f"and this mode adds about {need / 2**30:.1f} GB."
-    )
+        return "fast", "Memory mode fast: without a GPU."
+    base = 2_567_463_684 * 2
+    return choose_mode(free + base, base, area, batch_size, rank, itemsize)
 
 
 def next_rung(mode: MemoryMode) -> MemoryMode | None:
