@@ -11,9 +11,9 @@ from pathlib import Path
 PACK, FOLDER = Path(sys.argv[1]), Path(sys.argv[2])
 
 
-def start(*options):
-    """ComfyUI's own modules importable, set up for a CPU, with FOLDER as the base directory."""
-    sys.argv = ["main.py", "--cpu", *options, "--base-directory", str(FOLDER)]
+def start(*options, cpu=True):
+    """ComfyUI's own modules importable, with FOLDER as the base directory, set up for a CPU or for what it finds."""
+    sys.argv = ["main.py", *(["--cpu"] if cpu else []), *options, "--base-directory", str(FOLDER)]
     sys.path.insert(0, ".")
     import comfy.options
 

@@ -19,7 +19,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -123,22 +123,23 @@ class Run:
 
 
 class Server:
-    """A running ComfyUI."""
+    """A running ComfyUI; on the CPU, unless `launcher` (script and arguments in front of main.py) says otherwise."""
 
-    def __init__(self, host: Host, base: Path):
+    def __init__(self, host: Host, base: Path, launcher: Sequence[str] = ()):
         self.host, self.base = host, base
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.client = api_client().Client(f"127.0.0.1:{self.port}", timeout=600)
         self._log = (base / "server.log").open("w+", encoding="utf-8", errors="replace")
-        options = ["--cpu", "--port", str(self.port), "--base-directory", str(base), "--disable-auto-launch"]
+        options = ["--port", str(self.port), "--base-directory", str(base), "--disable-auto-launch"]
+        options += [] if launcher else ["--cpu"]
         database = (
             f"sqlite:///{(base / 'comfyui.db').as_posix()}"  # in memory, 0.3.64's threads quarrel over it
         )
         options += ["--user-directory", str(base / "user"), "--database-url", database]
         options += ["--preview-method", "latent2rgb", "--disable-api-nodes"]
-        command = [str(host.python), "-s", str(ATTACHED), "main.py", *options]
+        command = [str(host.python), "-s", *(launcher or [str(ATTACHED)]), "main.py", *options]
         # the pipe, which nobody writes to, is what ties its life to ours
         streams = {"stdout": self._log, "stderr": subprocess.STDOUT, "stdin": subprocess.PIPE}
         self.process = subprocess.Popen(command, cwd=host.folder, env=host_environment(), **streams)

@@ -1,0 +1,52 @@
+"""Checks that need a process of their own: the simulated card is registered for a whole process.
+
+A script has functions `check_...` and ends with `main(globals())`; a test module asks for their `names`, and for the
+`results` of one run of the script.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+
+
+def names(script: str) -> list[str]:
+    """The checks in a script of this folder, in its order."""
+    return re.findall(r"^def (check_\w+)", (HERE / script).read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def results(script: str, folder: Path, *options: str, in_host: bool = False) -> dict[str, str]:
+    """Run the script as `python SCRIPT PACK FOLDER options`: what is wrong by check, "" for nothing.
+
+    in_host: with the host's Python in the host's folder; skips if there is no host.
+    """
+    import server
+
+    host = server.find_host() if in_host else None
+    python, place = (host.python, host.folder) if host else (sys.executable, server.ROOT)
+    environment = server.host_environment() if host else dict(os.environ)
+    command = [str(python), "-s", str(HERE / script), str(server.ROOT), str(folder), *options]
+    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return json.loads((folder / "results.json").read_text(encoding="utf-8"))
+
+
+def main(names_in_script: dict[str, Any]) -> None:
+    """Run every check of the script, and write FOLDER/results.json."""
+    found = {}
+    for name, check in list(names_in_script.items()):
+        if name.startswith("check_"):
+            try:
+                check()
+                found[name] = ""
+            except Exception:
+                found[name] = traceback.format_exc()
+    (Path(sys.argv[2]) / "results.json").write_text(json.dumps(found), encoding="utf-8")
