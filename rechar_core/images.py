@@ -153,8 +153,8 @@ def sheet(rows: Sequence[Sequence[tuple[str, Image]]], title: str, cell: int = 2
     columns = max(len(row) for row in rows)
     size = (gap + columns * (cell + gap), head + len(rows) * (cell + label + gap) + gap)
     page = Image.new("RGB", size, "white")
-    draw, font = ImageDraw.Draw(page), ImageFont.truetype(LABEL_FONT, 14)
-    draw.text((gap, 10), title, fill="black", font=ImageFont.truetype(LABEL_FONT, 20))
+    draw, font = ImageDraw.Draw(page), ImageFont.truetype(str(LABEL_FONT), 14)
+    draw.text((gap, 10), title, fill="black", font=ImageFont.truetype(str(LABEL_FONT), 20))
     for y, row in enumerate(rows):
         for x, (text, picture) in enumerate(row):
             left, top = gap + x * (cell + gap), head + y * (cell + label + gap)

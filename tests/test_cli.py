@@ -123,6 +123,7 @@ def test_reference_mode_squares_alpha(loras, tmp_path):
     assert np.array_equal(squared[0], quarter[0])
 
 
+@pytest.mark.bounds
 def test_half_precision_base_draws_almost_the_same(loras):
     """A failure means that what a GPU does (fp16 UNet, fp32 VAE) breaks; here in bf16, which a CPU can compute."""
     from rechar_core.fusion import fuse

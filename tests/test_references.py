@@ -125,7 +125,10 @@ def test_every_layer_is_that_of_diffusers(
     layout = Layout(dict.fromkeys(with_mask, shape), "off", mask_mode="official")
     references = [reference(adapter_of(states[i], "x"), roles[n]) for n, i in enumerate(used)]
     binary = (shape >= 0.5).float()[None, None]
-    masks = [binary if role in with_mask else None for role in roles[: len(used)]] if with_mask else None
+    everywhere = torch.ones_like(binary)  # as no mask; diffusers before 0.33 takes no None beside a mask
+    masks = (
+        [binary if role in with_mask else everywhere for role in roles[: len(used)]] if with_mask else None
+    )
     worst = 0.0
     for number, name in enumerate(adapters.cross_attentions(unet)):
         attention, processor = unet.get_submodule(name), theirs[f"{name}.processor"]

@@ -70,8 +70,8 @@ def test_the_clip_engine_does_too(folder: Path):
 @pytest.mark.parametrize("kind", ["clipseg", "dino"])
 def test_a_segmenter_finds_the_object_and_says_when_not(folder: Path, kind: str, capsys):
     make = {"clipseg": weights.clipseg_folder, "dino": weights.grounding_dino_folder}[kind]
-    seg, sam = make(folder / kind), weights.sam_folder(folder / "sam")
-    options = ["--model", str(tiny.MODEL), "--steps", "2", "--segmenter", str(seg), "--sam", str(sam)]
+    sam = ["--sam", str(weights.sam_folder(folder / "sam"))] if kind == "dino" else []
+    options = ["--model", str(tiny.MODEL), "--steps", "2", "--segmenter", str(make(folder / kind)), *sam]
     assert restyle(folder, *options, "--threshold", "0.01") == 0
     assert restyle(folder, *options, "--threshold", "0.99") == 1
     assert "'red square' is not found" in capsys.readouterr().err

@@ -76,16 +76,29 @@ def folders(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("segmenters")
     tiny.clipseg_folder(folder / "clipseg")
     tiny.grounding_dino_folder(folder / "dino")
-    tiny.sam_folder(folder / "sam")
-    tiny.sam_folder(folder / "sam_image", video=False)
     return folder
 
 
+@pytest.fixture(scope="module")
+def sams(folders: Path) -> Path:
+    """The same folder with tiny random SAM 2s, as the published folders are and without the memory for films."""
+    tiny.sam_folder(folders / "sam")
+    tiny.sam_folder(folders / "sam_image", video=False)
+    return folders
+
+
 @pytest.mark.parametrize("sam", ["sam", "sam_image"])
-@pytest.mark.parametrize("name", ["clipseg", "dino"])
-def test_a_segmenter_from_a_folder_answers_for_every_pixel(folders: Path, name: str, sam: str):
+def test_grounded_things_are_found_for_every_pixel(sams: Path, sam: str):
+    answers_for_every_pixel(sams / "dino", sams / sam)
+
+
+def test_clipseg_answers_for_every_pixel(folders: Path):
+    answers_for_every_pixel(folders / "clipseg", None)
+
+
+def answers_for_every_pixel(folder: Path, sam: Path | None) -> None:
     with torch.inference_mode():  # as in a node
-        segmenter = load_segmenter(folders / name, folders / sam)
+        segmenter = load_segmenter(folder, sam)
         sure = segmenter.look(IMAGES[0].movedim(-1, 0), "car")
         other = segmenter.look(IMAGES[0].movedim(-1, 0), "a very different thing")
     assert sure.shape == (30, 40) and sure.min() >= 0 and 0 < sure.max() <= 1
@@ -93,8 +106,8 @@ def test_a_segmenter_from_a_folder_answers_for_every_pixel(folders: Path, name: 
     assert not any(p.requires_grad or p.is_inference() for p in segmenter.model.parameters())
 
 
-def test_only_segmenters_are_offered(folders: Path):
-    assert folders_of(folders, LOADERS) == ["clipseg", "dino"] and folders_of(folders, SAMS) == [
+def test_only_segmenters_are_offered(sams: Path):
+    assert folders_of(sams, LOADERS) == ["clipseg", "dino"] and folders_of(sams, SAMS) == [
         "sam",
         "sam_image",
     ]
@@ -134,11 +147,13 @@ def test_things_have_the_scores_of_their_boxes():
 
 
 @pytest.mark.host
-def test_boxes_and_things_are_those_of_transformers_own_processors(folders: Path):
+def test_boxes_and_things_are_those_of_transformers_own_processors(sams: Path):
     """A failure means that pictures, text or boxes are prepared otherwise than the networks were trained with."""
     host, script = find_host(), Path(__file__).parent / "host_segmenters.py"
-    command = [str(host.python), str(script), str(folders)]
+    command = [str(host.python), str(script), str(sams)]
     run = subprocess.run(command, capture_output=True, text=True, check=False, env=host_environment())
+    if "No module named 'torchvision'" in run.stderr:
+        pytest.skip(f"transformers' own processors need torchvision, which {host.python} has not")
     assert run.returncode == 0, run.stderr[-2000:]
     about = json.loads(run.stdout.splitlines()[-1])
     assert about["pixels"] < 1.01 / 255 / 0.224  # theirs are rounded to bytes once more
@@ -177,7 +192,7 @@ def test_missing_and_wrong_folders_are_explained(folders: Path, tmp_path: Path):
     with pytest.raises(
         ModelError, match=r"transformers [\d.]+ is too old for a SAM 9 \(it has no Sam9Model\)"
     ):
-        pretrained("Sam9Model", folders / "sam", "a SAM 9")
+        pretrained("Sam9Model", folders / "dino", "a SAM 9")
 
 
 def test_weights_that_transformers_would_draw_at_random_are_missed(folders: Path, tmp_path: Path):
@@ -221,13 +236,7 @@ def test_who_read_it_is_said():
 
 
 def test_a_tiny_llm_from_a_folder_falls_back_to_the_rules(tmp_path):
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    LlamaForCausalLM(LlamaConfig(vocab_size=600, max_position_embeddings=4096, **sizes)).save_pretrained(
-        tmp_path
-    )
-    tiny.tokenizer_files(tmp_path)
+    tiny.llm_folder(tmp_path)
     assert read_in_mode(SENTENCE, "LLM", Llm.load(tmp_path)).by.startswith("rules (")
     assert llm_reader(tmp_path)(SENTENCE) == Request("", ())  # the benchmark scores the LLM alone
 
