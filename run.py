@@ -3,8 +3,9 @@
     python run.py demo [--output DIR]     the whole story on the tiny model that ships here: a contact sheet
     python run.py test [pytest options]   lint, types and all tests; with options: pytest alone, with them
 
-Each makes its own environment in `.venv` beside this file, the first time only. `--here` uses the running
-Python as it is instead, with what is installed in it.
+Each makes its own environment in `.venv` beside this file, the first time only; all tests make one more, in
+`.venv-bounds`, with the oldest packages that requirements.txt allows. `--here` uses the running Python as it
+is instead, with what is installed in it.
 
 On Linux pip takes PyTorch's large CUDA build; to have the small CPU build, set PIP_EXTRA_INDEX_URL to the
 index that PyTorch's own install page names for "CPU".
@@ -20,14 +21,17 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parent
 OLDEST, NEWEST = (3, 10), (3, 13)
-KINDS = {"demo": ["requirements.txt"], "test": ["requirements.txt", "tests/requirements.txt"]}
+KINDS = {
+    "demo": ["requirements.txt"],
+    "test": ["requirements.txt", "tests/requirements.txt"],
+    "bounds": ["tests/bounds.txt"],  # exactly the lower bounds of requirements.txt
+}
+BOUNDS_EXIST = ((3, 10), (3, 11))  # for these versions of Python
 CONSTRAINTS = "tests/constraints.txt"
 STOPPED = 130  # the status of what Ctrl-C ended
 NOT_NEEDED = ("bitsandbytes",)  # a CUDA optimizer: neither command uses it
@@ -46,7 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         check_python(sys.version_info[:2])
         python = Path(sys.executable) if options.here else ready_environment(ROOT / ".venv", options.command)
-        return demo(python, options) if options.command == "demo" else test(python, rest)
+        if options.command == "demo":
+            return demo(python, options)
+        return test(python, rest) if rest else test_all(python, None if options.here else lower_bounds())
     except RunError as error:
         say(f"error: {error}")
         return 2
@@ -94,7 +100,7 @@ def ready_environment(folder: Path, kind: str) -> Path:
     The marker is written last and removed before any change: an environment without it is never trusted.
     Raises: RunError.
     """
-    python, marker, wanted = python_of(folder), folder / "rechar-ready.txt", fingerprint(ROOT)
+    python, marker, wanted = python_of(folder), folder / "rechar-ready.txt", fingerprint(ROOT, kind)
     held = marker.read_text(encoding="utf-8").split() if marker.is_file() else []
     whole = held[:1] == [wanted] and works(python)
     if whole and (kind in held or "test" in held):  # what the tests need includes what the demo needs
@@ -131,10 +137,13 @@ def python_of(folder: Path) -> Path:
     return folder / "Scripts" / "python.exe" if os.name == "nt" else folder / "bin" / "python"
 
 
-def fingerprint(root: Path) -> str:
-    """A hash of all that decides what is installed: the requirement files and the running Python."""
+def fingerprint(root: Path, kind: str) -> str:
+    """A hash of all that decides what is installed: the requirement files and the running Python.
+
+    The demo and the tests share an environment.
+    """
     digest = hashlib.sha256(repr((sys.version_info[:3], sys.base_prefix)).encode())
-    for name in (*KINDS["test"], CONSTRAINTS):
+    for name in KINDS["bounds"] if kind == "bounds" else (*KINDS["test"], CONSTRAINTS):
         digest.update((root / name).read_text(encoding="utf-8").encode())
     return digest.hexdigest()
 
@@ -174,7 +183,7 @@ def create(folder: Path) -> None:
 
 
 def install(python: Path, kind: str) -> None:
-    """Install what `kind` needs, at the versions of the constraints file.
+    """Install what `kind` needs, at the versions of the constraints file (the bounds are versions themselves).
 
     Raises: RunError.
     """
@@ -182,13 +191,9 @@ def install(python: Path, kind: str) -> None:
     say(f"installing {len(wanted)} packages and what they need; the first time this takes some minutes")
     if sys.platform == "linux" and not shutil.which("nvidia-smi") and "PIP_EXTRA_INDEX_URL" not in os.environ:
         say("note: no NVIDIA driver is found; the top of run.py says how to get PyTorch's small CPU build")
-    options = [
-        "--disable-pip-version-check",
-        "--progress-bar",
-        "off",
-        "--constraint",
-        str(ROOT / CONSTRAINTS),
-    ]
+    options = ["--disable-pip-version-check", "--progress-bar", "off"]
+    if kind != "bounds":
+        options += ["--constraint", str(ROOT / CONSTRAINTS)]
     if subprocess.run([python, "-m", "pip", "install", *options, *wanted], check=False).returncode != 0:
         raise RunError("pip could not install the packages; its own message is above (network, disk, proxy?)")
 
@@ -212,30 +217,31 @@ def demo(python: Path, options: argparse.Namespace) -> int:
 
 
 def test(python: Path, rest: Sequence[str]) -> int:
-    """Run lint, types and all tests; with pytest options or paths, pytest alone."""
-    if not rest:
-        for name, step in (("lint", lint), ("format", layout), ("types", types)):
-            say(name)
-            status = step(python)
-            if status != 0:
-                say(f"{name} failed: see above" if status != STOPPED else "stopped")
-                return status
-        return all_tests([python, "-m", "pytest", "tests"])
+    """Run pytest with these options and paths."""
     say("tests")
     named = any((ROOT / word.split("::")[0]).exists() for word in rest if not word.startswith("-"))
     return call([python, "-m", "pytest", *([] if named else ["tests"]), *rest], ROOT)
 
 
-def all_tests(command: Sequence[str | Path]) -> int:
-    """The tests in a ComfyUI beside the others, on a core of their own; what they print comes at the end."""
-    say("tests without a ComfyUI; those in one run beside them")
-    with ThreadPoolExecutor(1) as beside:
-        hosted = beside.submit(captured, [*command, "-m", "host"], ROOT)
-        status = call([*command, "-m", "not host"], ROOT)
-        say("tests in a ComfyUI")
-        hosted_status, printed = hosted.result()
-    print(printed, flush=True)
-    return status or hosted_status
+def test_all(python: Path, bounds: Path | None) -> int:
+    """Run lint, types and all tests, also with the Python `bounds` whose packages are the lower bounds."""
+    for name, step in (("lint", lint), ("format", layout), ("types", types)):
+        say(name)
+        status = step(python)
+        if status != 0:
+            say(f"{name} failed: see above" if status != STOPPED else "stopped")
+            return status
+    return call([python, "tests/suite.py", *(["--bounds", bounds] if bounds else [])], ROOT)
+
+
+def lower_bounds() -> Path | None:
+    """The Python of an environment with exactly the lower bounds; None where there are no such packages for it.
+
+    Raises: RunError.
+    """
+    return (
+        ready_environment(ROOT / ".venv-bounds", "bounds") if sys.version_info[:2] in BOUNDS_EXIST else None
+    )
 
 
 def lint(python: Path) -> int:
@@ -285,13 +291,6 @@ def call(command: Sequence[str | Path], folder: Path) -> int:
             finally:
                 process.kill()
             return STOPPED
-
-
-def captured(command: Sequence[str | Path], folder: Path) -> tuple[int, str]:
-    """Run a command in `folder`; its exit status and all that it printed."""
-    streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    done = subprocess.run(command, cwd=folder, encoding="utf-8", errors="replace", check=False, **streams)
-    return done.returncode, done.stdout
 
 
 if __name__ == "__main__":

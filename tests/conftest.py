@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+import hosts
 import pytest
 
 # One thread each: the models are tiny, and a second thread only waits for the first.
@@ -14,9 +15,34 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 pytest_plugins = ["server"]  # the fixture `comfy`, a running ComfyUI
 
+# Where the pack meets its packages; run with exactly the lower bounds of requirements.txt as well (marker bounds).
+BOUNDS = ("demo_extras", "files", "glyph", "images", "inspect", "painter", "references", "soulstyler_words")
+
 REFERENCE = Path(__file__).parent / "data" / "blora_tiny"
 
 sys.path.append(str(Path(__file__).parents[1]))
+
+
+def pytest_report_header() -> str:
+    """Which host the tests of the nodes run in."""
+    found = hosts.hosts()
+    return f"ComfyUI {found[0].version} in {found[0].folder}" if found else "no ComfyUI was found"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that open a page are marked `browser`, those of BOUNDS `bounds`."""
+    for item in items:
+        if item.path.stem.removeprefix("test_") in BOUNDS:
+            item.add_marker(pytest.mark.bounds)
+        if "page" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.browser)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """A host that is there but cannot start ends the run with one sentence, not with one error a test."""
+    found = hosts.hosts()
+    if found and any(item.get_closest_marker("host") for item in session.items) and hosts.fault(found[0]):
+        raise pytest.UsageError(f"{hosts.fault(found[0])}; -m 'not host' runs the other tests")
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,7 @@
 """A real ComfyUI server with this pack in it, for the tests: found, started on a free port, talked to, stopped.
 
-The host is found by COMFYUI_PATH (its folder; default ~/comfy/ComfyUI) and run by COMFYUI_PYTHON (default: the Python
-of its own .venv, else the running one). Its installation is only read: models, outputs and settings lie in a
-temporary base directory, the network is the loopback alone.
+hosts.py says how the host is found. Its installation is only read: models, outputs and settings lie in a temporary
+base directory, the network is the loopback alone. COMFYUI_FRONTEND: a folder with the frontend to use, not its own.
 
 PYTEST_DONT_REWRITE: this module is imported by tests before it is registered as a plugin.
 """
@@ -28,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hosts import Host, absent, hosts
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
@@ -38,24 +38,13 @@ NOT_PACKED = {"tests", "demo", "demo-out", "build", "dist", "benchmarks"}  # at 
 FOLDERS = ("custom_nodes", "input", "output", "temp", "user", "models/loras", "models/checkpoints")
 
 
-@dataclass(frozen=True)
-class Host:
-    """A ComfyUI checkout and the Python that runs it."""
-
-    folder: Path
-    python: Path
-    version: str
-
-
 def find_host() -> Host:
-    """The host to test with; skips the test, saying why, if there is none."""
-    folder = Path(os.environ.get("COMFYUI_PATH") or "~/comfy/ComfyUI").expanduser()
-    if not (folder / "main.py").is_file():
-        pytest.skip(f"no ComfyUI in {folder}: set COMFYUI_PATH, and COMFYUI_PYTHON if it has no .venv")
-    own = folder / ".venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    python = Path(os.environ.get("COMFYUI_PYTHON") or (own if own.is_file() else sys.executable))
-    version = (folder / "comfyui_version.py").read_text(encoding="utf-8").split('"')[-2]
-    return Host(folder, python, version)
+    """The host to test with, of several the newest; skips the test, saying why, if there is none."""
+    found = hosts()
+    if not found:
+        where = ", ".join(map(str, absent()))
+        pytest.skip(f"no ComfyUI in {where}: set COMFYUI_PATH, and COMFYUI_PYTHON if it has no .venv")
+    return found[0]
 
 
 def host_environment() -> dict[str, str]:
@@ -83,6 +72,15 @@ def base_directory(folder: Path) -> Path:
         (folder / name).mkdir(parents=True)
     shutil.copytree(ROOT, folder / "custom_nodes" / PACK, ignore=_not_packed)
     return folder
+
+
+def pack_files(base: Path) -> dict[str, tuple[int, int]]:
+    """Size and time of every file in a server's copy of the pack, but for the bytecode that Python itself keeps."""
+    pack = base / "custom_nodes" / PACK
+    files = (path for path in pack.rglob("*") if path.is_file() and path.parent.name != "__pycache__")
+    return {
+        path.relative_to(pack).as_posix(): (path.stat().st_size, path.stat().st_mtime_ns) for path in files
+    }
 
 
 def _not_packed(folder: str, names: list[str]) -> set[str]:
@@ -127,6 +125,7 @@ class Server:
 
     def __init__(self, host: Host, base: Path, launcher: Sequence[str] = ()):
         self.host, self.base = host, base
+        self.pack = pack_files(base)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -139,13 +138,15 @@ class Server:
         )
         options += ["--user-directory", str(base / "user"), "--database-url", database]
         options += ["--preview-method", "latent2rgb", "--disable-api-nodes"]
+        if frontend := os.environ.get("COMFYUI_FRONTEND"):
+            options += ["--front-end-root", frontend]
         command = [str(host.python), "-s", *(launcher or [str(ATTACHED)]), "main.py", *options]
         # the pipe, which nobody writes to, is what ties its life to ours
         streams = {"stdout": self._log, "stderr": subprocess.STDOUT, "stdin": subprocess.PIPE}
         self.process = subprocess.Popen(command, cwd=host.folder, env=host_environment(), **streams)
 
     def wait(self) -> Server:
-        """Return once it answers. Raises: RuntimeError with its log's end if it does not."""
+        """Return once it answers; ends the test run with its log's end if it does not: no other test could run."""
         end = time.monotonic() + STARTUP_SECONDS
         while self.process.poll() is None and time.monotonic() < end:
             try:
@@ -154,7 +155,20 @@ class Server:
             except api_client().ApiError:
                 time.sleep(0.25)
         self.stop()
-        raise RuntimeError(f"ComfyUI {self.host.version} did not start:\n{self.log()[-4000:]}")
+        reason = (
+            f"{self.log()[-4000:]}\nComfyUI {self.host.version} in {self.host.folder} did not start with "
+        )
+        pytest.exit(
+            f"{reason}{self.host.python} (see above); is COMFYUI_PYTHON the one it needs?", returncode=1
+        )
+
+    def __enter__(self) -> Server:
+        return self.wait()
+
+    def __exit__(self, *error: Any) -> None:
+        self.stop()
+        if error == (None, None, None):
+            assert pack_files(self.base) == self.pack, "something was written into the pack's own folder"
 
     def stop(self) -> None:
         """End the process, kindly and then not."""
@@ -213,8 +227,5 @@ class Server:
 @pytest.fixture(scope="session")
 def comfy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The real server with this pack, one for the whole run; a test module says `pytest_plugins = ["server"]`."""
-    running = Server(find_host(), base_directory(tmp_path_factory.mktemp("comfyui")))
-    try:
-        yield running.wait()
-    finally:
-        running.stop()
+    with Server(find_host(), base_directory(tmp_path_factory.mktemp("comfyui"))) as running:
+        yield running

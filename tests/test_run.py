@@ -22,7 +22,7 @@ ROOT = Path(run.__file__).resolve().parent
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
     """run.py over a copy of the requirement files, making and installing only on paper."""
     (tmp_path / "tests").mkdir()
-    for name in (*run.KINDS["test"], run.CONSTRAINTS):
+    for name in (*run.KINDS["test"], *run.KINDS["bounds"], run.CONSTRAINTS):
         shutil.copy(ROOT / name, tmp_path / name)
     events: list[str] = []
     state = {
@@ -188,27 +188,38 @@ def test_run_py_can_be_read_by_an_old_python() -> None:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """The commands run.py would start; each succeeds."""
+    """The commands run.py would start, without the Python and its -m; each succeeds."""
     made: list[list[str]] = []
-    monkeypatch.setattr(run, "call", lambda command, folder: made.append([str(c) for c in command[2:]]) or 0)
-    monkeypatch.setattr(run, "captured", lambda command, folder: (run.call(command, folder), "told"))
+
+    def keep(command: list, folder: Path) -> int:
+        made.append([str(c) for c in command[1:] if c != "-m"])
+        return 0
+
+    monkeypatch.setattr(run, "call", keep)
     return made
 
 
 def test_all_of_the_tests(calls: list[list[str]]) -> None:
     assert run.main(["test", "--here"]) == 0
-    assert [call[0] for call in calls] == ["ruff", "ruff", "mypy", "pytest", "pytest"]
-    assert sorted(calls[-2:]) == [["pytest", "tests", "-m", "host"], ["pytest", "tests", "-m", "not host"]]
+    assert [call[0] for call in calls] == ["ruff", "ruff", "mypy", "tests/suite.py"]
+    assert calls[-1] == ["tests/suite.py"]
 
 
-@pytest.mark.parametrize(("status", "hosted"), [(0, 1), (1, 0)])
-def test_either_half_of_the_tests_can_fail_the_whole(
-    status: int, hosted: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+@pytest.mark.parametrize(
+    ("version", "there"), [((3, 10), True), ((3, 11), True), ((3, 12), False), ((3, 13), False)]
+)
+def test_the_lower_bounds_are_tested_where_there_are_such_packages(
+    calls: list[list[str]],
+    world: dict,
+    monkeypatch: pytest.MonkeyPatch,
+    version: tuple[int, int],
+    there: bool,
 ) -> None:
-    """With real processes. A failure means that a red test in a ComfyUI is not seen."""
-    script = f"import sys\nprint('seen')\nsys.exit({hosted} if sys.argv[-1] == 'host' else {status})"
-    assert run.all_tests([sys.executable, "-c", script]) == 1
-    assert capfd.readouterr().out.count("seen") == 2
+    monkeypatch.setattr(sys, "version_info", (*version, 1, "final", 0))
+    assert run.main(["test"]) == 0
+    python = run.python_of(world["root"] / ".venv-bounds")
+    assert calls[-1] == ["tests/suite.py", *(["--bounds", str(python)] if there else [])]
+    assert ("install bounds" in world["events"]) is there
 
 
 @pytest.mark.parametrize(
@@ -343,6 +354,19 @@ def test_the_optional_optimizer_is_asked_for_only_where_there_are_wheels(
     marker = Requirement(line).marker
     assert marker is not None
     assert marker.evaluate({"sys_platform": system, "platform_machine": machine}) is wanted
+
+
+def test_the_bounds_environment_has_exactly_the_lower_bounds() -> None:
+    """A failure means that requirements.txt promises a version that nobody tested."""
+
+    def versions(file: str, sign: str) -> dict[str, str]:
+        lines = [line for line in run.requirements(ROOT / file) if sign in line]
+        return dict(line.split(sign) for line in lines)
+
+    pins = versions("tests/bounds.txt", "==")
+    assert pins == versions("requirements.txt", ">=") | {
+        "peft": versions("tests/requirements.txt", ">=")["peft"]
+    }
 
 
 def test_the_two_commands_do_not_fetch_what_they_do_not_use() -> None:

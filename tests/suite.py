@@ -1,0 +1,143 @@
+"""All tests, as run.py's test command runs them: in every environment and every ComfyUI there is; counts at the end.
+
+    python tests/suite.py [--bounds PYTHON]
+
+Without a ComfyUI first, then a set of it (marker `bounds`) by PYTHON, whose packages are exactly the lower bounds of
+requirements.txt. Beside them, on a core of their own: all tests of the nodes in the newest ComfyUI, every node once
+(marker `smoke`) in each older one, the pages (marker `browser`) behind the newest frontend. hosts.py finds these.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import hosts
+
+ROOT = Path(__file__).resolve().parents[1]
+STOPPED = 130  # the status of what Ctrl-C ended
+
+
+@dataclass(frozen=True)
+class Step:
+    """One run of pytest: who runs it, which tests by a marker expression, and what else its environment holds."""
+
+    title: str
+    python: str
+    marker: str
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Outcome:
+    """What a step gave: pytest's exit status, its counts ("12 passed, 1 skipped"), and all that it printed."""
+
+    title: str
+    status: int
+    counts: str
+    printed: str
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run all steps, print what each gave; the status of the first that failed."""
+    parser = argparse.ArgumentParser(description="All tests, in every ComfyUI there is.")
+    parser.add_argument("--bounds", default="", help="Python of the environment with the lower bounds")
+    bounds = parser.parse_args(arguments).bounds
+    found = hosts.hosts(siblings=True)
+    say("tests without a ComfyUI; those in one run beside them")
+    with ThreadPoolExecutor(1) as beside:
+        hosted = beside.submit(lambda: [run(step, show=False) for step in host_steps(found)])
+        outcomes = [run(step, show=True) for step in plain_steps(bounds)]
+        outcomes += (in_hosts := hosted.result())
+    for outcome in in_hosts:
+        say(outcome.title)
+        print(outcome.printed, flush=True)
+    for line in report(outcomes, found, bounds):
+        say(line)
+    return next((outcome.status for outcome in outcomes if outcome.status), 0)
+
+
+def plain_steps(bounds: str) -> Iterator[Step]:
+    """The tests that need no ComfyUI."""
+    yield Step("without a ComfyUI", sys.executable, "not host")
+    if bounds:
+        yield Step("with exactly the lower bounds of requirements.txt", bounds, "bounds and not host")
+
+
+def host_steps(found: Sequence[hosts.Host]) -> Iterator[Step]:
+    """The tests in each ComfyUI; `found` has the newest first."""
+    for number, host in enumerate(found):
+        what, marker = ("all tests", "host") if number == 0 else ("every node", "smoke")
+        there = {"COMFYUI_PATH": str(host.folder)}
+        yield Step(f"{what} in ComfyUI {host.version}", sys.executable, marker, there)
+    if found and (newer := hosts.newer_frontend()):
+        there = {"COMFYUI_PATH": str(found[0].folder), "COMFYUI_FRONTEND": str(newer[1])}
+        title = f"the pages of ComfyUI {found[0].version} behind frontend {newer[0]}"
+        yield Step(title, sys.executable, "browser", there)
+
+
+def report(outcomes: Sequence[Outcome], found: Sequence[hosts.Host], bounds: str) -> Iterator[str]:
+    """The last lines: what ran with which counts, and what did not run."""
+    yield from (f"{outcome.title}: {outcome.counts}" for outcome in outcomes)
+    if not bounds:
+        yield "the lower bounds of requirements.txt were not tested: they need Python 3.10 or 3.11, without --here"
+    yield from (f"NO ComfyUI is in {folder}" for folder in hosts.absent())
+    if not found:
+        yield "NO NODE WAS TESTED: set COMFYUI_PATH to a ComfyUI's folder, COMFYUI_PYTHON to its Python"
+    elif hosts.newer_frontend() is None:
+        yield "no newer frontend was tested: the package comfyui-frontend-package is not installed"
+
+
+def run(step: Step, *, show: bool) -> Outcome:
+    """One step in a process of its own; `show`: what it prints goes to the console as it comes."""
+    command = [step.python, "-m", "pytest", "tests", "-m", step.marker]
+    environment = os.environ | step.environment
+    if show:
+        say(step.title)
+    lines = []
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+    ) as process:
+        try:
+            for line in process.stdout or ():
+                lines.append(line)
+                if show:
+                    print(line, end="", flush=True)
+            status = process.wait()
+        except KeyboardInterrupt:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(30)
+            process.kill()
+            status = STOPPED
+    return Outcome(step.title, status, counts(lines), "".join(lines))
+
+
+def counts(lines: Sequence[str]) -> str:
+    """pytest's own last line without its frame; what it said instead where there is none."""
+    for line in reversed(lines):
+        if found := re.search(r"=+ (.*\d+ \w+.*? in [\d.]+s.*?) =+", line):
+            return found[1]
+    return lines[-1].strip() if lines else "it printed nothing"
+
+
+def say(line: str) -> None:
+    """One line of progress, plain ASCII, at once."""
+    print(f"[tests] {line}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
