@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .host.demo_model import shared_demo
 from .sockets import Adapters
 
 
@@ -34,6 +33,10 @@ class ReCharDemoModel(io.ComfyNode):
 
     @classmethod
     def execute(cls) -> io.NodeOutput:
+        from .host.demo_model import (
+            shared_demo,
+        )  # of all our files the one that leans most on the host's internals
+
         return io.NodeOutput(*shared_demo())
 
 

@@ -197,6 +197,8 @@ _COMPONENTS = (
     *("text_encoder.", "text_encoder_2.", "text_encoders.", "base_model.model.text_model."),
     "bundle_emb.",
 )
+# How a layer's attention is to be computed, no weight: a uint8 tensor that ComfyUI 0.34 and newer may write.
+_ATTENTION_CHOICE = ".comfy_attention.config"
 
 # PEFT may write the adapter's name into the key: ".lora_A.default.weight", ".lora_magnitude_vector.default.weight".
 _ADAPTER_NAME = (
@@ -207,7 +209,7 @@ _ADAPTER_NAME = (
 
 def parse(key: str) -> Parsed | None:
     """What `key` means, or None if no grammar understands it."""
-    if key.startswith(_COMPONENTS):
+    if key.startswith(_COMPONENTS) or key.endswith(_ATTENTION_CHOICE):
         return Parsed("", key, "", False)
     plain = key
     for pattern, replacement in _ADAPTER_NAME:

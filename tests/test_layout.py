@@ -76,6 +76,7 @@ ALLOWED: dict[str, set[str]] = {
 TOP = ("standalone", "demo")  # may import everything; nothing below imports them
 MAY_IMPORT_TOP = ("__main__", *TOP)
 MAX_FILE, MAX_FUNCTION = 300, 40
+HOST_CLASSES = {"ModelPatcher", "CoreModelPatcher", "CLIP", "VAE", "ClipVisionModel", "ControlNet"}
 TEXT_METHODS = {"read_text", "write_text"}
 OTHER_OPEN = {"Image", "os", "tarfile", "zipfile", "webbrowser", "wave"}  # their open() is not a text file's
 
@@ -187,12 +188,15 @@ def test_a_host_import_is_seen() -> None:
 
 
 def forbidden(source: str) -> Iterator[str]:
-    """Pickle in any guise, the node table that hides our entrypoint, the host's trainer, text without encoding."""
+    """Pickle in any guise, the node table that hides our entrypoint, the host's trainer, text without encoding.
+
+    And what breaks in newer hosts: torchaudio, which they lack, and arguments of the host's classes by place.
+    """
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import | ast.ImportFrom):
             modules = [getattr(node, "module", None) or "", *(alias.name for alias in node.names)]
             yield from (m for m in modules if m.split(".")[0] in ("pickle", "dill", "joblib", "cloudpickle"))
-            yield from (m for m in modules if "nodes_train" in m)
+            yield from (m for m in modules if "nodes_train" in m or m.split(".")[0] == "torchaudio")
         elif isinstance(node, ast.Name) and node.id == "NODE_CLASS_MAPPINGS":
             yield node.id
         elif isinstance(node, ast.Call):
@@ -209,6 +213,8 @@ def forbidden_calls(call: ast.Call) -> Iterator[str]:
         yield f"{owner_name}.load"
     if "weights_only" in given:
         yield "weights_only"
+    if name in HOST_CLASSES and len(call.args) > 1:
+        yield f"{name} with arguments by place"
     if name in TEXT_METHODS and "encoding" not in given:
         yield f"{name} without encoding"
     if name == "open" and owner_name not in OTHER_OPEN and "encoding" not in given:
@@ -233,6 +239,9 @@ def test_nothing_forbidden_is_used(file: Path) -> None:
         ("load(x, weights_only=True)", ["weights_only"]),
         ("NODE_CLASS_MAPPINGS = {}", ["NODE_CLASS_MAPPINGS"]),
         ("import comfy_extras.nodes_train", ["comfy_extras.nodes_train"]),
+        ("def f():\n    import torchaudio.functional", ["torchaudio.functional"]),
+        ("comfy.model_patcher.ModelPatcher(m, a, b)", ["ModelPatcher with arguments by place"]),
+        ("comfy.sd.CLIP(target, model_options=o)", []),
         ("open('x')", ["open without encoding"]),
         ("open('x', 'w')", ["open without encoding"]),
         ("path.open()", ["open without encoding"]),
@@ -292,3 +301,15 @@ def test_nothing_heavy_is_imported_before_it_is_needed(statement: str) -> None:
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout.splitlines()[-1] == "HEAVY []"
+
+
+# What is shipped
+
+
+def test_no_symbolic_link_is_shipped() -> None:
+    """A failure means that a build of the host that checks a pack's digest refuses ours."""
+    tracked = subprocess.run(["git", "ls-files", "-s"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if tracked.returncode:
+        pytest.skip("this copy of the repository is no git checkout")
+    assert [line for line in tracked.stdout.splitlines() if line.startswith("120000")] == []
+    assert ".pyc" not in tracked.stdout

@@ -242,7 +242,13 @@ def test_lora_model_and_loss_map_fit_the_hosts_own_nodes(comfy: Server):
         "train": train(seed=51),
         "native": node(save, lora=["train", 2], prefix="loras/native"),
         "plot": node("LossGraphNode", loss=["train", 3], filename_prefix="loss"),
-        "apply": node("LoraModelLoader", model=graphs.MODEL, lora=["train", 2], strength_model=1.0),
+        "apply": node(
+            "LoraModelLoader",
+            model=graphs.MODEL,
+            lora=["train", 2],
+            strength_model=1.0,
+            bypass=False,  # required by newer hosts, not known to older ones
+        ),
         "ours": fuse(*BOTH),
     }
     made = done(

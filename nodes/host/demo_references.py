@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -26,22 +27,43 @@ def _encoder() -> Any:
     encoder = comfy.clip_vision.ClipVisionModel(str(extras.ENCODER_CONFIG))
     encoder.model.float()
     encoder.dtype = torch.float32
-    missing, unexpected = encoder.load_sd(extras.encoder_state())
-    wrong = [name for name in (*missing, *unexpected) if not name.endswith("position_ids")]
-    if wrong:
-        raise ModelError(
-            f"The demo model's image encoder does not fit this ComfyUI: {listed(sorted(wrong))}. "
-            "Report this with your ComfyUI version."
-        )
+    _check("image encoder", *encoder.load_sd(extras.encoder_state()))
     return encoder
 
 
 def _control_net(state: dict[str, torch.Tensor]) -> Any:
-    import comfy.controlnet
+    """A CONTROL_NET in fp32, built as the host's own loader builds it.
 
-    made = comfy.controlnet.load_controlnet_state_dict({name: t.float() for name, t in state.items()})
-    if made is None:
+    The loader itself would do, but it compares the UNet with all models that it knows and logs "ERROR no match".
+    """
+    import comfy.cldm.cldm
+    import comfy.controlnet
+    import comfy.model_detection
+    import comfy.model_management
+    import comfy.ops
+    import comfy.supported_models_base
+
+    found = comfy.model_detection.detect_unet_config(state, "")
+    sizes = comfy.supported_models_base.BASE(
+        found
+    ).unet_config  # with the width of heads that the loader assumes
+    sizes.pop("out_channels")
+    net = comfy.cldm.cldm.ControlNet(
+        **sizes,
+        hint_channels=3,
+        dtype=torch.float32,
+        device=comfy.model_management.unet_offload_device(),
+        operations=comfy.ops.disable_weight_init,
+    )
+    missing, unexpected = net.load_state_dict({name: t.float() for name, t in state.items()}, strict=False)
+    _check("edge ControlNet", missing, unexpected)
+    return comfy.controlnet.ControlNet(net, load_device=comfy.model_management.get_torch_device())
+
+
+def _check(part: str, missing: Iterable[str], unexpected: Iterable[str]) -> None:
+    wrong = [name for name in (*missing, *unexpected) if not name.endswith("position_ids")]
+    if wrong:
         raise ModelError(
-            f"{extras.CONTROLNET} is no ControlNet to this ComfyUI; report this with your ComfyUI version."
+            f"The demo model's {part} does not fit this ComfyUI: {listed(sorted(wrong))}. "
+            "Report this with your ComfyUI version."
         )
-    return made

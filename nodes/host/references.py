@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +149,7 @@ def apply_references(
     """
     check_sdxl(model)
     layers = _layers(model)
+    _say_what_is_ignored(model)
     by_block = block_weights(weights, layers)
     strong = [(r, r.weight * scales[r.role]) for r in references]
     for reference, _ in strong:
@@ -165,6 +168,25 @@ def apply_references(
             patch = ReferencePatch(branches, layout, window, previous)
             patched.set_model_attn2_replace(patch, *block, layer.index)
     return patched
+
+
+def _say_what_is_ignored(model: Any) -> None:
+    """A line in the log, once, if the checkpoint chooses an attention for some layers (ComfyUI 0.34 and newer).
+
+    There it is the parameterless module comfy_attention of a layer; the references' layers compute their own way.
+    """
+    modules = model.model.diffusion_model.named_modules()
+    chosen = [n for n, m in modules if n.endswith("attn2.comfy_attention") and getattr(m, "config", None)]
+    if chosen:
+        _log_once(
+            f"ReChar: this model chooses the attention of {len(chosen)} cross-attention layers itself "
+            f"({chosen[0].rpartition('.')[0]} first); layers with references do not use that choice."
+        )
+
+
+@cache
+def _log_once(line: str) -> None:
+    logging.getLogger(__name__).info(line)
 
 
 def _window(model: Any, start: float, end: float) -> tuple[float, float] | None:

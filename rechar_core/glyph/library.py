@@ -29,6 +29,16 @@ def known(own: Mapping[str, Path] | None = None) -> dict[str, Path]:
     return {**SHIPPED, **dict(own or {}), **_system_fonts(_system_folders())}
 
 
+def fonts_in(folder: Path) -> dict[str, Path]:
+    """Every font file below a folder of the user's, by its path from there, in name order; links are followed."""
+    found = {}
+    for parent, _, names in os.walk(folder, followlinks=True):
+        for name in filter(is_font_name, names):
+            path = Path(parent, name)
+            found[path.relative_to(folder).as_posix()] = path
+    return dict(sorted(found.items()))
+
+
 def find(name: str, fonts: Mapping[str, Path]) -> Path:
     """The file of a known name, or of the full path of a font file on this computer.
 
