@@ -25,7 +25,9 @@ def main() -> None:
     from accelerator import host
 
     host.prepare(kind == "dynamic", int(limit) or None)
-    logging.getLogger().addHandler(logging.NullHandler())  # else what is said before main.py sets it up adds one
+    logging.getLogger().addHandler(
+        logging.NullHandler()
+    )  # else what is said before main.py sets it up adds one
     import comfy.options
 
     comfy.options.enable_args_parsing()
