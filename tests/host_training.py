@@ -69,13 +69,14 @@ def train(model, inputs, mode, prediction):
     )
     size = torch.tensor([[192.0, 256.0, 0.0, 0.0, 192.0, 256.0]])
     pooled = torch.randn(1, unet.label_emb[0][0].in_features - 6 * 256, generator=draw)
-    with host.trainable(model, by_halves=mode == "low") as denoiser:
+    with host.trainable(model) as denoiser:
         assert denoiser.prediction == prediction
         latents = [inputs[f"picture.{i}"].clone() for i in range(3)]
         moments = [values.LatentMoments(x, torch.full_like(x, 0.1)) for x in latents]
         cond = host.ordinary(values.Conditioning(context, pooled, size), denoiser.device)
         run = loop.Training(denoiser, moments, cond, recipe, mode=mode or "fast")
         if mode is None:
+            denoiser.load()
             losses = plain(run)
         else:
             losses = [float(step.loss) for step in run.steps()]
@@ -84,19 +85,20 @@ def train(model, inputs, mode, prediction):
 
 
 def moved_back(model):
-    """Weights lent to another device are the host's own again; here that is "meta", which holds no values."""
-    weights, meta, cpu = part("nodes.host.weights"), torch.device("meta"), torch.device("cpu")
+    """Weights on another device are the host's own again; here that is "meta", which holds no values."""
+    own_weights = part("nodes.host.weights").own_weights
+    meta, cpu = torch.device("meta"), torch.device("cpu")
     unet = model.model.diffusion_model
     before = tensors_of(unet)
-    lent, aliases = weights.Weights(), None
-    with torch.inference_mode(False), lent.ordinary(unet):
-        aliases = dict(unet.out.named_parameters())
-        lent.move([unet.input_blocks, unet.out], meta)
+    with own_weights(model.clone(), ["diffusion_model"], torch.float32) as own, torch.inference_mode(False):
+        own.place([unet], cpu)
+        ours = dict(unet.out.named_parameters())
+        own.place([unet.input_blocks, unet.out], meta)
         away = unet.out[2].weight.is_meta and unet.input_blocks[0][0].weight.is_meta
         away = away and not unet.middle_block[0].in_layers[2].weight.is_meta
-        lent.move([unet.out], cpu)
-        kept = all(tensor is aliases[name] for name, tensor in unet.out.named_parameters())
-        lent.move([unet.out], meta)
+        own.place([unet.out], cpu)
+        kept = all(torch.equal(tensor, ours[name]) for name, tensor in unet.out.named_parameters())
+        own.place([unet.out], meta)
     after = tensors_of(unet)
     return away and kept and all(after[name] is before[name] for name in before)
 

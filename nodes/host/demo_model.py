@@ -6,7 +6,7 @@ diffusers' names to the host's by the host's own tables.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -50,19 +50,33 @@ def shared_demo() -> tuple[Any, Any, Any]:
 
 @lru_cache(maxsize=1)
 def _built() -> tuple[Any, Any, Any]:
-    return load_demo(*demo_state())
+    model, clip, vae = load_demo(*demo_state())
+    for part, patcher in enumerate((model, clip.patcher, vae.patcher)):
+        patcher.cached_patcher_init = (reload_demo, (part,))
+    return model, clip, vae
 
 
-def load_demo(state: State, config: Config) -> tuple[Any, Any, Any]:
+def load_demo(state: State, config: Config, disable_dynamic: bool = False) -> tuple[Any, Any, Any]:
     """Host objects (ModelPatcher, CLIP, VAE) from what `demo_state` gives.
 
     state: fp32 tensors under "unet.", "vae.", "text_encoder." and "text_encoder_2.", named as in diffusers.
     config: each part's configuration under the same names, and the scheduler's.
+    disable_dynamic: MODEL as a plain ModelPatcher also where the host streams weights.
     Raises: ModelError.
     """
-    model = load_unet(_part(state, "unet."), config)
+    model = load_unet(_part(state, "unet."), config, disable_dynamic)
     clip = load_clip(_part(state, "text_encoder."), _part(state, "text_encoder_2."), config)
     return model, clip, load_vae(_part(state, "vae."), config["vae"])
+
+
+def reload_demo(part: int, disable_dynamic: bool = False) -> Any:
+    """The patcher of one part (0 MODEL, 1 CLIP, 2 VAE), loaded anew from the shipped files.
+
+    The host asks for it (`cached_patcher_init`) where it needs weights of its own: its Train LoRA, Select Device nodes
+    and MultiGPU.
+    """
+    made = load_demo(*demo_state(), disable_dynamic=disable_dynamic)[part]
+    return made if part == 0 else made.patcher
 
 
 def _part(state: State, prefix: str) -> dict[str, Tensor]:
@@ -74,15 +88,42 @@ def _fill(module: nn.Module, tensors: State, part: str) -> None:
 
     Raises: ModelError.
     """
-    own = module.state_dict()
-    wrong = [name for name in own.keys() & tensors.keys() if own[name].shape != tensors[name].shape]
-    wrong += own.keys() ^ tensors.keys()
+    wrong = [*_misfits(module, tensors)]
+    if not wrong:  # some of the host's layers have no weights before this, and take any shape
+        missing, unexpected = module.load_state_dict(dict(tensors), strict=False)
+        wrong = sorted({*missing, *unexpected})
     if wrong:
         raise ModelError(
-            f"The demo model's {part} does not fit this ComfyUI or its own configuration: {listed(sorted(wrong))}. "
+            f"The demo model's {part} does not fit this ComfyUI or its own configuration: {listed(wrong)}. "
             "Install ReChar again, or report this with your ComfyUI version."
         )
-    module.load_state_dict(dict(tensors))
+    keep_dtypes(module)
+
+
+def _misfits(module: nn.Module, tensors: State) -> Iterator[str]:
+    """Names of tensors whose shape is not their layer's."""
+    for name, tensor in tensors.items():
+        path, _, kind = name.rpartition(".")
+        try:
+            layer = module.get_submodule(path)
+        except AttributeError:
+            continue  # load_state_dict names it
+        own = getattr(layer, kind, None)
+        if own is not None:
+            shape: tuple[int, ...] | None = tuple(own.shape)
+        elif isinstance(layer, nn.Linear):
+            shape = (layer.out_features, layer.in_features) if kind == "weight" else (layer.out_features,)
+        else:
+            continue
+        if shape != tuple(tensor.shape):
+            yield name
+
+
+def keep_dtypes(module: nn.Module) -> None:
+    """Weights are used in the dtype they now have: with dynamic VRAM the host casts to the one a layer was made with."""
+    for layer in module.modules():
+        for name, tensor in (*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)):
+            setattr(layer, f"{name}_comfy_model_dtype", tensor.dtype)
 
 
 # The UNet
@@ -145,7 +186,7 @@ def unet_sizes(unet: Config) -> dict[str, Any]:
     }
 
 
-def load_unet(tensors: State, config: Config) -> Any:
+def load_unet(tensors: State, config: Config, disable_dynamic: bool = False) -> Any:
     """A ModelPatcher over the host's own SDXL model; `tensors` under diffusers' names. Raises: ModelError."""
     sizes = DemoSDXL(config)
     sizes.set_inference_dtype(torch.float32, None)
@@ -154,7 +195,9 @@ def load_unet(tensors: State, config: Config) -> Any:
     names = comfy.utils.unet_to_diffusers(sizes.unet_config)
     _fill(model.diffusion_model, {names.get(name, name): value for name, value in tensors.items()}, "UNet")
     device = comfy.model_management.get_torch_device()
-    return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=offload)
+    plain = comfy.model_patcher.ModelPatcher
+    kind = plain if disable_dynamic else getattr(comfy.model_patcher, "CoreModelPatcher", plain)
+    return kind(model, load_device=device, offload_device=offload)
 
 
 # The text encoders

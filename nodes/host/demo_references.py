@@ -10,6 +10,7 @@ import torch
 from ...rechar_core.demo import extras
 from ...rechar_core.errors import ModelError, listed
 from ...rechar_core.storage import read_state
+from .demo_model import keep_dtypes
 from .references import Adapters
 
 
@@ -28,6 +29,7 @@ def _encoder() -> Any:
     encoder.model.float()
     encoder.dtype = torch.float32
     _check("image encoder", *encoder.load_sd(extras.encoder_state()))
+    keep_dtypes(encoder.model)
     return encoder
 
 

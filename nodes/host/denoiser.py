@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from itertools import chain
 from typing import Any
 
 import torch
@@ -16,29 +15,27 @@ from ...rechar_core.training.denoiser import Conditioning, Prediction, Prefix
 from ...rechar_core.training.frozen import gated, normed_conv, plain_conv, upsampled
 from ...rechar_core.training.memory import MemoryMode
 from ...rechar_core.training.recipe import Precision
-from .inputs import prediction_of
+from .inputs import alphas_cumprod, prediction_of
 from .patch import block_paths
-from .weights import Weights
+from .weights import OwnWeights, bypass_adapters, own_weights
 
 _PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
 _OF_CONTEXT = (".attn2.to_k", ".attn2.to_v")
-_ALL = 1e32  # bytes that partially_load may take: the host's own word for all
 _PRECISIONS: dict[torch.dtype, Precision] = {torch.float16: "fp16", torch.bfloat16: "bf16"}
 
 
 class HostDenoiser:
-    """A loaded MODEL (ModelPatcher): its UNet is called directly with the schedule's own x_t.
+    """A MODEL (ModelPatcher) whose weights are ours: its UNet is called directly with the schedule's own x_t.
 
-    calculate_input turns x0 + sigma * noise into sqrt(abar) x0 + sqrt(1 - abar) noise, which is the objective's x_t,
+    each: called after every weight that is loaded; it may raise, to cancel. calculate_input turns x0 + sigma * noise into sqrt(abar) x0 + sqrt(1 - abar) noise, which is the objective's x_t,
     so that the UNet sees the same numbers as through apply_model (comfy/model_base.py).
     """
 
-    def __init__(self, model: Any, weights: Weights):
-        self.patcher, self.model, self._lent = model, model.model, weights
+    def __init__(self, model: Any, own: OwnWeights, each: Callable[[], None] = lambda: None):
+        self.patcher, self.model, self._own, self._each = model, model.model, own, each
         self.device: torch.device = model.load_device
         self.prediction: Prediction = prediction_of(model)
-        sigmas = model.get_model_object("model_sampling").sigmas.detach().clone().float()
-        self.alphas_cumprod: Tensor = 1 / (1 + sigmas**2)
+        self.alphas_cumprod: Tensor = alphas_cumprod(model)
         self._paths = block_paths(model)
         self._alternate, self._placed = False, -1  # in mode low: which half is on the device
         self._context, self._cond = ConstantContext(), Once(self._prepare)
@@ -55,18 +52,25 @@ class HostDenoiser:
         return found
 
     def weights(self) -> Iterator[Tensor]:
-        """All weights of the UNet, with other LoRAs' patches in them, in model order."""
-        return chain(self.model.diffusion_model.parameters(), self.model.diffusion_model.buffers())
+        """All weights of the UNet, with other LoRAs' patches in them, in model order; those of bypassed LoRAs last."""
+        yield from self._own.values()
+        for adapter in bypass_adapters(self.model):
+            yield torch.tensor(float(adapter.multiplier))
+            yield from (weight for weight in adapter.weights if isinstance(weight, Tensor))
+
+    def load(self) -> None:
+        """The whole UNet onto the device."""
+        self._own.place([self.model.diffusion_model], self.device, self._each)
 
     def use(self, mode: MemoryMode | None) -> None:
-        """Run in this memory mode; None takes back what was attached and moved."""
+        """Load the UNet and run in this memory mode; None takes back what was attached."""
         self._attached.close()
         self._cond.forget()
-        if self._alternate:
-            self._lent.go_home()
         self._alternate, self._placed = mode == "low", -1
         if mode is None:
             return
+        if not self._alternate:
+            self.load()
         unet = self.model.diffusion_model
         self._attached.enter_context(gated(unet.output_blocks.modules()))
         self._attached.enter_context(checkpointed(self.patcher, mode != "fast"))
@@ -142,8 +146,8 @@ class HostDenoiser:
         """In mode low: this half of the UNet onto the device, the other off it first."""
         if self._alternate and self._placed != half:
             halves = self._halves()
-            self._lent.move(halves[1 - half], torch.device("cpu"))
-            self._lent.move(halves[half], self.device)
+            self._own.place(halves[1 - half], torch.device("cpu"), self._each)
+            self._own.place(halves[half], self.device, self._each)
             self._placed = half
 
     def _halves(self) -> tuple[list[nn.Module], list[nn.Module]]:
@@ -189,39 +193,18 @@ def precision_of(model: Any) -> Precision:
 
 
 @contextmanager
-def trainable(model: Any, by_halves: bool = False) -> Iterator[HostDenoiser]:
-    """MODEL's patched weights loaded whole and usable in a backward pass; afterwards everything is as before.
+def trainable(model: Any, each: Callable[[], None] = lambda: None) -> Iterator[HostDenoiser]:
+    """MODEL with weights of our own, usable in a backward pass; afterwards everything is as before.
 
-    by_halves: on the CPU, from where mode low takes one half at a time to the GPU.
-    Conditioning and latents made by other nodes are inference tensors as well: clone them inside.
+    Conditioning and latents made by other nodes are inference tensors: clone them inside.
     """
     clone = model.clone()
-    with (_on_the_cpu if by_halves else _loaded)(clone):
-        # the host leaves this on, unused: the part before the LoRA would be tracked by autograd for nothing
-        unet = clone.model.diffusion_model.requires_grad_(False)
-        with torch.inference_mode(False), torch.enable_grad(), Weights().ordinary(unet) as weights:
-            yield HostDenoiser(clone, weights)
-
-
-@contextmanager
-def _loaded(model: Any) -> Iterator[None]:
-    import comfy.model_management
-
-    comfy.model_management.load_models_gpu([model], force_full_load=True)
-    yield
-
-
-@contextmanager
-def _on_the_cpu(model: Any) -> Iterator[None]:
-    """Patched and whole on the CPU, past the host's list of what is loaded; unloaded again afterwards."""
-    import comfy.model_management
-
-    comfy.model_management.unload_all_models()  # clones share their weights: none may be on the list meanwhile
-    model.partially_load(torch.device("cpu"), _ALL)
-    try:
-        yield
-    finally:
-        model.detach()
+    with (
+        own_weights(clone, ["diffusion_model"], computed_in(clone)) as own,
+        torch.inference_mode(False),
+        torch.enable_grad(),
+    ):
+        yield HostDenoiser(clone, own, each)
 
 
 @contextmanager

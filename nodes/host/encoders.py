@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...rechar_core.errors import ImageError
 from ...rechar_core.images import fit, rgb
 from ...rechar_core.training.denoiser import Conditioning, LatentMoments
+from ...rechar_core.training.loop import ran_out
+from .progress import Progress
+from .weights import own_weights
 
 
 def encode_prompt(clip: Any, prompt: str, resolution: int) -> Conditioning:
@@ -19,34 +25,59 @@ def encode_prompt(clip: Any, prompt: str, resolution: int) -> Conditioning:
     return Conditioning(context, pooled, torch.tensor([[side, side, 0, 0, side, side]]))
 
 
-def encode_pictures(vae: Any, images: Tensor, resolution: int, scale: float) -> list[LatentMoments]:
-    """The VAE's posterior of each picture of IMAGE (B, H, W, C) in 0..1, computed in fp32, scaled.
+def encode_pictures(
+    vae: Any, images: Tensor, resolution: int, scale: float, progress: Progress | None = None
+) -> list[LatentMoments]:
+    """The VAE's posterior of each picture of IMAGE (B, H, W, C) in 0..1, computed in fp32, scaled; on the CPU.
 
-    VAEEncode returns only the posterior's mode, and rounds to the VAE's own type; so a fp32 copy of the encoder is
-    asked. Its weights are as the host holds them: rounded to 16 bits on most cards, unless started with --fp32-vae.
+    VAEEncode returns only the posterior's mode, and rounds to the VAE's own type; so the encoder is asked directly,
+    with fp32 weights of ours. Its weights are as the host holds them: rounded to 16 bits on most cards, unless started
+    with --fp32-vae. Where the card's memory does not suffice, the CPU computes the same, slowly.
+    progress: is told each layer, as a part of its next part, and may cancel.
     Raises ImageError if there is no picture.
     """
-    import copy
-
-    import comfy.model_management
-
     if not len(images):
         raise ImageError("The batch of pictures is empty; connect at least one picture.")
     pictures = [fit(rgb(image[None]).movedim(-1, 1), resolution) for image in images]
-    memory = max(vae.memory_used_encode(picture.shape, torch.float32) for picture in pictures)
-    comfy.model_management.load_models_gpu([vae.patcher], memory_required=memory, force_full_load=True)
-    parts = vae.first_stage_model.encoder, vae.first_stage_model.quant_conv
-    encoder, quant_conv = (copy.deepcopy(part).float() for part in parts)
-    moments = []
-    for pixels in pictures:
-        mean, logvar = quant_conv(encoder(pixels.to(vae.device))).chunk(2, dim=1)
-        std = logvar.clamp(-30, 20).mul(0.5).exp()
-        moments.append(LatentMoments(mean * scale, std * scale))
+    model, names = vae.first_stage_model, ["encoder", "quant_conv"]
+    parts = [model.get_submodule(name) for name in names]
+    moments: list[LatentMoments] = []
+    with own_weights(vae.patcher.clone(), names, torch.float32) as own, torch.no_grad():
+        device = vae.device
+        with counted(parts, len(pictures), progress):
+            while len(moments) < len(pictures):
+                try:
+                    own.place(parts, device)
+                    moments.append(_posterior(*parts, pictures[len(moments)].to(device), scale))
+                except RuntimeError as error:
+                    if device.type == "cpu" or not ran_out(error):
+                        raise
+                    logging.getLogger(__name__).warning(
+                        "The card's memory does not suffice to encode the picture; the CPU does it, slowly."
+                    )
+                    device = torch.device("cpu")
     return moments
 
 
-def unload_encoders() -> None:
-    """Frees what the host holds on the GPU: CLIP and VAE have done their work, and training loads the UNet itself."""
-    import comfy.model_management
+def _posterior(encoder: nn.Module, quant_conv: nn.Module, pixels: Tensor, scale: float) -> LatentMoments:
+    mean, logvar = quant_conv(encoder(pixels)).chunk(2, dim=1)
+    std = logvar.clamp(-30, 20).mul(0.5).exp()
+    return LatentMoments((mean * scale).cpu(), (std * scale).cpu())
 
-    comfy.model_management.unload_all_models()
+
+@contextmanager
+def counted(parts: Sequence[nn.Module], times: int, progress: Progress | None) -> Iterator[None]:
+    """Tells `progress` each convolution of `parts` that is computed, of `times` passes through them."""
+    layers = [m for part in parts for m in part.modules() if isinstance(m, nn.Conv2d)] if progress else []
+    done = iter(range(1, len(layers) * times + 1))
+
+    def told(*_: Any) -> None:
+        if progress:
+            progress.within(next(done, len(layers) * times), len(layers) * times)
+
+    handles = [layer.register_forward_hook(told) for layer in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from ...rechar_core.errors import ModelError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ...rechar_core.training.denoiser import Prediction
 
 _LATENT_CHANNELS = 4
@@ -59,6 +61,28 @@ def prediction_of(model: Any) -> Prediction:
         f"This MODEL is sampled as {', '.join(k.__name__ for k in kinds)}; training needs epsilon or v-prediction: "
         "take MODEL from before the Model Sampling node."
     )
+
+
+def alphas_cumprod(model: Any) -> Tensor:
+    """MODEL's noise schedule (T,), fp32 on the CPU: 1 / (1 + sigma^2) of its own sampling.
+
+    Made anew where the host can make it: with dynamic VRAM, ComfyUI copies the sigmas of one sampling into another
+    when it unloads a model (Comfy-Org/ComfyUI#16490), so that what the object holds may be another graph's schedule.
+    """
+    import torch
+    from comfy import model_base
+    from comfy.model_sampling import ModelSamplingDiscrete
+
+    base, name = model.model, "model_sampling"
+    sampling = model.get_model_object(name)
+    sigmas = sampling.sigmas.detach().float().cpu()
+    if name not in model.object_patches:
+        sigmas = model_base.model_sampling(base.model_config, base.model_type).sigmas
+    else:  # a Model Sampling node's, or another pack's with sigmas of its own
+        known = {zsnr: ModelSamplingDiscrete(base.model_config, zsnr=zsnr).sigmas for zsnr in (False, True)}
+        if any(torch.equal(sigmas, each) for each in known.values()):
+            sigmas = known[bool(getattr(sampling, "zsnr", False))]
+    return 1 / (1 + sigmas.detach().clone().float().cpu() ** 2)
 
 
 def check_clip(clip: Any) -> None:

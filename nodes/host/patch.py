@@ -23,11 +23,10 @@ _PREFIX = "diffusion_model."
 def block_paths(model: Any) -> dict[str, str]:
     """Diffusers module path -> host module path of every weighted module in the two blocks."""
     paths = {}
-    for key in model.model.state_dict():
-        module = key.removeprefix(_PREFIX).removesuffix(".weight")
-        block = block_of_host(module) if key.endswith(".weight") else None
-        if block:
-            paths[block.path + module.removeprefix(block.host)] = module
+    for name, module in model.model.diffusion_model.named_modules():
+        block = block_of_host(name)
+        if block and getattr(module, "weight", None) is not None:
+            paths[block.path + name.removeprefix(block.host)] = name
     return paths
 
 
@@ -40,9 +39,9 @@ def patch_model(model: Any, fusion: Fusion) -> Any:
     import comfy.lora
 
     check_sdxl(model)
-    weights = model.model.state_dict()
-    layers = {path: f"{_PREFIX}{module}" for path, module in block_paths(model).items()}
-    shapes = {path: tuple(weights[f"{layer}.weight"].shape) for path, layer in layers.items()}
+    unet, modules = model.model.diffusion_model, block_paths(model)
+    layers = {path: f"{_PREFIX}{module}" for path, module in modules.items()}
+    shapes = {path: tuple(unet.get_submodule(module).weight.shape) for path, module in modules.items()}
     fusion.check(shapes)
     patched = model.clone()
     for strength, (paths, state) in _by_strength(fusion).items():

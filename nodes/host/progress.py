@@ -9,6 +9,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+def throw_if_cancelled() -> None:
+    """Raises the host's interrupt if the user cancelled."""
+    import comfy.model_management
+
+    comfy.model_management.throw_exception_if_processing_interrupted()
+
+
 class Progress:
     """A node's progress bar of `total` parts. Each call raises the host's interrupt if the user cancelled."""
 
@@ -18,19 +25,28 @@ class Progress:
         self.total, self.done = total, 0
         self.bar = comfy.utils.ProgressBar(total)
 
+    def say(self, text: str) -> None:
+        """What is under way, shown on the node and in the log."""
+        import logging
+
+        from comfy_execution.utils import get_executing_context
+        from server import PromptServer
+
+        throw_if_cancelled()
+        logging.getLogger(__name__).info("ReChar: %s", text)
+        context, server = get_executing_context(), getattr(PromptServer, "instance", None)
+        if context and server:
+            server.send_progress_text(text, context.node_id)
+
     def show(self, step: int, preview: Image | None = None) -> None:
         """Step `step` of the total is done; a preview picture may go with it."""
-        import comfy.model_management
-
-        comfy.model_management.throw_exception_if_processing_interrupted()
+        throw_if_cancelled()
         self.done = step
         self.bar.update_absolute(step, self.total, preview and ("JPEG", preview, 512))
 
     def within(self, step: int, steps: int, preview: Any = None) -> None:
         """Step `step` of `steps` of the next part is done. preview: as the host's own previewer makes it, or None."""
-        import comfy.model_management
-
-        comfy.model_management.throw_exception_if_processing_interrupted()
+        throw_if_cancelled()
         self.bar.update_absolute(self.done * steps + step, self.total * steps, preview)
 
 

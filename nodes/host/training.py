@@ -23,11 +23,12 @@ from ...rechar_core.training.loop import Training
 from ...rechar_core.training.memory import MemoryMode, choose
 from ...rechar_core.training.recipe import TrainingRecipe
 from .denoiser import HostDenoiser, computed_in, ordinary, precision_of, trainable
-from .encoders import encode_pictures, encode_prompt, unload_encoders
+from .encoders import encode_pictures, encode_prompt
 from .folders import cache_folder
 from .inputs import check_trainable
-from .progress import Progress, latent_preview
+from .progress import Progress, latent_preview, throw_if_cancelled
 
+_SETUP_PARTS = 3  # of the first progress bar: the prompt, the pictures, the UNet
 _PREVIEWS = 40  # at most this many a run; each costs one forward pass
 _PREVIEW_TIMESTEP = 700  # noisy enough that what is drawn comes from the LoRA, not from the picture
 _SAVE_EVERY = 250  # steps between safety copies of the state
@@ -51,12 +52,18 @@ def train(
     there when the same job is queued again. Raises ReCharError on bad input, the host's interrupt on cancel.
     """
     check_trainable(model, clip, vae)
+    setup = Progress(_SETUP_PARTS)
+    setup.say("Encoding the prompt")
     conditioning = encode_prompt(clip, recipe.prompt, recipe.resolution)
-    moments = encode_pictures(vae, images, recipe.resolution, model.model.latent_format.scale_factor)
-    unload_encoders()
+    setup.show(1)
+    setup.say("Encoding the pictures")
+    scale = model.model.latent_format.scale_factor
+    moments = encode_pictures(vae, images, recipe.resolution, scale, setup)
+    setup.show(2)
+    setup.say("Loading the UNet")
     recipe = replace(recipe, precision=precision_of(model))  # the MODEL's own, not the user's to choose
-    mode = _mode(recipe, model, moments, seeds)
-    with trainable(model, by_halves=mode == "low") as denoiser:
+    with trainable(model, throw_if_cancelled) as denoiser:
+        mode = _mode(recipe, model, moments, seeds)
         pictures = [LatentMoments(*(t.to(denoiser.device).clone() for t in (m.mean, m.std))) for m in moments]
         cond = ordinary(conditioning, denoiser.device)
         made = [

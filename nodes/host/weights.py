@@ -1,63 +1,234 @@
-"""The UNet's weights while they are trained on: ordinary tensors, on the GPU or lent to the CPU, and back again."""
+"""The weights of a host's model while we compute with it: plain tensors of ours in the place of the host's."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ...rechar_core.errors import ModelError
-from ...rechar_core.training.lending import Lending, Table, like, tables
+from ...rechar_core.training.lending import Table, like, tables
+
+_CPU = torch.device("cpu")
+# How the host has a weight cast at each call: by patches and functions that wait on the module, into memory (_v) that it
+# may take back at any time. Set aside, the module computes with the tensors that it holds.
+_CAST_STATE = (
+    "_v",
+    "_prefetch",
+    "weight_function",
+    "bias_function",
+    "weight_lowvram_function",
+    "bias_lowvram_function",
+)
+_CAST_SWITCHES = {"comfy_cast_weights": False, "comfy_force_cast_weights": True}  # the second: never quantise inputs
 
 
-class Weights(Lending):
-    """Keeps what it replaced, for as long as it may: originals that leave a GPU are let go, to free it."""
+class OwnWeights:
+    """Every weight of some modules as a plain tensor, usable in a backward pass, on the device that we choose.
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._originals: dict[int, tuple[Table, Table]] = {}
+    The host may hold a weight with or without its LoRA patches, on any device, mapped from a file, quantised, or as an
+    inference tensor, which cannot be saved for a backward pass. Ours is what the host would compute with: dequantised,
+    patched once, in the computation's dtype. Where the host's own tensor is that already, ours shares its storage.
+    """
 
-    @contextmanager
-    def ordinary(self, unet: Any) -> Iterator[Weights]:
-        """Weights usable in a backward pass in all parts that gradients pass through.
+    def __init__(self, weights: dict[tuple[int, str], _Weight]):
+        self._weights = weights
 
-        The host loads weights inside inference_mode, and an inference tensor cannot be saved for backward. Each is
-        aliased (same storage, no copy) by an ordinary tensor. At the end all are back where and what they were.
-        """
-        try:
-            for table in tables((unet.output_blocks, unet.out)):
-                self._alias(table)
-            yield self
-        finally:
-            self._restore()
-
-    def move(self, modules: Iterable[nn.Module], device: torch.device) -> None:
-        """As Lending; what leaves a GPU comes home as another tensor of the same numbers."""
-        modules = list(modules)
+    def place(
+        self, modules: Iterable[nn.Module], device: torch.device, each: Callable[[], None] = lambda: None
+    ) -> None:
+        """All weights of these modules onto `device`; `each` is called after every one, and may raise."""
         for table in tables(modules):
-            _, originals = self._originals.get(id(table), (table, {}))
-            if any(tensor.device.type != "cpu" and tensor.device != device for tensor in originals.values()):
-                del self._originals[id(table)]
-        super().move(modules, device)
+            for name in table:
+                weight = self._weights.get((id(table), name))
+                if weight is not None:
+                    table[name] = like(weight.host, weight.on(device))
+                    each()
 
-    def _alias(self, table: Table) -> None:
-        originals = {name: tensor for name, tensor in table.items() if tensor is not None}
-        self._originals[id(table)] = table, originals
-        for name, tensor in originals.items():
-            if type(tensor) not in (Tensor, nn.Parameter):
+    def values(self) -> Iterator[Tensor]:
+        """Every weight as it is used, in model order, one at a time: to tell two models apart."""
+        return (weight.value() for weight in self._weights.values())
+
+
+@dataclass(frozen=True)
+class _Target:
+    """Where and in what dtype the modules compute."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+
+class _Weight:
+    """One tensor of the host's, and ours in its place. compute: from the host's to the values used; None: the same."""
+
+    def __init__(self, table: Table, name: str, compute: Callable[[Tensor], Tensor] | None, target: _Target):
+        self.table, self.name, self.host = table, name, table[name]
+        self.home = self.host.device
+        self.compute, self.target = compute, target
+        self.own: Tensor | None = None
+        self.on_cpu: Tensor | None = None  # kept, once it was there: coming back from a GPU costs no copy
+
+    def on(self, device: torch.device) -> Tensor:
+        """Ours, on `device`."""
+        if self.own is None or self.own.device != device:
+            if device.type == "cpu":
+                self.own = self.on_cpu = self._to_cpu()
+            else:
+                self.own = self._made(device) if self.own is None else self.own.to(device)
+        return self.own
+
+    def _to_cpu(self) -> Tensor:
+        if self.on_cpu is not None:
+            return self.on_cpu
+        if self.host.device.type != "cpu":  # --highvram: the host keeps it on the GPU, where it must make room
+            self.host = like(self.host, self.host.detach().to(_CPU))
+        return self._made(_CPU) if self.own is None else self.own.to(_CPU)
+
+    def _made(self, device: torch.device) -> Tensor:
+        if self.compute is not None:
+            return self.compute(self.host).to(device)
+        if self.host.device != device or self.host.dtype != self.target.dtype:
+            return self.host.detach().to(device, self.target.dtype)
+        return _alias(self.host) if self.host.is_inference() else self.host.detach()
+
+    def value(self) -> Tensor:
+        """As it is used, but in the host's dtype where nothing is computed; the same wherever ours is kept."""
+        return self.host if self.compute is None else self.compute(self.host)
+
+    def give_back(self) -> None:
+        at_home = self.host.device == self.home
+        self.table[self.name] = self.host if at_home else like(self.host, self.host.detach().to(self.home))
+        self.own = self.on_cpu = None
+
+
+@contextmanager
+def own_weights(patcher: Any, roots: Iterable[str], dtype: torch.dtype) -> Iterator[OwnWeights]:
+    """The weights of a ModelPatcher's model below `roots` (module names) belong to us, in `dtype`, until the end.
+
+    Nothing is computed or moved before OwnWeights.place. Everything that the host has loaded is unloaded first.
+    Afterwards model and patcher are as before, the host's tensors the very same objects (but those that left a GPU).
+    Raises ModelError for weights that have no plain values (GGUF and other packed kinds).
+    """
+    import comfy.model_management
+
+    comfy.model_management.unload_all_models()
+    if getattr(patcher.model, "current_weight_patches_uuid", None) is not None:
+        patcher.detach()  # loaded past the host's list: its patches would be applied twice
+    target = _Target(patcher.load_device, dtype)
+    weights: dict[tuple[int, str], _Weight] = {}
+    asides: list[Callable[[], None]] = []
+    try:
+        with torch.inference_mode(False), torch.no_grad():
+            patcher.patch_model(load_weights=False)  # object patches and injections, no weights
+            for adapter in bypass_adapters(patcher.model):
+                adapter.weights = type(adapter.weights)(map(_usable, adapter.weights))
+            for root in roots:
+                for path, module in patcher.model.get_submodule(root).named_modules(prefix=root):
+                    weights |= _weights_of(patcher, path, module, target)
+                    asides.append(_set_aside(module))
+        yield OwnWeights(weights)
+    finally:
+        for give_back in (*[weight.give_back for weight in weights.values()], *asides):
+            give_back()
+        patcher.unpatch_model(device_to=None, unpatch_weights=False)
+
+
+def _weights_of(
+    patcher: Any, path: str, module: nn.Module, target: _Target
+) -> dict[tuple[int, str], _Weight]:
+    found = {}
+    for table in (module._parameters, module._buffers):
+        for name, tensor in table.items():
+            if tensor is None:
+                continue
+            compute = _computation(patcher, f"{path}.{name}", module, name, tensor, target)
+            if compute is not None or tensor.is_floating_point():
+                found[id(table), name] = _Weight(table, name, compute, target)
+            elif name in ("weight", "bias"):
                 raise ModelError(
-                    f"This MODEL's weights are {type(tensor).__name__} (a quantised checkpoint), which cannot be "
-                    "trained on; load the fp16, bf16 or fp32 checkpoint for training."
+                    f"This MODEL's weights are {type(tensor).__name__} in {tensor.dtype} (a packed checkpoint such as "
+                    "GGUF or NF4), which cannot be trained on; load the fp16, bf16, fp32 or fp8 checkpoint."
                 )
-            alias = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
-            alias.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride())
-            table[name] = like(tensor, alias)
+    return found
 
-    def _restore(self) -> None:
-        self.go_home()
-        for table, originals in self._originals.values():
-            table.update(originals)
-        self._originals = {}
+
+def _computation(
+    patcher: Any, key: str, module: nn.Module, name: str, tensor: Tensor, target: _Target
+) -> Callable[[Tensor], Tensor] | None:
+    """From the host's tensor to the values that the host would compute with; None where they are the same.
+
+    As ModelPatcher.patch_weight_to_device and comfy.ops.cast_bias_weight do it, in fp32 and without rounding back to
+    the type that the weight is stored in.
+    """
+    quantised = isinstance(tensor, _quantised_types())
+    scale = getattr(module, f"convert_{name}", None)  # ComfyUI before its quantised tensors: fp8 times its scale
+    patches, functions = patcher.patches.get(key, ()), patcher.weight_wrapper_patches.get(key, ())
+    if not (quantised or scale or patches or functions):
+        return None
+
+    def compute(held: Tensor) -> Tensor:
+        import comfy.lora
+
+        with torch.inference_mode(False), torch.no_grad():
+            values: Any = held.to(target.device)
+            values = values.to(torch.float32).dequantize() if quantised else values.to(torch.float32, copy=True)
+            if scale:
+                values = scale(values, inplace=True)
+            if patches:
+                values = comfy.lora.calculate_weight(patches, values, key)
+            values = values.to(target.dtype)
+            for function in functions:
+                values = function(values)
+            return values.clone() if values.is_inference() else values
+
+    return compute
+
+
+def _quantised_types() -> tuple[type, ...]:
+    """The host's quantised tensor: a tensor of a subclass that stands for float values."""
+    try:
+        from comfy.quant_ops import QuantizedTensor
+    except ImportError:  # the oldest hosts have none
+        return ()
+    return (QuantizedTensor,)
+
+
+def _set_aside(module: nn.Module) -> Callable[[], None]:
+    """Let `module` compute with the tensors that it holds; the result puts the host's ways of casting back."""
+    held = module.__dict__
+    switches = {name: value for name, value in _CAST_SWITCHES.items() if hasattr(module, "comfy_cast_weights")}
+    before = {name: held[name] for name in (*_CAST_STATE, *switches) if name in held}
+    for name in _CAST_STATE:
+        held.pop(name, None)
+    held.update(switches)
+
+    def give_back() -> None:
+        for name in switches:
+            held.pop(name, None)
+        held.update(before)
+
+    return give_back
+
+
+def bypass_adapters(model: nn.Module) -> Iterator[Any]:
+    """The LoRAs that the host's bypass mode has put into the forward of modules; each holds a tuple of weights."""
+    for module in model.modules():
+        hook = getattr(module.__dict__.get("forward"), "__self__", None)
+        adapter = getattr(hook, "adapter", None)
+        if isinstance(getattr(adapter, "weights", None), (tuple, list)):
+            yield adapter
+
+
+def _usable(value: Any) -> Any:
+    """A tensor that a backward pass may save; anything else as it is."""
+    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
+
+
+def _alias(tensor: Tensor) -> Tensor:
+    """An ordinary tensor over the storage of an inference tensor."""
+    alias = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+    return alias.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride())
