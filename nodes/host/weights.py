@@ -42,12 +42,13 @@ class OwnWeights:
         self, modules: Iterable[nn.Module], device: torch.device, each: Callable[[], None] = lambda: None
     ) -> None:
         """All weights of these modules onto `device`; `each` is called after every one, and may raise."""
-        for table in tables(modules):
-            for name in table:
-                weight = self._weights.get((id(table), name))
-                if weight is not None:
-                    table[name] = like(weight.host, weight.on(device))
-                    each()
+        with torch.inference_mode(False), torch.no_grad():
+            for table in tables(modules):
+                for name in table:
+                    weight = self._weights.get((id(table), name))
+                    if weight is not None:
+                        table[name] = like(weight.host, weight.on(device))
+                        each()
 
     def values(self) -> Iterator[Tensor]:
         """Every weight as it is used, in model order, one at a time: to tell two models apart."""
