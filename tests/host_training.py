@@ -108,14 +108,19 @@ def tensors_of(unet):
 
 
 def modes(model):
-    """What `auto` takes on a GPU with 10 GB free while the UNet, of 5 GB, is not loaded: for one LoRA and for eight."""
-    free = comfy.model_management.get_free_memory
-    on_gpu = types.SimpleNamespace(
-        load_device=torch.device("cuda"), model_size=lambda: 5 * 2**30, model=model.model
-    )
+    """What `auto` takes where 7 GB of GPU memory are free for a UNet of 5 GB: for one LoRA and for eight of them."""
     recipe = part("rechar_core.training.recipe").TrainingRecipe()
     picture = part("rechar_core.training.denoiser").LatentMoments(*[torch.zeros(1, 4, 64, 64)] * 2)
-    comfy.model_management.get_free_memory = lambda device: 10 * 2**30
+    unet = types.SimpleNamespace(
+        parameters=lambda: [torch.empty(2_567_463_684, device="meta", dtype=torch.float16)]
+    )
+    on_gpu = types.SimpleNamespace(
+        device=torch.device("cuda"),
+        patcher=types.SimpleNamespace(model=types.SimpleNamespace(manual_cast_dtype=torch.float16)),
+        model=types.SimpleNamespace(diffusion_model=unet),
+    )
+    free = comfy.model_management.get_free_memory
+    comfy.model_management.get_free_memory = lambda device: 7 * 2**30
     try:
         return [part("nodes.host.training")._mode(recipe, on_gpu, [picture], loras) for loras in (1, 8)]
     finally:

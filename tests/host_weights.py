@@ -1,4 +1,4 @@
-"""Run by the host's Python, not by pytest: what nodes/host/weights.py makes of a MODEL's weights in every way of holding them.
+"""Run by the host's Python, not by pytest: what nodes/host/weights.py makes of weights, however the host holds them.
 
     python host_weights.py PACK FOLDER      in a ComfyUI checkout's folder
 
@@ -30,7 +30,10 @@ def with_lora(model, strength=0.7):
     """MODEL with an ordinary LoRA of rank 4 on one layer, as LoraLoader adds it."""
     import comfy.lora
 
-    width, draw = model.model.diffusion_model.get_submodule(QUERY).weight.shape[0], torch.Generator().manual_seed(2)
+    width, draw = (
+        model.model.diffusion_model.get_submodule(QUERY).weight.shape[0],
+        torch.Generator().manual_seed(2),
+    )
     pair = {"q.lora_up.weight": (width, 4), "q.lora_down.weight": (4, width)}
     state = {name: torch.randn(*shape, generator=draw) * 0.3 for name, shape in pair.items()}
     patched = model.clone()
@@ -57,7 +60,9 @@ def losses(model):
     recipe = part("rechar_core.training.recipe").TrainingRecipe(rank=4, steps=3, learning_rate=1e-3)
     unet, draw = model.model.diffusion_model, torch.Generator().manual_seed(5)
     pooled = torch.randn(1, unet.label_emb[0][0].in_features - 6 * 256, generator=draw)
-    context = torch.randn(1, 77, unet.input_blocks[4][1].transformer_blocks[0].attn2.to_k.in_features, generator=draw)
+    context = torch.randn(
+        1, 77, unet.input_blocks[4][1].transformer_blocks[0].attn2.to_k.in_features, generator=draw
+    )
     latent = torch.randn(1, 4, 16, 16, generator=draw)
     with host.trainable(model) as denoiser:
         size = torch.tensor([[128.0, 128.0, 0.0, 0.0, 128.0, 128.0]])
@@ -83,7 +88,11 @@ def patched_values(model):
         equal = all(torch.equal(tensor, ours[name]) for name, tensor in theirs.items())
         usable = not any(tensor.is_inference() for tensor in ours.values())
     raw = dict(model.model.diffusion_model.named_parameters())
-    return {"equal": equal, "usable": usable, "moved": not torch.equal(theirs[f"{QUERY}.weight"], raw[f"{QUERY}.weight"])}
+    return {
+        "equal": equal,
+        "usable": usable,
+        "moved": not torch.equal(theirs[f"{QUERY}.weight"], raw[f"{QUERY}.weight"]),
+    }
 
 
 def wrapped_value(model):
@@ -118,9 +127,10 @@ def traces(model):
 
 
 def snapshot(module):
-    tables = {f"{kind}.{name}": id(t) for kind in ("_parameters", "_buffers") for name, t in getattr(module, kind).items()}
-    tables |= {name: id(value) for name, value in vars(module).items() if not name.startswith(("_parameters", "_buffers"))}
-    return tables
+    """Which objects a module holds, by name."""
+    tables = ("_parameters", "_buffers")
+    held = {f"{table}.{name}": id(tensor) for table in tables for name, tensor in vars(module)[table].items()}
+    return held | {name: id(value) for name, value in vars(module).items() if name not in tables}
 
 
 def quantised(model):
@@ -210,7 +220,9 @@ def encoded(model, vae):
     finally:
         copy.deepcopy = deep
     after = [snapshot(module) for module in vae.first_stage_model.modules()]
-    encoder = deep(torch.nn.Sequential(vae.first_stage_model.encoder, vae.first_stage_model.quant_conv)).float()
+    encoder = deep(
+        torch.nn.Sequential(vae.first_stage_model.encoder, vae.first_stage_model.quant_conv)
+    ).float()
     mean = encoder(picture.movedim(-1, 1) * 2 - 1).chunk(2, dim=1)[0] * 2.0
     copies = sum(issubclass(kind, torch.nn.Module) for kind in copied)
     changed = sum(a != b for a, b in zip(before, after, strict=True))
@@ -224,7 +236,9 @@ def main():
         for tensor in model.model.diffusion_model.parameters():  # the shipped ones are partly silent
             tensor.add_(torch.randn(tensor.shape, generator=draw) * (0.1 if tensor.ndim == 1 else 0.02))
         about = {"patched": patched_values(model), "wrapped": wrapped_value(model), "traces": traces(model)}
-        about["hashes"] = [losses(each)[1] for each in (model, with_lora(model), with_lora(model, 0.3), model)]
+        about["hashes"] = [
+            losses(each)[1] for each in (model, with_lora(model), with_lora(model, 0.3), model)
+        ]
         about["packed"], about["schedules"] = packed(model), schedules(model)
         about["encoded"] = encoded(model, vae)
         try:
@@ -233,7 +247,9 @@ def main():
             about["quantised"] = None
         try:
             about["bypass"] = {"apart": difference(bypassed(model), with_lora(model))}
-            about["bypass"]["hashes"] = [losses(each)[1] for each in (bypassed(model), bypassed(model, 0.3), model)]
+            about["bypass"]["hashes"] = [
+                losses(each)[1] for each in (bypassed(model), bypassed(model, 0.3), model)
+            ]
         except ImportError:
             about["bypass"] = None
     (FOLDER / "about.json").write_text(json.dumps(about))

@@ -532,7 +532,7 @@ def test_the_hosts_weights_are_its_own_again_in_every_mode(host):
 @pytest.mark.host
 def test_auto_in_the_host_asks_for_the_unet_and_all_loras(host):
     """A failure means that the host's free memory is taken as if the UNet, still to be loaded, cost nothing."""
-    assert host[1]["modes"] == ["fast", "normal"]
+    assert host[1]["modes"] == ["fast", "low"]
 
 
 @pytest.mark.host

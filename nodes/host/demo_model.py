@@ -120,7 +120,7 @@ def _misfits(module: nn.Module, tensors: State) -> Iterator[str]:
 
 
 def keep_dtypes(module: nn.Module) -> None:
-    """Weights are used in the dtype they now have: with dynamic VRAM the host casts to the one a layer was made with."""
+    """Weights are used in the dtype they now have; dynamic VRAM would cast to the one that a layer was made with."""
     for layer in module.modules():
         for name, tensor in (*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)):
             setattr(layer, f"{name}_comfy_model_dtype", tensor.dtype)

@@ -27,8 +27,9 @@ _PRECISIONS: dict[torch.dtype, Precision] = {torch.float16: "fp16", torch.bfloat
 class HostDenoiser:
     """A MODEL (ModelPatcher) whose weights are ours: its UNet is called directly with the schedule's own x_t.
 
-    each: called after every weight that is loaded; it may raise, to cancel. calculate_input turns x0 + sigma * noise into sqrt(abar) x0 + sqrt(1 - abar) noise, which is the objective's x_t,
+    calculate_input turns x0 + sigma * noise into sqrt(abar) x0 + sqrt(1 - abar) noise, which is the objective's x_t,
     so that the UNet sees the same numbers as through apply_model (comfy/model_base.py).
+    each: called after every weight that is loaded; it may raise, to cancel.
     """
 
     def __init__(self, model: Any, own: OwnWeights, each: Callable[[], None] = lambda: None):

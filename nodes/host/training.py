@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ...rechar_core import charts, files
+from ...rechar_core.device import in_ram
 from ...rechar_core.errors import ReCharError
 from ...rechar_core.lora import BLora
 from ...rechar_core.storage import drop_oldest
@@ -20,7 +21,7 @@ from ...rechar_core.training import checkpoint
 from ...rechar_core.training.company import Company
 from ...rechar_core.training.denoiser import LatentMoments
 from ...rechar_core.training.loop import Training
-from ...rechar_core.training.memory import MemoryMode, choose
+from ...rechar_core.training.memory import MemoryMode, choose_mode
 from ...rechar_core.training.recipe import TrainingRecipe
 from .denoiser import HostDenoiser, computed_in, ordinary, precision_of, trainable
 from .encoders import encode_pictures, encode_prompt
@@ -63,7 +64,7 @@ def train(
     setup.say("Loading the UNet")
     recipe = replace(recipe, precision=precision_of(model))  # the MODEL's own, not the user's to choose
     with trainable(model, throw_if_cancelled) as denoiser:
-        mode = _mode(recipe, model, moments, seeds)
+        mode = _mode(recipe, denoiser, moments, seeds)
         pictures = [LatentMoments(*(t.to(denoiser.device).clone() for t in (m.mean, m.std))) for m in moments]
         cond = ordinary(conditioning, denoiser.device)
         made = [
@@ -138,17 +139,22 @@ def _preview(training: Training, denoiser: HostDenoiser) -> Any:
     )
 
 
-def _mode(recipe: TrainingRecipe, model: Any, pictures: list[LatentMoments], loras: int) -> MemoryMode:
-    """The recipe's memory mode, or the one that fits into what will be free once MODEL, now unloaded, is loaded."""
+def _mode(
+    recipe: TrainingRecipe, denoiser: HostDenoiser, pictures: list[LatentMoments], loras: int
+) -> MemoryMode:
+    """The recipe's memory mode, or the one that fits into what is free now that the host has unloaded everything."""
     if recipe.memory != "auto":
         return recipe.memory
     import comfy.model_management
 
-    device, free = model.load_device, None
-    if device.type not in ("cpu", "mps"):
-        free = max(0, int(comfy.model_management.get_free_memory(device)) - model.model_size())
+    device, itemsize = denoiser.device, computed_in(denoiser.patcher).itemsize
+    weights = list(denoiser.model.diffusion_model.parameters())
+    base = sum(weight.numel() for weight in weights) * itemsize
+    there = sum(w.numel() * itemsize for w in weights if w.device == device and w.dtype.itemsize == itemsize)
+    free = int(comfy.model_management.get_free_memory(device)) + there
     area = max(p.mean.shape[-2] * p.mean.shape[-1] for p in pictures)
-    mode, why = choose(free, area, recipe.batch_size, recipe.rank * loras, computed_in(model).itemsize)
+    rank = recipe.rank * loras
+    mode, why = choose_mode(free, base, area, recipe.batch_size, rank, itemsize, in_ram(device))
     logging.getLogger(__name__).info(why)
     return mode
 

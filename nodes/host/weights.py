@@ -14,8 +14,8 @@ from ...rechar_core.errors import ModelError
 from ...rechar_core.training.lending import Table, like, tables
 
 _CPU = torch.device("cpu")
-# How the host has a weight cast at each call: by patches and functions that wait on the module, into memory (_v) that it
-# may take back at any time. Set aside, the module computes with the tensors that it holds.
+# How the host has a weight cast at each call: by patches and functions that wait on the module, into memory (_v)
+# that it may take back at any time. Set aside, the module computes with the tensors that it holds.
 _CAST_STATE = (
     "_v",
     "_prefetch",
@@ -24,7 +24,8 @@ _CAST_STATE = (
     "weight_lowvram_function",
     "bias_lowvram_function",
 )
-_CAST_SWITCHES = {"comfy_cast_weights": False, "comfy_force_cast_weights": True}  # the second: never quantise inputs
+# The second is that of quantised layers, where False stands for quantising what comes in, too.
+_CAST_SWITCHES = {"comfy_cast_weights": False, "_full_precision_mm": True}
 
 
 class OwnWeights:
@@ -85,7 +86,9 @@ class _Weight:
     def _to_cpu(self) -> Tensor:
         if self.on_cpu is not None:
             return self.on_cpu
-        if self.host.device.type != "cpu":  # --highvram: the host keeps it on the GPU, where it must make room
+        if (
+            self.host.device.type != "cpu"
+        ):  # --highvram: the host keeps it on the GPU, where it must make room
             self.host = like(self.host, self.host.detach().to(_CPU))
         return self._made(_CPU) if self.own is None else self.own.to(_CPU)
 
@@ -166,7 +169,9 @@ def _computation(
     the type that the weight is stored in.
     """
     quantised = isinstance(tensor, _quantised_types())
-    scale = getattr(module, f"convert_{name}", None)  # ComfyUI before its quantised tensors: fp8 times its scale
+    scale = getattr(
+        module, f"convert_{name}", None
+    )  # ComfyUI before its quantised tensors: fp8 times its scale
     patches, functions = patcher.patches.get(key, ()), patcher.weight_wrapper_patches.get(key, ())
     if not (quantised or scale or patches or functions):
         return None
@@ -176,7 +181,9 @@ def _computation(
 
         with torch.inference_mode(False), torch.no_grad():
             values: Any = held.to(target.device)
-            values = values.to(torch.float32).dequantize() if quantised else values.to(torch.float32, copy=True)
+            values = (
+                values.to(torch.float32).dequantize() if quantised else values.to(torch.float32, copy=True)
+            )
             if scale:
                 values = scale(values, inplace=True)
             if patches:
@@ -201,7 +208,9 @@ def _quantised_types() -> tuple[type, ...]:
 def _set_aside(module: nn.Module) -> Callable[[], None]:
     """Let `module` compute with the tensors that it holds; the result puts the host's ways of casting back."""
     held = module.__dict__
-    switches = {name: value for name, value in _CAST_SWITCHES.items() if hasattr(module, "comfy_cast_weights")}
+    switches = {
+        name: value for name, value in _CAST_SWITCHES.items() if hasattr(module, "comfy_cast_weights")
+    }
     before = {name: held[name] for name in (*_CAST_STATE, *switches) if name in held}
     for name in _CAST_STATE:
         held.pop(name, None)

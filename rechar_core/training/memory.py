@@ -91,14 +91,6 @@ def _gb(size: float) -> str:
     return f"{size / 2**30:.1f} GB"
 
 
-def choose(free: int | None, area: int, batch_size: int, rank: int, itemsize: int) -> tuple[MemoryMode, str]:
-    """As `choose_mode`, with `free` beside SDXL's half-precision UNet; goes when the nodes ask `choose_mode`."""
-    if free is None:
-        return "fast", "Memory mode fast: without a GPU."
-    base = 2_567_463_684 * 2
-    return choose_mode(free + base, base, area, batch_size, rank, itemsize)
-
-
 def next_rung(mode: MemoryMode) -> MemoryMode | None:
     """The next more frugal mode; None behind the last."""
     place = LADDER.index(mode) + 1
