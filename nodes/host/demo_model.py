@@ -61,11 +61,12 @@ def load_demo(state: State, config: Config, disable_dynamic: bool = False) -> tu
 
     state: fp32 tensors under "unet.", "vae.", "text_encoder." and "text_encoder_2.", named as in diffusers.
     config: each part's configuration under the same names, and the scheduler's.
-    disable_dynamic: MODEL as a plain ModelPatcher also where the host streams weights.
+    disable_dynamic: MODEL and CLIP with plain patchers also where the host streams weights.
     Raises: ModelError.
     """
     model = load_unet(_part(state, "unet."), config, disable_dynamic)
-    clip = load_clip(_part(state, "text_encoder."), _part(state, "text_encoder_2."), config)
+    encoders = _part(state, "text_encoder."), _part(state, "text_encoder_2.")
+    clip = load_clip(*encoders, config, disable_dynamic)
     return model, clip, load_vae(_part(state, "vae."), config["vae"])
 
 
@@ -203,7 +204,7 @@ def load_unet(tensors: State, config: Config, disable_dynamic: bool = False) -> 
 # The text encoders
 
 
-def load_clip(first: State, second: State, config: Config) -> Any:
+def load_clip(first: State, second: State, config: Config, disable_dynamic: bool = False) -> Any:
     """The host's CLIP with its SDXL tokenizer over both encoders; tensors under transformers' names.
 
     The host's class gives every encoder a projection and a logit scale that the first encoder's file does not have
@@ -220,7 +221,8 @@ def load_clip(first: State, second: State, config: Config) -> Any:
         comfy.sdxl_clip.SDXLTokenizer, comfy.sdxl_clip.SDXLClipModel
     )
     embeddings = folder_paths.get_folder_paths("embeddings")
-    clip = comfy.sd.CLIP(target, embedding_directory=embeddings, model_options=options)
+    plain = {"disable_dynamic": True} if disable_dynamic else {}  # only hosts that know it ask for it
+    clip = comfy.sd.CLIP(target, embedding_directory=embeddings, model_options=options, **plain)
     identity = {"text_projection.weight": torch.eye(config["text_encoder"]["hidden_size"])}
     _fill(clip.cond_stage_model.clip_l.transformer, {**first, **identity}, "first text encoder")
     _fill(clip.cond_stage_model.clip_g.transformer, second, "second text encoder")

@@ -7,12 +7,14 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from ..errors import RecipeError
 from ..files import read_state, write_state
+from .denoiser import Denoiser
 from .loop import Training
 
 _FORMAT = "rechar training state 2"  # 2: prediction and noise schedule are part of the job
@@ -22,6 +24,7 @@ _HASHED = {  # name in a job -> what a message calls it
     "model": "model",
     "schedule": "noise schedule",
 }
+_MODELS: WeakKeyDictionary[Denoiser, str] = WeakKeyDictionary()
 
 
 def save(training: Training, path: Path) -> None:
@@ -82,7 +85,7 @@ def job(training: Training) -> dict[str, Any]:
         "processes": training.share.world,
         "picture": _hash(t for p in training.pictures for t in (p.mean, p.std)),
         "conditioning": _hash((training.conditioning.context, training.conditioning.pooled)),
-        "model": _hash(training.denoiser.weights(), 64),
+        "model": _model_hash(training.denoiser),
         "prediction": training.denoiser.prediction,
         "schedule": _hash((training.denoiser.alphas_cumprod,)),
     }
@@ -103,6 +106,13 @@ def _optimizer_state(tensors: dict[str, Tensor], metadata: dict[str, str]) -> di
             _, index, name = key.split(".", 2)
             state.setdefault(int(index), {})[name] = value
     return {"state": state, "param_groups": json.loads(metadata["optimizer_groups"])}
+
+
+def _model_hash(denoiser: Denoiser) -> str:
+    """Of the denoiser's weights, computed once: they do not change, and other LoRAs' patches cost time to apply."""
+    if denoiser not in _MODELS:
+        _MODELS[denoiser] = _hash(denoiser.weights(), 64)
+    return _MODELS[denoiser]
 
 
 def _hash(tensors: Iterable[Tensor], values: int = 4096) -> str:
