@@ -28,6 +28,12 @@ def finish() -> Any:
 
     if hasattr(management, "STREAMS"):
         management.STREAMS[device.DEVICE] = [cuda.Stream(), cuda.Stream()]  # as many as on an NVIDIA card
+    if hasattr(
+        management, "get_all_torch_devices"
+    ):  # else unload_all_models looks for models on "cuda" alone
+        management.get_all_torch_devices = lambda exclude_current=False: (
+            [] if exclude_current else [device.DEVICE]
+        )
     return management
 
 
