@@ -231,7 +231,8 @@ def test_all(python: Path, bounds: Path | None) -> int:
         if status != 0:
             say(f"{name} failed: see above" if status != STOPPED else "stopped")
             return status
-    return call([python, "tests/suite.py", *(["--bounds", bounds] if bounds else [])], ROOT)
+    options: list[str | Path] = ["--bounds", bounds] if bounds else []
+    return call([python, "tests/suite.py", *options], ROOT)
 
 
 def lower_bounds() -> Path | None:

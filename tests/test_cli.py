@@ -124,6 +124,22 @@ def test_reference_mode_squares_alpha(loras, tmp_path):
 
 
 @pytest.mark.bounds
+@pytest.mark.parametrize("size", [{}, {"width": 96, "height": 64}], ids=["the model's own", "96x64"])
+def test_a_seed_is_the_picture_of_diffusers_own_call(size):
+    """Bit for bit in fp32. A failure means another noise, or another size where none is given."""
+    from rechar_core.fusion import fuse
+    from rechar_core.standalone.base import decode_picture, load
+    from rechar_core.standalone.generate import Sampling, sample
+
+    pipe = load(str(tiny.MODEL), torch.float32, torch.device("cpu"))
+    drawn = next(sample(pipe, Sampling("A [v]", steps=1, **size), fuse(None, None), [3], False))
+    draws = torch.Generator().manual_seed(3)
+    given = {"num_inference_steps": 1, "guidance_scale": 5.0, "output_type": "latent", **size}
+    expected = decode_picture(pipe, pipe("A [v]", generator=draws, **given).images)
+    assert np.array_equal(np.asarray(drawn), np.asarray(expected))
+
+
+@pytest.mark.bounds
 def test_half_precision_base_draws_almost_the_same(loras):
     """A failure means that what a GPU does (fp16 UNet, fp32 VAE) breaks; here in bf16, which a CPU can compute."""
     from rechar_core.fusion import fuse

@@ -121,6 +121,8 @@ def sample(
     """
     from tqdm import tqdm
 
+    own = pipeline.default_sample_size * pipeline.vae_scale_factor
+    width, height = sampling.width or own, sampling.height or own
     pipeline.unet.eval()
     with (
         applied(pipeline.unet, fusion),
@@ -128,14 +130,14 @@ def sample(
     ):
         for seed in seeds:
             draws = torch.Generator().manual_seed(seed)
-            noise = torch.randn(1, 4, sampling.height // 8, sampling.width // 8, generator=draws)
+            noise = torch.randn(1, 4, height // 8, width // 8, generator=draws)
             latent = pipeline(
                 sampling.prompt,
                 negative_prompt=sampling.negative,
                 num_inference_steps=sampling.steps,
                 guidance_scale=sampling.guidance,
-                width=sampling.width,
-                height=sampling.height,
+                width=width,
+                height=height,
                 latents=noise.to(pipeline.unet.dtype),
                 generator=draws,
                 output_type="latent",
