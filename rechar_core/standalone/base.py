@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,27 +36,41 @@ def load(model: str, dtype: torch.dtype, device: torch.device) -> StableDiffusio
     network), or "demo". Says so on stderr, since a large one takes a while. Raises ModelError if there is no such
     model, it is incomplete, or it is not SDXL.
     """
-    from .processes import say
+    import torch
+
+    from .processes import processes, say, shown
 
     say(f"Loading the model {model}.")
-    pipeline = _load(model, dtype)
+    with shown("Loading", processes().is_main_process) as ran:
+        pipeline = _load(model, dtype, say, ran)
     _check_sdxl(pipeline, model)
     pipeline.set_progress_bar_config(disable=True)
-    pipeline.to(device)
-    pipeline.vae.float()  # SDXL's VAE overflows in fp16
-    if pipeline.unet.dtype != dtype:  # the demo's, which is stored in one type
-        pipeline.unet.to(dtype)
+    for part in (pipeline.unet, pipeline.text_encoder, pipeline.text_encoder_2):
+        cast(part, dtype, device)  # the demo's, which are stored in one type
+    cast(pipeline.vae, torch.float32, device)  # SDXL's VAE overflows in fp16
     return pipeline
 
 
-def _load(model: str, dtype: torch.dtype) -> StableDiffusionXLPipeline:
+def cast(module: Any, *to: torch.dtype | torch.device) -> Any:
+    """As `module.to`, without diffusers' warnings: of modules to be kept in float32, of which SDXL has none, and of
+    fp16 on a CPU, from where training takes it to the GPU."""
+    from torch import nn
+
+    for where in to:
+        nn.Module.to(module, where)
+    return module
+
+
+def _load(
+    model: str, dtype: torch.dtype, tell: Callable[[str], None], ran: Callable[[int, int], None]
+) -> StableDiffusionXLPipeline:
     path = Path(model).expanduser()
     if model == DEMO:
         return _demo()
     if path.is_file():
         from .single_file import load_single_file
 
-        return load_single_file(path, dtype)
+        return load_single_file(path, dtype, tell, ran)
     if path.is_dir():
         return _load_folder(path, dtype)
     if _HUB_ID.fullmatch(model):

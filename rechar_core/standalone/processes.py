@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from accelerate import PartialState
 
 from ..device import best_device
+
+_BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}"  # layers and tensors say nothing to whoever waits
 
 
 def processes() -> PartialState:
@@ -15,6 +19,20 @@ def processes() -> PartialState:
     Accelerate joins CPU processes into one run only when it is told that there is no GPU.
     """
     return PartialState(cpu=best_device().type == "cpu")
+
+
+@contextmanager
+def shown(what: str, bar: bool = True) -> Iterator[Callable[[int, int], None]]:
+    """Gives a function of (done, total) that draws a progress bar, if it takes longer than a second."""
+    from tqdm import tqdm
+
+    with tqdm(desc=what, ascii=True, disable=not bar, delay=1, bar_format=_BAR) as drawn:
+
+        def ran(done: int, total: int) -> None:
+            drawn.total = total
+            drawn.update(done - drawn.n)
+
+        yield ran
 
 
 def say(text: str) -> None:

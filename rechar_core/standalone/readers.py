@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import FileError, ModelError, RecipeError
 from ..references.projection import Adapter, read_adapter
-from .base import DEMO
+from .base import DEMO, cast
 from .painter import Readers
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def readers(
     if str(encoder) == DEMO:
         from ..demo import extras
 
-        return Readers(*adapters, _placed(extras.load_encoder(), dtype, device))
+        return Readers(*adapters, cast(extras.load_encoder(), dtype, device))
     from transformers import CLIPVisionModelWithProjection
 
     return Readers(*adapters, _folder(CLIPVisionModelWithProjection, encoder, "image encoder", dtype, device))
@@ -58,7 +58,7 @@ def control_net(folder: Path | None, dtype: torch.dtype, device: torch.device) -
     if str(folder) == DEMO:
         from ..demo import extras
 
-        return _placed(extras.load_controlnet(), dtype, device)
+        return cast(extras.load_controlnet(), dtype, device)
     from diffusers import ControlNetModel
 
     net = _folder(ControlNetModel, folder, "ControlNet", dtype, device)
@@ -83,11 +83,4 @@ def _folder(kind: Any, folder: Path, what: str, dtype: torch.dtype, device: torc
     except (OSError, ValueError, RuntimeError, TypeError) as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise FileError(f"The {what} in {folder} cannot be loaded ({reason}); download it again.") from None
-    return _placed(model, dtype, device).eval().requires_grad_(False)
-
-
-def _placed(model: Any, dtype: torch.dtype, device: torch.device) -> Any:
-    """As `model.to`, without diffusers' warning of modules to be kept in float32, of which it has none."""
-    from torch import nn
-
-    return nn.Module.to(model, device, dtype)
+    return cast(model, dtype, device).eval().requires_grad_(False)

@@ -6,22 +6,23 @@ SDXL base 1.0's published values, except that both text encoders name the true e
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import FileError, ModelError, listed
+from ..errors import FileError, ModelError
 from ..storage import opened
-from .versions import float_type
+from . import sdxl_layout
+from .sdxl_layout import BIGG, CLIP_L, OPTIONAL, PARTS, UNET, VAE, Shapes
+from .stored import Stored, examine, read
 
 if TYPE_CHECKING:
     import torch
-    from diffusers import AutoencoderKL, StableDiffusionXLPipeline
-
-Shapes = Mapping[str, tuple[int, ...]]
+    from diffusers import StableDiffusionXLPipeline
+    from torch import Tensor
 
 CONFIG = Path(__file__).with_name("sdxl")
-_UNET = "model.diffusion_model."
 _CROSS = "transformer_blocks.0.attn2.to_k.weight"
 
 # The first row of which one key is in the file names it. Order matters: special cases before their family.
@@ -50,53 +51,111 @@ _FAMILIES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("a UNet alone in diffusers' layout", ("down_blocks.0.resnets.0.conv1.weight",)),
     ("a VAE alone", ("decoder.conv_in.weight",)),
 )
-# Part, its keys' prefix, how many tensors it has at least (CLIP-L's position_ids and bigG's logit_scale are optional).
-_PARTS = (
-    ("UNet", _UNET, 1680),
-    ("VAE", "first_stage_model.", 248),
-    ("first text encoder (CLIP-L)", "conditioner.embedders.0.transformer.text_model.", 196),
-    ("second text encoder (CLIP-bigG)", "conditioner.embedders.1.model.", 389),
-)
+_PARTS = {
+    UNET: "UNet",
+    VAE: "VAE",
+    CLIP_L: "first text encoder (CLIP-L)",
+    BIGG: "second text encoder (CLIP-bigG)",
+}
 
 
-def load_single_file(path: Path, dtype: torch.dtype) -> StableDiffusionXLPipeline:
+def load_single_file(
+    path: Path,
+    dtype: torch.dtype,
+    tell: Callable[[str], None] = lambda text: None,
+    ran: Callable[[int, int], None] = lambda done, total: None,
+) -> StableDiffusionXLPipeline:
     """Load an SDXL checkpoint in the original (SGM) layout from one .safetensors file, without any network.
 
+    All in `dtype` but the VAE, which is in fp32: rounded weights move the posterior. tell: is given a line on what was
+    dequantised and how many keys are of no use; ran: called with how many tensors are read, and of how many.
     Raises: FileError if the file is missing, damaged or not safetensors; ModelError if it is another base model,
-    saying which it looks like, or lacks the VAE, a text encoder or single weights.
+    saying which it looks like, lacks weights, or stores them in a way that is not known (stored.py says which are).
     """
     shapes = read_shapes(path)
     check_base(path.name, shapes)
+    with opened(path) as reader:
+        stored = examine(path.name, reader, sdxl_layout.checkpoint())
+        for line in _told(path.name, stored):
+            tell(line)
+        return _assembled(partial(read, reader, stored), scheduler(shapes), dtype, ran)
+
+
+def _told(name: str, stored: Stored) -> Iterator[str]:
+    if stored.eight:
+        yield f"{name}: {stored.eight} weights in 8 bits are dequantised, {len(stored.scales)} of them by a scale."
+    if stored.rest:
+        yield f"{name}: {stored.rest} tensors that are of no use to SDXL are passed over."
+
+
+def _assembled(
+    weight: Callable[..., Tensor], schedule: Any, dtype: torch.dtype, ran: Callable[[int, int], None]
+) -> StableDiffusionXLPipeline:
+    """weight: gives one of the file, from its key, shape and type."""
+    import torch
     from diffusers import StableDiffusionXLPipeline
 
     from ..tokenizer import tokenizers
 
     first, second = tokenizers()
-    try:
-        pipeline = StableDiffusionXLPipeline.from_single_file(
-            str(path),
-            config=str(CONFIG),
-            local_files_only=True,
-            **float_type(dtype),
-            tokenizer=first,
-            tokenizer_2=second,
-            scheduler=scheduler(shapes),
-            vae=load_vae(path),
-        )
-    except (KeyError, ValueError, RuntimeError, NotImplementedError) as error:
-        raise ModelError(f"{path.name} does not hold a complete SDXL model: {error}") from error
-    check_complete(path.name, pipeline)
-    return pipeline
-
-
-def load_vae(path: Path) -> AutoencoderKL:
-    """The VAE of such a checkpoint in fp32, whatever the other parts' type: rounded weights move the posterior."""
-    import torch
-    from diffusers import AutoencoderKL
-
-    return AutoencoderKL.from_single_file(
-        str(path), config=str(CONFIG), subfolder="vae", local_files_only=True, **float_type(torch.float32)
+    parts: dict[str, Any] = {}
+    done, total = 0, len(sdxl_layout.checkpoint())
+    for name, (prefix, model) in empty_models().items():
+        held = torch.float32 if name == "vae" else dtype
+        layout = {prefix + key: shape for key, shape in PARTS[prefix]().items() if not key.endswith(OPTIONAL)}
+        weights = {}
+        for key, shape in layout.items():
+            weights[key] = weight(key, shape, held)
+            done += 1
+            ran(done, total)
+        model.load_state_dict(converted(name, model, weights), strict=True, assign=True)
+        parts[name] = model.eval()
+    return StableDiffusionXLPipeline(
+        **parts, tokenizer=first, tokenizer_2=second, scheduler=schedule, add_watermarker=False
     )
+
+
+def empty_models() -> dict[str, tuple[str, Any]]:
+    """The pipeline's four models, their parameters without data, by the shipped configurations; with keys' prefixes."""
+    from accelerate import init_empty_weights
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    with init_empty_weights():
+        unet, vae = (
+            kind.from_config(kind.load_config(CONFIG, subfolder=name))
+            for kind, name in ((UNet2DConditionModel, "unet"), (AutoencoderKL, "vae"))
+        )
+        first, second = (
+            kind(CLIPTextConfig.from_pretrained(CONFIG, subfolder=name))
+            for kind, name in (
+                (CLIPTextModel, "text_encoder"),
+                (CLIPTextModelWithProjection, "text_encoder_2"),
+            )
+        )
+    return {
+        "unet": (UNET, unet),
+        "vae": (VAE, vae),
+        "text_encoder": (CLIP_L, first),
+        "text_encoder_2": (BIGG, second),
+    }
+
+
+def converted(name: str, model: Any, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """One model's weights under the names that it gives them itself, by diffusers' converters."""
+    from diffusers.loaders import single_file_utils as convert
+
+    if name == "unet":
+        return convert.convert_ldm_unet_checkpoint(weights, config=dict(model.config))
+    if name == "vae":
+        return convert.convert_ldm_vae_checkpoint(weights, config=dict(model.config))
+    if name == "text_encoder":
+        found = convert.convert_ldm_clip_checkpoint(weights)
+    else:
+        found = convert.convert_open_clip_checkpoint(model, weights, prefix=BIGG)
+    if not hasattr(model, "text_model"):  # transformers 5.6 flattened CLIPTextModel
+        found = {key.removeprefix("text_model."): value for key, value in found.items()}
+    return {key: value for key, value in found.items() if "position_ids" not in key}
 
 
 def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
@@ -112,33 +171,29 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def check_base(name: str, shapes: Shapes) -> None:
-    """Let a complete SDXL base model pass.
+    """Let an SDXL base model with all its parts pass.
 
-    Raises: ModelError for any other base, or if a part is missing or incomplete.
+    Raises: ModelError for any other base, or if a part is missing.
     """
     found = looks_like(shapes)
     if found != "SDXL":
         raise ModelError(f"{name} looks like {found}; ReChar needs an SDXL base model.")
-    counts = [(part, sum(key.startswith(prefix) for key in shapes), least) for part, prefix, least in _PARTS]
-    missing = [part for part, count, _ in counts if count == 0]
+    missing = [part for prefix, part in _PARTS.items() if not any(key.startswith(prefix) for key in shapes)]
     if missing:
         raise ModelError(
             f"{name} is an SDXL model without its {' and '.join(missing)}; get the full checkpoint"
             " (about 7 GB) or a diffusers folder."
         )
-    short = [f"{count} of {least} tensors of its {part}" for part, count, least in counts if count < least]
-    if short:
-        raise ModelError(f"{name} has only {' and '.join(short)}: the file is incomplete, download it again.")
 
 
 def looks_like(shapes: Shapes) -> str:
     """What a checkpoint is, by its keys and shapes: "SDXL", or a phrase that completes "it looks like ..."."""
     for phrase, keys in _FAMILIES:
-        if any(key in shapes or _UNET + key in shapes for key in keys):
+        if any(key in shapes or UNET + key in shapes for key in keys):
             return phrase
-    if any("lora_" in key or ".lora." in key for key in shapes):
+    first = shapes.get(UNET + "input_blocks.0.0.weight")
+    if first is None and any("lora_" in key or ".lora." in key for key in shapes):
         return "a LoRA, not a base model"
-    first = shapes.get(_UNET + "input_blocks.0.0.weight")
     if first is None or len(first) != 4:
         return "no Stable Diffusion model that is known here"
     if first[0] == 384:
@@ -156,7 +211,7 @@ def _unet_family(shapes: Shapes) -> str:
     width = {
         shapes[key][-1]
         for block in ("input_blocks.1.1.", "input_blocks.2.1.", "input_blocks.4.1.", "input_blocks.3.1.")
-        for key in [f"{_UNET}{block}{_CROSS}"]
+        for key in [f"{UNET}{block}{_CROSS}"]
         if key in shapes
     }
     if width == {768}:
@@ -165,7 +220,7 @@ def _unet_family(shapes: Shapes) -> str:
         return "an SD2 model"
     if width != {2048}:
         return "no Stable Diffusion model that is known here"
-    deep, label = f"{_UNET}input_blocks.8.1.transformer_blocks.9.norm1.weight", f"{_UNET}label_emb.0.0.weight"
+    deep, label = f"{UNET}input_blocks.8.1.transformer_blocks.9.norm1.weight", f"{UNET}label_emb.0.0.weight"
     if deep not in shapes or shapes.get(label) != (1280, 2816):
         return "a reduced SDXL (SSD-1B, Vega or KOALA)"
     return "SDXL"
@@ -181,16 +236,3 @@ def scheduler(shapes: Shapes) -> Any:
         if "ztsnr" in shapes:
             changes.update(rescale_betas_zero_snr=True, timestep_spacing="trailing")
     return EulerDiscreteScheduler.from_pretrained(str(CONFIG), subfolder="scheduler", **changes)
-
-
-def check_complete(name: str, pipeline: Any) -> None:
-    """Find weights that the file did not hold: diffusers leaves them without data.
-
-    Raises: ModelError with up to ten of them.
-    """
-    parts = ("unet", "vae", "text_encoder", "text_encoder_2")
-    empty = [
-        f"{p}.{key}" for p in parts for key, value in getattr(pipeline, p).named_parameters() if value.is_meta
-    ]
-    if empty:
-        raise ModelError(f"{name} lacks {listed(empty)}: the file is incomplete.")

@@ -20,6 +20,7 @@ from ..device import empty_cache, float_named, forget_peak, free_memory, in_ram,
 from ..errors import RecipeError
 from ..fusion import applied, fuse
 from ..images import fit, jpeg, list_pictures, read
+from ..progress import watched
 from ..storage import write_bytes
 from ..training import checkpoint
 from ..training.denoiser import LatentMoments
@@ -27,10 +28,10 @@ from ..training.fp8 import shrink
 from ..training.loop import Share, Step, Training
 from ..training.memory import MemoryMode, choose_mode
 from ..training.recipe import TrainingRecipe
-from .base import encode_picture, encode_prompt, load
+from .base import cast, encode_picture, encode_prompt, load
 from .denoiser import DiffusersDenoiser
 from .interrupt import StoppedBetweenSteps, held_back
-from .processes import processes, say
+from .processes import processes, say, shown
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -123,7 +124,9 @@ def train_on(pipeline: StableDiffusionXLPipeline, job: TrainJob, pixels: list[Te
     made_of = inputs(job)
     frozen = fuse(files.read(job.frozen) if job.frozen else None, None)
     with applied(pipeline.unet, frozen):
-        training = prepare(pipeline, pixels, job.recipe, team.share, team.device, tell=team.tell)
+        training = prepare(
+            pipeline, pixels, job.recipe, team.share, team.device, tell=team.tell, bar=team.bar
+        )
         if job.fresh and team.main:
             job.state.unlink(missing_ok=True)
         team.wait()
@@ -147,22 +150,28 @@ def prepare(
     device: torch.device | None = None,
     loras: int = 1,
     tell: Callable[[str], None] = say,
+    bar: bool = True,
 ) -> Training:
     """Encodes pictures and prompt once, frees the encoders, and makes the run ready.
 
     pixels: each (1, 3, H, W) in -1..1. `pipeline` keeps only its UNet on the device afterwards. device: where to
     compute, if not where the pipeline is. loras: how many of this rank will be trained at once. tell: is given a line
-    for the user on the memory mode.
+    for the user on the memory mode. bar: whether to draw progress bars.
     """
     device = device or pipeline.unet.device
-    encoders = (pipeline.text_encoder, pipeline.text_encoder_2)
+    encoders = torch.nn.ModuleList((pipeline.text_encoder, pipeline.text_encoder_2))
     for part in (pipeline.vae, *encoders):
-        part.to(device)
-    conditioning = encode_prompt(pipeline, recipe.prompt, recipe.resolution)
+        cast(part, device)
+    with shown("Encoding the prompt", bar) as ran, watched(encoders, ran):
+        conditioning = encode_prompt(pipeline, recipe.prompt, recipe.resolution)
     for part in encoders:
-        part.to("cpu")
-    moments = [encode_picture(pipeline, p) for p in pixels]
-    pipeline.vae.to("cpu")
+        cast(part, torch.device("cpu"))
+    moments = []
+    for number, picture in enumerate(pixels, start=1):
+        what = f"Encoding picture {number} of {len(pixels)}"
+        with shown(what, bar) as ran, watched(pipeline.vae.encoder, ran):
+            moments.append(encode_picture(pipeline, picture))
+    cast(pipeline.vae, torch.device("cpu"))
     gc.collect()
     denoiser = DiffusersDenoiser(pipeline.unet, pipeline.scheduler.config, device)
     mode, why = _mode(recipe, pipeline.unet, device, moments, loras)

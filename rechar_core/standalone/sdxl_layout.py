@@ -1,21 +1,21 @@
 """Names and shapes of a full SDXL checkpoint in the original (SGM) layout, written down from its modules.
 
-Independent of diffusers: UNet `openaimodel`, VAE `autoencoder`, CLIP-L of transformers, bigG of open_clip.
+Written without diffusers, whose converter the tests hold against it: UNet `openaimodel`, VAE `autoencoder`, CLIP-L of
+transformers, bigG of open_clip.
 """
 
 from __future__ import annotations
 
 Shapes = dict[str, tuple[int, ...]]
+OPTIONAL = (
+    ".position_ids",
+    ".logit_scale",
+)  # how keys end that checkpoints hold or not; nothing here uses them
 
 
 def checkpoint() -> Shapes:
     """All 2,515 tensors of sd_xl_base_1.0."""
-    return {
-        **_prefixed("model.diffusion_model.", unet()),
-        **_prefixed("first_stage_model.", vae()),
-        **_prefixed("conditioner.embedders.0.transformer.text_model.", clip_l()),
-        **_prefixed("conditioner.embedders.1.model.", bigg()),
-    }
+    return {prefix + key: shape for prefix, keys in PARTS.items() for key, shape in keys().items()}
 
 
 def unet() -> Shapes:
@@ -105,10 +105,6 @@ def bigg() -> Shapes:
     return keys | _norm("ln_final", 1280)
 
 
-def _prefixed(prefix: str, keys: Shapes) -> Shapes:
-    return {prefix + key: shape for key, shape in keys.items()}
-
-
 def _linear(name: str, width: int, out: int, bias: bool = True) -> Shapes:
     return {f"{name}.weight": (out, width)} | ({f"{name}.bias": (out,)} if bias else {})
 
@@ -151,3 +147,8 @@ def _spatial(name: str, width: int, depth: int) -> Shapes:
             f"{block}.ff.net.2", 4 * width, width
         )
     return keys | _linear(f"{name}.proj_out", width, width)
+
+
+UNET, VAE = "model.diffusion_model.", "first_stage_model."
+CLIP_L, BIGG = "conditioner.embedders.0.transformer.text_model.", "conditioner.embedders.1.model."
+PARTS = {UNET: unet, VAE: vae, CLIP_L: clip_l, BIGG: bigg}
