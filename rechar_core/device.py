@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .training.recipe import Precision
 
 Float = Literal["fp32", "fp16", "bf16"]
+DrawingPrecision = Literal["auto", "fp32", "fp16", "bf16"]
 # Cards of Nvidia's Turing generation without tensor cores, whose fp16 convolutions give NaN, by a part of their names
 _FP16_GIVES_NAN = (
     *("GTX 16", "T500", "T550", "T600", "T1000", "T1200", "T2000", "MX450", "MX550", "CMP 30HX"),
@@ -119,6 +120,11 @@ def drawing_precision(device: torch.device) -> Float:
     fp32 on a CPU (bf16 halves the memory there, and is slower as a rule), and where fp16 gives NaN.
     """
     return "fp16" if _has_fp16(device) else "fp32"
+
+
+def drawing_type(name: DrawingPrecision, device: torch.device) -> torch.dtype:
+    """The type that a drawing command computes in: the one named, or for "auto" `drawing_precision`."""
+    return float_named(drawing_precision(device) if name == "auto" else name)
 
 
 def float_named(name: Float | Precision) -> torch.dtype:

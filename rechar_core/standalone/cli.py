@@ -1,4 +1,4 @@
-"""The command line: `python -m rechar_core train | generate | inspect | convert | restyle | demo`."""
+"""The command line: `python -m rechar_core train | generate | inspect | convert | restyle | memory | demo`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
+from ..device import DrawingPrecision
 from ..errors import ReCharError, RecipeError
 from ..keys import WRITABLE
 from . import defaults, train_options
@@ -96,7 +97,8 @@ def _generate_options(sub: argparse.ArgumentParser) -> None:
     add("--prompt", help="what to draw; needed without --mode")
     add("--negative", help="negative prompt; without it SDXL's zeros")
     add("--output", required=True, type=Path, help="folder for the PNG files")
-    add("--images", type=int, default=4)
+    add("--images", type=int, default=4, help="how many pictures to draw, each from the next seed")
+    _precision_option(sub)
     add("--steps", type=int, help="(30; with --mode the mode's, with the model 'demo' its own)")
     add("--guidance", type=float, help="classifier-free scale (5; as --steps)")
     add("--seed", type=int, default=0, help="of the first picture; the next has seed + 1")
@@ -105,6 +107,16 @@ def _generate_options(sub: argparse.ArgumentParser) -> None:
     from .decorate import add_options
 
     add_options(sub)
+
+
+def _precision_option(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--precision",
+        choices=get_args(DrawingPrecision),
+        default="auto",
+        help="of the model: auto is fp16 on a GPU that has it, else fp32, which takes twice the memory; "
+        "on a CPU with less than 16 GB of RAM choose bf16",
+    )
 
 
 def _generate(options: argparse.Namespace) -> None:
@@ -137,6 +149,7 @@ def _generate(options: argparse.Namespace) -> None:
         alpha_mode=options.alpha_mode,
         images=options.images,
         seed=options.seed,
+        precision=options.precision,
     )
     _tell(own)
     for path in generate(job):
@@ -201,6 +214,7 @@ def _restyle_options(sub: argparse.ArgumentParser) -> None:
     add("--vgg", type=Path, help="clip: VGG19 as .safetensors")
     add("--t", type=float, default=0.7, help="clip: how strongly the surroundings are held")
     add("--seed", type=int, default=0)
+    _precision_option(sub)
 
 
 def _restyle(options: argparse.Namespace) -> None:
@@ -230,11 +244,24 @@ def _demo(options: argparse.Namespace) -> None:
     print(tell(options.output, options.seed))
 
 
+def _memory_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--resolution", type=int, default=1024, help="pixels of a square picture's side")
+    sub.add_argument("--rank", type=int, default=64, help="of all LoRAs that are trained at once, together")
+    sub.add_argument("--batch-size", type=int, default=1)
+
+
+def _memory(options: argparse.Namespace) -> None:
+    from .memory import report
+
+    print(report(options.resolution, options.batch_size, options.rank))
+
+
 _COMMANDS = {
     "train": ("train a B-LoRA from a picture", train_options.add_options, train_options.run),
     "generate": ("draw with a structure and/or a style B-LoRA", _generate_options, _generate),
     "inspect": ("say what a LoRA file holds", _inspect_options, _inspect),
     "convert": ("write a LoRA file in another key format", _convert_options, _convert),
     "restyle": ("restyle one named object of a picture", _restyle_options, _restyle),
+    "memory": ("what a training takes, and the memory mode for each card", _memory_options, _memory),
     "demo": ("the whole method on the shipped demo model", _demo_options, _demo),
 }

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import files
+from ..device import DrawingPrecision, drawing_type
 from ..errors import RecipeError
 from ..images import fit, png, read, to_pil
 from ..modes import MODES, Mode, mode_named
@@ -31,6 +32,7 @@ _OWN = (
 )  # of a mode, to be set singly
 _SAME = (  # options of generate that the job has under the same name
     *("model", "mode", "glyph", "output", "elements", "structure", "style", "style_image", "images", "seed"),
+    "precision",
     *("composition_adapter", "style_adapter", "image_encoder", "control_net"),
 )
 
@@ -64,6 +66,7 @@ class DecorateJob:
     guidance: float = 0.0
     resolution: int | None = None
     changes: Mapping[str, Any] = field(default_factory=dict)
+    precision: DrawingPrecision = "auto"
 
     def texts(self) -> dict[str, str]:
         """The fields of Passes that are text."""
@@ -86,7 +89,6 @@ def decorate(job: DecorateJob) -> list[Path]:
     Under `accelerate launch` the pictures are shared out between the processes; each returns its own.
     Raises ReCharError on bad input, before anything is drawn.
     """
-    import torch
     from tqdm import tqdm
 
     from .base import load
@@ -105,8 +107,7 @@ def decorate(job: DecorateJob) -> list[Path]:
     mode, picture = job.chosen(), read(job.glyph)
     given["style_image"] = read(job.style_image).movedim(1, -1) if job.style_image else None
     make_folder(job.output)
-    dtype = torch.float16 if here.device.type == "cuda" else torch.float32
-    where = (dtype, here.device)
+    where = (drawing_type(job.precision, here.device), here.device)
     read_by = readers(job.composition_adapter, job.style_adapter, job.image_encoder, *where)
     net = control_net(job.control_net, *where)
     painter = DiffusersPainter(load(job.model, *where), read_by, net)

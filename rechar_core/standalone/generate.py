@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from .. import files
+from ..device import DrawingPrecision, drawing_type
 from ..errors import FileError, RecipeError
 from ..fusion import AlphaMode, Fusion, applied, fuse
 from ..images import PICTURE_SUFFIXES, png
@@ -54,7 +55,10 @@ def check_side(name: str, pixels: int | None) -> None:
 
 @dataclass(frozen=True)
 class GenerateJob:
-    """What to draw from what. structure, style: B-LoRA files; seed + i is the seed of picture i."""
+    """What to draw from what. structure, style: B-LoRA files; seed + i is the seed of picture i.
+
+    precision: of the UNet and the text encoders; the VAE computes in fp32 always.
+    """
 
     model: str
     sampling: Sampling
@@ -66,6 +70,7 @@ class GenerateJob:
     alpha_mode: AlphaMode = "linear"
     images: int = 4
     seed: int = 0
+    precision: DrawingPrecision = "auto"
 
 
 def generate(job: GenerateJob) -> list[Path]:
@@ -84,8 +89,7 @@ def generate(job: GenerateJob) -> list[Path]:
         job.alpha_mode,
     )
     make_folder(job.output)
-    dtype = torch.float16 if here.device.type == "cuda" else torch.float32
-    pipeline = load(job.model, dtype, here.device)
+    pipeline = load(job.model, drawing_type(job.precision, here.device), here.device)
     seeds = [job.seed + i for i in range(job.images)][here.process_index :: here.num_processes]
     written = []
     for seed, picture in zip(seeds, sample(pipeline, job.sampling, fusion, seeds), strict=True):

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from .. import files
+from ..device import DrawingPrecision, drawing_type
 from ..errors import ImageError, RecipeError
 from ..fusion import applied, fuse
 from ..images import LATENT_SCALE, png, read, to_pil
@@ -19,7 +20,7 @@ from ..soulstyler.llm import Llm, read_in_mode
 from ..soulstyler.segment import Search, find
 from ..soulstyler.segmenters import load_segmenter
 from ..storage import file_to_write, write_bytes
-from .base import check_finite, load
+from .base import cast, check_finite, load
 from .processes import processes, say
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class RestyleJob:
     latter with SAM 2 from the folder `sam`; object: its name in English, if the instruction's is none. llm: a folder;
     without it the rules read the instruction. model, style, style_alpha, structure, steps, guidance, strength: of the
     engine "sdxl", with strength 0..1, how much of the object is drawn anew; a structure B-LoRA of the object keeps its
-    form. clip, vgg, t: of the engine "clip".
+    form. clip, vgg, t: of the engine "clip". precision: of the engine "sdxl".
     """
 
     image: Path
@@ -63,6 +64,7 @@ class RestyleJob:
     vgg: Path | None = None
     t: float = 0.7
     seed: int = 0
+    precision: DrawingPrecision = "auto"
 
 
 def restyle(job: RestyleJob) -> Path:
@@ -134,8 +136,7 @@ class _Sdxl:
         structure, style = (files.read(file) if file else None for file in (job.structure, job.style))
         self.fusion = fuse(structure, style, style_alpha=job.style_alpha)
         device = processes().device
-        dtype = torch.float16 if device.type == "cuda" else torch.float32
-        self.pipeline = _img2img(load(job.model, dtype, device))
+        self.pipeline = _img2img(load(job.model, drawing_type(job.precision, device), device))
 
     def __call__(self, target: Target, pair: Pair) -> Tensor:
         job, image = self.job, padded(target.image, LATENT_SCALE).movedim(-1, 1)
@@ -164,7 +165,7 @@ class _Held:
     """
 
     def __init__(self, pipeline: Any, image: Tensor, cells: Tensor, seed: int):
-        vae = pipeline.vae.float()  # SDXL's overflows in fp16
+        vae = cast(pipeline.vae, torch.float32)  # SDXL's overflows in fp16
         with torch.no_grad():
             pixels = (image * 2 - 1).to(vae.device, vae.dtype)
             self.latent = vae.encode(pixels).latent_dist.mode() * vae.config.scaling_factor

@@ -16,14 +16,19 @@ LADDER: tuple[MemoryMode, ...] = ("fast", "normal", "low")
 
 # What a training step takes of memory beside the weights, in half precision at 1024 x 1024, batch 1: bytes counted by
 # benchmarks/real_size.py, which runs the steps of this package on tensors without data.
-_ACTIVATIONS: dict[MemoryMode, float] = {"fast": 2.6e9, "normal": 0.5e9, "low": 0.4e9}
+_ACTIVATIONS: dict[MemoryMode, float] = {"fast": 2.4e9, "normal": 0.4e9, "low": 0.31e9}
 _LORA_PER_RANK = 440_320 * 4 * 4  # both blocks' values; fp32; weights, gradients and two moments
+SDXL_HALF, SDXL_FP8 = (
+    5_134_927_368,
+    2_905_189_768,
+)  # bytes of SDXL's UNet, in half precision and by --fp8-base
 _LARGER_HALF = 0.504  # of the UNet's bytes: what of it mode low has on the GPU at a time
 # Margin for what such a count leaves out: fragments of the allocator, a share of what comes and goes every step, and
 # the workspaces of kernels.
 _FRAGMENTS = 0.15
 _WORKSPACES = 0.4e9
 RESERVE = 0.8e9  # of a card's memory: torch's context on it, and what the desktop shows
+CARDS = (24, 16, 12, 10, 8, 6, 4)  # sizes of the table, in GB
 _AREA = 128 * 128  # latent values of 1024 x 1024 pixels, a channel
 
 # Latent area whose prefix is computed in one forward pass: enough to fill the device, no more than memory allows.
@@ -89,6 +94,24 @@ def choose_mode(
 
 def _gb(size: float) -> str:
     return f"{size / 2**30:.1f} GB"
+
+
+def table(resolution: int, batch_size: int, rank: int) -> str:
+    """What `auto` takes on cards of each size for SDXL in half precision, as a Markdown table; GB are 2**30 bytes."""
+    area = (resolution // 8) ** 2
+    rows = [
+        "| card | free on it | mode | it takes | mode with --fp8-base | it takes |",
+        "|---|---|---|---|---|---|",
+    ]
+    for card in CARDS:
+        free = int(card * 2**30 - RESERVE)
+        row = [f"{card} GB", _gb(free)]
+        for base in (SDXL_HALF, SDXL_FP8):
+            mode, _ = choose_mode(free, base, area, batch_size, rank, 2)
+            need = needed(mode, base, area, batch_size, rank, 2)
+            row += [mode if need <= free else f"{mode}, may run out", _gb(need)]
+        rows.append(f"| {' | '.join(row)} |")
+    return "\n".join(rows)
 
 
 def next_rung(mode: MemoryMode) -> MemoryMode | None:
