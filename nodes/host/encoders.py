@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,6 +10,7 @@ from torch import Tensor, nn
 
 from ...rechar_core.errors import ImageError
 from ...rechar_core.images import fit, rgb
+from ...rechar_core.progress import watched
 from ...rechar_core.training.denoiser import Conditioning, LatentMoments
 from ...rechar_core.training.loop import ran_out
 from .progress import Progress
@@ -42,20 +41,25 @@ def encode_pictures(
     model, names = vae.first_stage_model, ["encoder", "quant_conv"]
     parts = [model.get_submodule(name) for name in names]
     moments: list[LatentMoments] = []
+
+    def ran(done: int, layers: int) -> None:
+        if progress:
+            progress.within(len(moments) * layers + done, len(pictures) * layers)
+
     with own_weights(vae.patcher.clone(), names, torch.float32) as own, torch.no_grad():
         device = vae.device
-        with counted(parts, len(pictures), progress):
-            while len(moments) < len(pictures):
-                try:
-                    own.place(parts, device)
+        while len(moments) < len(pictures):
+            try:
+                own.place(parts, device)
+                with watched(parts[0], ran):
                     moments.append(_posterior(*parts, pictures[len(moments)].to(device), scale))
-                except RuntimeError as error:
-                    if device.type == "cpu" or not ran_out(error):
-                        raise
-                    logging.getLogger(__name__).warning(
-                        "The card's memory does not suffice to encode the picture; the CPU does it, slowly."
-                    )
-                    device = torch.device("cpu")
+            except RuntimeError as error:
+                if device.type == "cpu" or not ran_out(error):
+                    raise
+                logging.getLogger(__name__).warning(
+                    "ReChar: the card's memory does not suffice to encode the picture; the CPU does it, slowly."
+                )
+                device = torch.device("cpu")
     return moments
 
 
@@ -63,21 +67,3 @@ def _posterior(encoder: nn.Module, quant_conv: nn.Module, pixels: Tensor, scale:
     mean, logvar = quant_conv(encoder(pixels)).chunk(2, dim=1)
     std = logvar.clamp(-30, 20).mul(0.5).exp()
     return LatentMoments((mean * scale).cpu(), (std * scale).cpu())
-
-
-@contextmanager
-def counted(parts: Sequence[nn.Module], times: int, progress: Progress | None) -> Iterator[None]:
-    """Tells `progress` each convolution of `parts` that is computed, of `times` passes through them."""
-    layers = [m for part in parts for m in part.modules() if isinstance(m, nn.Conv2d)] if progress else []
-    done = iter(range(1, len(layers) * times + 1))
-
-    def told(*_: Any) -> None:
-        if progress:
-            progress.within(next(done, len(layers) * times), len(layers) * times)
-
-    handles = [layer.register_forward_hook(told) for layer in layers]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
