@@ -25,6 +25,7 @@ from .device import memory
 PAGE = 1 << 16  # 32 MB in the real library; small models need smaller ones
 OOM = 1  # what vbar_fault answers where the weight has to be cast for this call alone
 violations: list[str] = []
+taken_back = 0  # bytes of weights, so far, because memory was short
 
 
 def violation(text: str) -> RuntimeError:
@@ -274,9 +275,11 @@ class Library:
 
     def _reclaim(self, size: int) -> None:
         """Take back at least so many bytes, if there are as many that are not pinned."""
+        global taken_back
         for bar in self._vbars:
             while size > 0 and bar.watermark > bar.limit:
-                size -= bar.lower()
+                freed = bar.lower()
+                size, taken_back = size - freed, taken_back + freed
 
     # Buffers on the card
 

@@ -123,7 +123,10 @@ def check_modules_move_as_to_a_card() -> None:
     weight, kept = net[0].weight, copy.deepcopy(net.state_dict())
     net.to(DEVICE)
     assert net[0].weight is weight and weight.device == DEVICE and isinstance(weight, nn.Parameter)
+    net.register_buffer("kept", torch.ones(3, device=DEVICE))
     twin = copy.deepcopy(net)
+    assert twin.kept.tolist() == [1, 1, 1] and twin.kept.data_ptr() != net.kept.data_ptr()
+    del net.kept
     assert all(parameter.device == DEVICE for parameter in twin.parameters())
     assert twin[0].weight.data_ptr() != weight.data_ptr()
     net.to("cpu", non_blocking=True)
@@ -303,4 +306,4 @@ def check_training_is_the_cpus() -> None:
         torch.testing.assert_close(ours, cpus, rtol=1e-5, atol=1e-6)
 
 
-checking.main(globals())
+checking.main(globals(), Path(sys.argv[2]))

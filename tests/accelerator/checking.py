@@ -1,7 +1,7 @@
 """Checks that need a process of their own: the simulated card is registered for a whole process.
 
-A script has functions `check_...` and ends with `main(globals())`; a test module asks for their `names`, and for the
-`results` of one run of the script.
+A script has functions `check_...` and ends with `main(globals(), FOLDER)`; a test module asks for their `names`, and
+for the `results` of one run of the script.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def results(script: str, folder: Path, *options: str, in_host: bool = False) -> 
     return json.loads((folder / "results.json").read_text(encoding="utf-8"))
 
 
-def main(names_in_script: dict[str, Any]) -> None:
-    """Run every check of the script, and write FOLDER/results.json."""
+def main(names_in_script: dict[str, Any], folder: Path) -> None:
+    """Run every check of the script, and write results.json into the folder; the process ends."""
     found = {}
     for name, check in list(names_in_script.items()):
         if name.startswith("check_"):
@@ -49,4 +49,6 @@ def main(names_in_script: dict[str, Any]) -> None:
                 found[name] = ""
             except Exception:
                 found[name] = traceback.format_exc()
-    (Path(sys.argv[2]) / "results.json").write_text(json.dumps(found), encoding="utf-8")
+    (folder / "results.json").write_text(json.dumps(found), encoding="utf-8")
+    sys.stderr.flush()
+    os._exit(0)  # a check may leave objects that cannot be freed in order

@@ -377,6 +377,20 @@ def _data_across_devices() -> None:
     torch._has_compatible_shallow_copy_type = either
 
 
+def _storages_are_copied() -> None:
+    """copy.deepcopy of a tensor copies its storage, for which torch knows no allocator of this device."""
+    plain = torch.UntypedStorage.clone
+
+    def clone(self: torch.UntypedStorage) -> torch.UntypedStorage:
+        if self.device.type != "sim":
+            return plain(self)
+        if self._block.use:
+            self._block.use()
+        return storage(Block(self._block.bytes.clone()))
+
+    torch.UntypedStorage.clone = clone
+
+
 class _Backend:
     """The module torch.sim."""
 
@@ -453,4 +467,5 @@ def _not_taken_apart() -> Iterator[Any]:
 
 _libraries = _register()
 _data_across_devices()
+_storages_are_copied()
 DEVICE = torch.device("sim", 0)

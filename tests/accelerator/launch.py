@@ -1,4 +1,4 @@
-"""A ComfyUI server on the simulated card: `python launch.py plain|dynamic LIMIT main.py [options]`, in the host's folder.
+"""A ComfyUI server on the simulated card: `python launch.py plain|dynamic LIMIT main.py [options]` in a host's folder.
 
 LIMIT: of the card's memory in bytes; 0 for none. As with tests/attached.py, the server does not outlive its starter.
 """
