@@ -103,7 +103,7 @@ def check_the_picture_on_a_card_that_is_too_small() -> None:
     kept = management.EXTRA_RESERVED_VRAM, management.minimum_inference_memory
     management.EXTRA_RESERVED_VRAM, management.minimum_inference_memory = 0, lambda: 10 << 20
     try:
-        with limited(36 << 20):
+        with limited(56 << 20):
             near(picture(1))
     finally:
         management.EXTRA_RESERVED_VRAM, management.minimum_inference_memory = kept
