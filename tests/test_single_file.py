@@ -79,6 +79,13 @@ def test_a_missing_part_is_named(prefix: str, part: str) -> None:
         check_base("model.safetensors", partial)
 
 
+def test_what_some_checkpoints_lack_is_not_asked_for() -> None:
+    """A failure means that a complete model is refused, or breaks off while it is loaded."""
+    asked = {key for prefix in sdxl_layout.PARTS for key in sdxl_layout.required(prefix)}
+    assert {key.rpartition(".")[2] for key in XL.keys() - asked} == {"position_ids", "logit_scale"}
+    assert asked <= XL.keys() and len(XL) - len(asked) == 2
+
+
 def write_header(path: Path, shapes: dict[str, tuple[int, ...]], dtype: str = "F16") -> Path:
     """A safetensors file of zeros, sparse where the disk can be."""
     entries, offset = {}, 0

@@ -18,6 +18,12 @@ def checkpoint() -> Shapes:
     return {prefix + key: shape for prefix, keys in PARTS.items() for key, shape in keys().items()}
 
 
+def required(prefix: str) -> Shapes:
+    """The tensors of one part that every checkpoint holds, under their full names."""
+    part = {prefix + key: shape for key, shape in PARTS[prefix]().items()}
+    return {key: shape for key, shape in part.items() if not key.endswith(OPTIONAL)}
+
+
 def unet() -> Shapes:
     keys: Shapes = {}
     for name, width in (("time_embed", 320), ("label_emb.0", 2816)):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import FileError, ModelError
 from ..storage import opened
 from . import sdxl_layout
-from .sdxl_layout import BIGG, CLIP_L, OPTIONAL, PARTS, UNET, VAE, Shapes
+from .sdxl_layout import BIGG, CLIP_L, UNET, VAE, Shapes
 from .stored import Stored, examine, read
 
 if TYPE_CHECKING:
@@ -102,9 +102,8 @@ def _assembled(
     done, total = 0, len(sdxl_layout.checkpoint())
     for name, (prefix, model) in empty_models().items():
         held = torch.float32 if name == "vae" else dtype
-        layout = {prefix + key: shape for key, shape in PARTS[prefix]().items() if not key.endswith(OPTIONAL)}
         weights = {}
-        for key, shape in layout.items():
+        for key, shape in sdxl_layout.required(prefix).items():
             weights[key] = weight(key, shape, held)
             done += 1
             ran(done, total)
