@@ -141,6 +141,7 @@ def train(options: argparse.Namespace) -> None:
         "--fresh",
     ]
     step = Training.step
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 
     def stopped(*given: Any) -> Any:
         done = step(*given)
