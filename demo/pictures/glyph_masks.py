@@ -1,11 +1,12 @@
 """Glyph masks for training: characters, words, clusters and logos that are not held out, in Debian's fonts."""
 
+import os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, features
 from scipy import ndimage
 
 from benchmarks.every_character import candidates
@@ -17,6 +18,7 @@ from .fields import SIZE
 
 Array = np.ndarray
 ROOT = Path("/usr/share/fonts")
+CARRIED = os.environ.get("DEMO_FONTS", "")  # a folder of `demo.pictures.carried_fonts` to draw from instead
 
 # Font files below ROOT; a collection's face follows "#". Weights: light faces are drawn, but seldom.
 FONTS: dict[str, tuple[str, ...]] = {
@@ -87,6 +89,7 @@ SHARES = {
     "hebrew": 0.02,
     "logo": 0.05,
 }
+SHAPED = ("arabic", "devanagari", "thai")
 EXTENT = (0.5, 0.86)  # of the picture, the glyph's longer side
 
 
@@ -117,10 +120,24 @@ def trained_texts() -> dict[str, tuple[str, ...]]:
     return {kind: tuple(t for t in texts if t not in never_drawn()) for kind, texts in found.items()}
 
 
+def carried_name(name: str) -> str:
+    """The file of a face in a folder of carried fonts."""
+    return name.replace("/", "_").replace("#", "_face")
+
+
+@lru_cache(maxsize=1)
+def kinds() -> tuple[list[str], list[float]]:
+    """The kinds that can be drawn here, and their shares: some scripts need Pillow's raqm, and that FriBiDi."""
+    able = {kind: share for kind, share in SHARES.items() if kind not in SHAPED or features.check("raqm")}
+    return list(able), [share / sum(able.values()) for share in able.values()]
+
+
 @lru_cache(maxsize=128)
 def font(name: str, size: int) -> ImageFont.FreeTypeFont:
     """A face at a size in px; shaped by raqm where the script needs it."""
     path, _, face = name.partition("#")
+    if CARRIED:
+        return ImageFont.truetype(str(Path(CARRIED) / carried_name(name)), size)
     return ImageFont.truetype(str(ROOT / path), size, index=int(face or 0))
 
 
@@ -132,6 +149,14 @@ class Placing:
     shift: tuple[float, float] = (0.0, 0.0)
     turn: float = 0.0
     bolder: float = 0.0
+
+
+@lru_cache(maxsize=16)
+def faces_of(kind: str) -> tuple[str, ...]:
+    """The faces of a kind that are here: all of FONTS, or those that were carried along."""
+    if not CARRIED:
+        return FONTS[kind]
+    return tuple(face for face in FONTS[kind] if (Path(CARRIED) / carried_name(face)).exists())
 
 
 def _drawn(kind: str, text: str, face: str) -> Image.Image | None:
@@ -187,10 +212,11 @@ def signed_distance(values: Array) -> Array:
 def random_glyph(rng: np.random.Generator) -> tuple[str, str, Array]:
     """Kind, text and coverage of a glyph that training may draw, in a random face, size, place and weight."""
     while True:
-        kind = str(rng.choice(list(SHARES), p=list(SHARES.values())))
+        names, shares = kinds()
+        kind = str(rng.choice(names, p=shares))
         text, face = str(FIRST_TRAINED_LOGO + rng.integers(1_000_000)), ""
         if kind != "logo":
-            texts, faces = trained_texts()[kind], FONTS[kind]
+            texts, faces = trained_texts()[kind], faces_of(kind)
             text, face = texts[rng.integers(len(texts))], faces[rng.integers(len(faces))]
         extent = rng.uniform(*EXTENT) if rng.random() < 0.8 else rng.uniform(0.68, 0.84)
         room = (1 - extent) / 2 * 0.8

@@ -14,7 +14,6 @@ The style is *measured*, not only named: colours, how they vary, how strong the 
 runs, what the edge looks like. A photograph has such a code as well as any family.
 """
 
-
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -143,7 +142,9 @@ def measure(pictures: Tensor, masks: Tensor, distances: Tensor, elements: Tensor
     gx, gy = slopes(blur(distances.clamp(-8, 8), 1.0))
     side = torch.cat([_mean(grey * gx, halo), _mean(grey * gy, halo)], 1)
     has_halo = (halo.sum((2, 3)) > 20).float()
-    edge = torch.cat([3 * (_mean(pictures, rim) - ink), 3 * (_mean(pictures, halo) - ground) * has_halo, 6 * side], 1)
+    edge = torch.cat(
+        [3 * (_mean(pictures, rim) - ink), 3 * (_mean(pictures, halo) - ground) * has_halo, 6 * side], 1
+    )
     found = torch.cat([3 * (ink - 0.5), 3 * (ground - 0.5), ink_texture, ground_texture, edge], 1)
     return nn.functional.pad(found, (0, MEASURED.stop - MEASURED.start - found.shape[1])).clamp(-4, 4)
 
@@ -173,5 +174,3 @@ def context(
     if blank is not None:
         ctx[blank] = 0
     return ctx
-
-

@@ -35,7 +35,9 @@ class Basis:
 
     def latents(self, pictures: Tensor) -> Tensor:
         """Latents (n, channels, h / 8, w / 8) of pictures (n, 3, h, w) in 0..1."""
-        inner = nn.functional.conv2d(2 * pictures - 1, patch_kernel(self.first, 4, 3), -(self.first @ self.mean), 4)
+        inner = nn.functional.conv2d(
+            2 * pictures - 1, patch_kernel(self.first, 4, 3), -(self.first @ self.mean), 4
+        )
         return nn.functional.conv2d(inner, patch_kernel(self.second, 2, INNER), stride=2)
 
     def back(self) -> Tensor:
@@ -49,7 +51,11 @@ class Basis:
     def pictures(self, latents: Tensor) -> Tensor:
         """Pictures (n, 3, 8h, 8w) in 0..1 by the pseudo-inverse alone: blocky, a baseline for the decoder."""
         found = nn.functional.conv_transpose2d(latents, self.back(), stride=8)
-        grey = self.mean.view(4, 4, 3).permute(2, 0, 1)[None].repeat(1, 1, found.shape[2] // 4, found.shape[3] // 4)
+        grey = (
+            self.mean.view(4, 4, 3)
+            .permute(2, 0, 1)[None]
+            .repeat(1, 1, found.shape[2] // 4, found.shape[3] // 4)
+        )
         return (found + grey) / 2 + 0.5
 
     def save(self, path: Path) -> None:

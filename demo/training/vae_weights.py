@@ -61,7 +61,9 @@ def write_encoder(vae: nn.Module, basis: Basis) -> None:
     for channel in range(12):
         encoder.down_blocks[1].resnets[0].conv_shortcut.weight[channel, channel] = 1
     second_down = encoder.down_blocks[1].downsamplers[0].conv
-    split = basis.first.view(-1, 2, 2, 2, 2, 3)  # component, big row, small row, big column, small column, colour
+    split = basis.first.view(
+        -1, 2, 2, 2, 2, 3
+    )  # component, big row, small row, big column, small column, colour
     second_down.weight[:, :12, :2, :2] = split.permute(0, 2, 4, 5, 1, 3).reshape(-1, 12, 2, 2)
     second_down.bias.copy_(-(basis.first @ basis.mean))
     for channel in range(LEVELS[1]):
@@ -96,7 +98,12 @@ def start_decoder(vae: nn.Module, basis: Basis) -> None:
     decoder.conv_out.weight.mul_(0.3)
     decoder.conv_out.bias.zero_()
     norm = decoder.conv_norm_out
-    carry(decoder.up_blocks[3].resnets[0].conv_shortcut, norm, decoder.conv_out.weight[:, :, 1, 1], 16.0, 20.0)
+    carry(
+        decoder.up_blocks[3].resnets[0].conv_shortcut, norm, decoder.conv_out.weight[:, :, 1, 1], 16.0, 20.0
+    )
+    for block in decoder.up_blocks[3].resnets:
+        for constant in (1, 2, 4, 5, 7, 8):  # nothing may be added to the constants
+            block.conv2.weight[constant] = 0
     silence_middle(vae)
 
 
@@ -124,7 +131,12 @@ def thin_tail(width: int = THIN) -> tuple[nn.Module, nn.Module, nn.Module]:
 
     def block(inputs: int, in_groups: int) -> nn.Module:
         return ResnetBlock2D(
-            in_channels=inputs, out_channels=width, temb_channels=None, groups=in_groups, groups_out=groups, eps=1e-6
+            in_channels=inputs,
+            out_channels=width,
+            temb_channels=None,
+            groups=in_groups,
+            groups_out=groups,
+            eps=1e-6,
         )
 
     resnets = nn.ModuleList([block(LEVELS[1], 32), block(width, groups)])
@@ -139,7 +151,11 @@ def widen(thin: dict[str, Tensor], whole: dict[str, Tensor]) -> dict[str, Tensor
         if name not in thin or thin[name].shape == tensor.shape:
             found[name] = thin.get(name, tensor)
             continue
-        fill = torch.ones_like(tensor) if "norm" in name and name.endswith("weight") else torch.zeros_like(tensor)
+        fill = (
+            torch.ones_like(tensor)
+            if "norm" in name and name.endswith("weight")
+            else torch.zeros_like(tensor)
+        )
         fill[tuple(slice(0, size) for size in thin[name].shape)] = thin[name]
         found[name] = fill
     return found
