@@ -41,7 +41,7 @@ def make_data(folder: Path, worker: int, workers: int, first: int, count: int) -
     meanings, turn = Meanings(), 0
     while True:
         number = first + worker + workers * turn
-        shard = shards.render(number, count if turn else max(32, count // 8))
+        shard = shards.render(number, count if turn else max(16, count // 16))
         encoded = encode_shard(shard, meanings.latent)
         _save(encoded, folder / "codes" / f"{number}.pt")
         if number - first < PICTURE_SHARDS:
@@ -97,11 +97,12 @@ def train(options: argparse.Namespace, folder: Path, began: float) -> dict[str, 
         torch.backends.cudnn.benchmark = True
 
     def left() -> float:
-        return options.minutes - (time.time() - began) / 60
+        """Minutes; never nothing, however slow the start was."""
+        return max(0.3, options.minutes - (time.time() - began) / 60)
 
     decoder = DecoderTrainer(folder, meanings.latent, device)
     decoder.run(
-        DECODER_SHARE * left(), batch=options.batch // 4 or 1, log_every=20 if device == "cpu" else 100
+        DECODER_SHARE * left(), batch=max(8, options.batch // 4), log_every=20 if device == "cpu" else 100
     )
     steps = {"vae": decoder.checkpoint.step}
     del decoder
@@ -115,7 +116,7 @@ def train(options: argparse.Namespace, folder: Path, began: float) -> dict[str, 
         average=0.999,
         encoded=True,
     )
-    unet.run(max(0.2, left() - 0.3), fall=0.5, most=options.workers)
+    unet.run(left(), fall=0.5, most=options.workers)
     return {
         "steps": steps | {"unet": unet.checkpoint.step},
         "samples": len(unet.samples),
@@ -129,7 +130,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("out", type=Path)
-    parser.add_argument("--minutes", type=float, default=8.0, help="for everything but the last sheet")
+    parser.add_argument("--minutes", type=float, default=8.0, help="for everything but start and last sheet")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 4) - 3))
     parser.add_argument("--batch", type=int, default=192)
@@ -137,12 +138,13 @@ def main() -> None:
     parser.add_argument("--shard", type=int, default=256, help="pictures that a worker renders at a time")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    began, folder = time.time(), Path(tempfile.mkdtemp(prefix="demo_card_"))
+    folder = Path(tempfile.mkdtemp(prefix="demo_card_"))
     start_from_exported(folder)
     first = FIRST_SHARD + 10_000 * len(list(folder.glob("*.pt"))) + _steps(folder)
     workers = start_workers(options, folder, first)
     try:
-        wait_for(folder, 1, 120)
+        wait_for(folder, 1, 300)
+        began = time.time()
         report = train(options, folder, began)
     finally:
         for process in workers[: options.workers]:

@@ -2,10 +2,10 @@
 
     python -m demo.train --folder /work/train --minutes 600
 
-It takes turns: renders more pictures, trains the VAE's decoder, the text encoders, and mostly the UNet. Everything is in
-FOLDER and goes on from there; where FOLDER is empty, weights exported to demo/weights start it. Stop it at any time: each
-part saves every three minutes. `--finish` lets the learning rates fall over this run's last part: use it for the last
-run, before `python -m demo.export_new FOLDER`.
+It takes turns: renders more pictures, trains the VAE's decoder, the text encoders, and mostly the UNet. Everything is
+in FOLDER and goes on from there; where FOLDER is empty, weights exported to demo/weights start it. Stop it at any time:
+each part saves every three minutes. `--finish` lets the UNet's learning rate fall over this run: use it for the last
+one. `python -m demo.training.resume FOLDER` writes the moving averages to demo/weights, to be committed.
 """
 
 import argparse

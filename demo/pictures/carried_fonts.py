@@ -1,5 +1,6 @@
-"""Fonts for a machine that has none: `python -m demo.pictures.carried_fonts FOLDER` cuts the faces of `glyph_masks.FONTS`
-down to what training draws (about 16 MB), for `DEMO_FONTS=FOLDER` there. Needs fontTools; nothing of it is shipped.
+"""Fonts for a machine that has none: `python -m demo.pictures.carried_fonts FOLDER`.
+
+It cuts the faces of `glyph_masks.FONTS` down to what training draws (about 16 MB), for `DEMO_FONTS=FOLDER` there. Needs fontTools; nothing of it is shipped.
 """
 
 import sys

@@ -134,7 +134,7 @@ def balloon(scene: Scene, ground: Tensor) -> Tensor:
 def glitter(scene: Scene, ground: Tensor) -> Tensor:
     """Sequins: small discs, each at its own angle to the light."""
     s = scene.source
-    near, second, numbers = voronoi(s, s.whole(6, 9), 0.55)
+    near, _, numbers = voronoi(s, s.whole(6, 9), 0.55)
     disc = step(3.6 - near, 0.0, 1.4)
     spark = numbers[:, :1] ** 4
     colour = mix(darker(scene.ink, 0.45), lighter(scene.ink, 0.25), numbers[:, 1:2])

@@ -5,6 +5,7 @@ Shapes are polygons in units of the element's size round its middle, y downwards
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -111,7 +112,7 @@ def bamboo(pen: Pen) -> None:
     green = _any(pen.rng, "4e8f3c", "6fae4a", "2f6b3a")
     tall, wide, bend = 1.15, 0.035, pen.rng.uniform(-0.07, 0.07)
     joints = np.linspace(-tall, tall, 8)
-    for low, high in zip(joints, joints[1:]):
+    for low, high in pairwise(joints):
         a, b = bend * low, bend * high
         gap = 0.012
         body = [(a - wide, low + gap), (a + wide, low + gap), (b + wide, high - gap), (b - wide, high - gap)]
@@ -135,7 +136,7 @@ def crane(pen: Pen) -> None:
     white, black, red = near((246, 244, 238), pen.rng, 5), (34, 32, 38), (208, 40, 40)
     legs = np.array([(0.32, 0.12), (0.62, 0.2), (0.98, 0.22)])
     pen.line(legs, black, 0.035 * pen.size)
-    pen.line(legs + (0, 0.06), black, 0.035 * pen.size)
+    pen.line(legs + (0, 0.06), black, 0.035 * pen.size)  # noqa: RUF005
     far = smooth([(0.02, -0.02), (-0.12, -0.5), (0.1, -0.95), (0.22, -0.6), (0.26, -0.1)])
     pen.fill(far, tone(white, -0.14))
     pen.fill(
@@ -235,7 +236,7 @@ def koi(pen: Pen) -> None:
     wide[t > 0.6] = 0.05 + 0.65 * (t[t > 0.6] - 0.6)
     for side in (-1, 1):
         fin = smooth([(-0.35, 0.1), (-0.12, 0.52), (0.06, 0.48), (-0.02, 0.14)]) * (1, side)
-        pen.fill(fin + (0, -0.12), tone(red, 0.45))
+        pen.fill(fin + (0, -0.12), tone(red, 0.45))  # noqa: RUF005
     body = np.concatenate([np.stack([t, bend + wide], 1), np.stack([t, bend - wide], 1)[::-1]])
     pen.fill(body, white)
     for low, high in ((2, 11), (16, 24), (30, 39)):
@@ -282,7 +283,7 @@ def lotus(pen: Pen) -> None:
         (0.4, 0.08),
         (0, 0.22),
     ):
-        outline = turned(petal - (0, 0.42), angle) + (0, 0.42)
+        outline = turned(petal - (0, 0.42), angle) + (0, 0.42)  # noqa: RUF005
         pen.fill(outline, tone(pink, share - 0.25))
         middle = outline.mean(0)
         pen.fill((outline - middle) * 0.86 + middle, tone(pink, share) if share else pink)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .fields import blur, dome, grid, mix, moved, shade, slopes, step, strands, voronoi
+from .fields import blur, dome, grid, mix, moved, shade, slopes, step, voronoi
 from .scene import Scene, cover, darker, lighter, over
 
 
@@ -59,7 +59,7 @@ def chrome(scene: Scene, ground: Tensor) -> Tensor:
 def copper(scene: Scene, ground: Tensor) -> Tensor:
     """Hammered copper; verdigris grows from the edges and the dents."""
     s = scene.source
-    near, second, _ = voronoi(s, s.whole(12, 19), 0.9)
+    near, _, _ = voronoi(s, s.whole(12, 19), 0.9)
     height = scene.cushion * 0.7 + 0.09 * near**1.3
     diffuse, gloss = shade(height, scene.light, 16.0)
     body = scene.ink * (0.35 + 0.65 * diffuse) + 0.45 * gloss * lighter(scene.ink, 0.5)

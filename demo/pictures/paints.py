@@ -50,7 +50,7 @@ def woodblock(scene: Scene, ground: Tensor) -> Tensor:
     grain = s.noise(3.5, 1.8, 16.0, angle)
     edge = scene.distance + 0.35 * s.noise(3, 1) + 0.35 * grain
     body = step(edge, 0.0, 1.3)
-    x, y = grid(s.size, s.device)
+    y = grid(s.size, s.device)[1]
     fade = mix(scene.ink, scene.ink2, ((y - 40) / 176).clamp(0, 1) * s.uniform(0.0, 0.9))
     worn = step(grain + s.uniform(1.0, 1.9), 0.0, 0.9)
     return over(ground, fade * (1 + 0.06 * grain), body * (0.35 + 0.65 * worn))
@@ -115,7 +115,7 @@ def porcelain(scene: Scene, ground: Tensor) -> Tensor:
 def graffiti(scene: Scene, ground: Tensor) -> Tensor:
     """Spray paint: fog round the strokes, a dark outline, drips, a highlight."""
     s = scene.source
-    x, y = grid(s.size, s.device)
+    y = grid(s.size, s.device)[1]
     drip = s.noise(5, 2.2, 1.0)[..., :1, :].expand_as(scene.mask)
     run = blur(moved(scene.mask, 0 * drip, -(6 + 9 * drip).clamp(min=0)), 0.8) * step(drip, 1.0, 0.5)
     fog = blur(scene.mask, 9.0)

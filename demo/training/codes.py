@@ -15,6 +15,7 @@ runs, what the edge looks like. A photograph has such a code as well as any fami
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,10 @@ def slot_patches(masks: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class CodeBasis:
-    """Components of 16x16 patches at 128 px, not centred (a blank patch is zero): glyph (47, 256), element (16, 256)."""
+    """Components of 16x16 patches at 128 px, not centred (a blank patch is zero).
+
+    glyph (47, 256), element (16, 256).
+    """
 
     glyph: Tensor
     element: Tensor
@@ -109,7 +113,7 @@ def _spread(pictures: Tensor, weight: Tensor, mean: Tensor) -> Tensor:
 
 def _octaves(grey: Tensor) -> list[Tensor]:
     smooth = [grey, *(blur(grey, sigma) for sigma in (0.8, 1.6, 3.2, 6.4))]
-    return [fine - coarse for fine, coarse in zip(smooth, smooth[1:])]
+    return [fine - coarse for fine, coarse in pairwise(smooth)]
 
 
 def _region(pictures: Tensor, weight: Tensor, octaves: list[Tensor], tensor: Tensor) -> tuple[Tensor, Tensor]:

@@ -95,5 +95,5 @@ def fit_basis(pictures: Tensor, channels: int) -> Basis:
     second, variances = _components(_unfold(inner, 2), channels)
     deviation = (variances / variances[0]) ** (WHITENING / 2)
     second = second * (deviation / variances.sqrt())[:, None]
-    signs = torch.sign((second @ second.new_ones(128)))  # the decomposition leaves signs open: fix them
+    signs = torch.sign(second @ second.new_ones(128))  # the decomposition leaves signs open: fix them
     return Basis(first, second * torch.where(signs == 0, 1.0, signs)[:, None], mean)

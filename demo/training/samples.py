@@ -1,4 +1,4 @@
-"""What the UNet is trained on: latents and codes of the rendered pictures, noise, times and contexts, batch by batch."""
+"""What the UNet is trained on: latents and codes of the pictures, noise, times and contexts, batch by batch."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -90,6 +90,7 @@ class UnetTrainer:
         )
         self.samples.refresh()
         self.draw = Drawer(self.samples, codes, batch)
+        self.means: list[float] = []  # of the last hundred steps: whole loss, v error, slots, levels
 
     def run(self, minutes: float, fall: float = 0.0, most: int = 1) -> None:
         """Train for some minutes. fall: the share of them over which the rate falls to a thirtieth (0: it stays);
@@ -102,18 +103,19 @@ class UnetTrainer:
             losses[0].backward()
             left = min(1.0, (1 - share) / fall) if fall else 1.0
             state.update(self.rate * max(0.03, left))
-            history.append(torch.stack([loss.detach() for loss in losses]))
+            history = [*history[-99:], torch.stack([loss.detach() for loss in losses])]
             times.append(time.time())
             if state.step % 50 == 0:
-                self._report(state.step, share * minutes, torch.stack(history[-100:]).mean(0).tolist(), times)
+                self._report(state.step, share * minutes, torch.stack(history).mean(0).tolist(), times)
                 self.samples.refresh(most)
             if time.time() - saved > 180:
                 state.save()
                 saved = time.time()
+        self.means = torch.stack(history).mean(0).tolist() if history else []
         state.save()
 
     def _report(self, step: int, minutes: float, means: list[float], times: list[float]) -> None:
-        self.means, recent = means, times[-100:]
+        recent = times[-100:]
         pace = self.draw.size * (len(recent) - 1) / max(1e-6, recent[-1] - recent[0])
         print(
             f"unet step {step} min {minutes:.1f} v {means[1]:.4f} slots {means[2]:.3f} levels {means[3]:.2f} "

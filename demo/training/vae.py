@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from .build import build_vae
 from .latents import Basis
 from .state import Checkpoint
-from .vae_weights import SCALING, silence_middle, start_decoder, thin_tail, write_encoder, widen
+from .vae_weights import SCALING, silence_middle, start_decoder, thin_tail, widen, write_encoder
 
 CROP = 8  # latent cells a side
-RATE = 1.5e-3
+RATE = 1e-3
 
 
 def thin_vae(basis: Basis) -> nn.Module:

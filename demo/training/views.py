@@ -11,7 +11,7 @@ from ..frozen import held_out
 from ..pictures.families import FAMILIES
 from ..pictures.glyph_masks import Placing, mask
 from .codes import FIRST_SLOT, TOKENS, context
-from .meanings import Meanings, HAN_FACE
+from .meanings import HAN_FACE, Meanings
 from .sampling import sample
 from .unet import averaged_unet
 from .vae import averaged, decode
@@ -42,7 +42,7 @@ class Views:
 
     @torch.no_grad()
     def draw(self, step: int) -> None:
-        """Three rows: guidance 1 for the held-out glyphs and for named ones with elements, guidance 3 for the latter."""
+        """Three rows: held-out glyphs, named ones with elements, and these again with guidance 3."""
         basis = self.meanings.latent
         unet = averaged_unet(self.folder / "unet.pt", basis.channels)
         vae = averaged(self.folder, basis)
