@@ -105,6 +105,7 @@ def train(options: argparse.Namespace, folder: Path, began: float) -> dict[str, 
         DECODER_SHARE * left(), batch=max(8, options.batch // 4), log_every=20 if device == "cpu" else 100
     )
     steps = {"vae": decoder.checkpoint.step}
+    print(f"decoder: {steps['vae']} steps", flush=True)
     del decoder
     unet = UnetTrainer(
         folder,
@@ -138,12 +139,13 @@ def main() -> None:
     parser.add_argument("--shard", type=int, default=256, help="pictures that a worker renders at a time")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="demo_card_"))
+    started, folder = time.time(), Path(tempfile.mkdtemp(prefix="demo_card_"))
     start_from_exported(folder)
     first = FIRST_SHARD + 10_000 * len(list(folder.glob("*.pt"))) + _steps(folder)
     workers = start_workers(options, folder, first)
     try:
         wait_for(folder, 1, 300)
+        print(f"first pictures after {time.time() - started:.0f} s", flush=True)
         began = time.time()
         report = train(options, folder, began)
     finally:
@@ -152,12 +154,12 @@ def main() -> None:
     for process in workers[options.workers :]:
         process.join(30)
     export_state(folder, options.out)
+    print(json.dumps(report), flush=True)
     (options.out / "report.json").write_text(json.dumps(report, indent=1))
     torch.set_num_threads(options.workers)
     Views(folder, Meanings()).draw(int(report["steps"]["unet"]))
     for path in (folder / "views").glob("*.png"):
         shutil.copy(path, options.out)
-    print(json.dumps(report))
     shutil.rmtree(folder)
 
 

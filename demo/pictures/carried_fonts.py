@@ -1,6 +1,7 @@
 """Fonts for a machine that has none: `python -m demo.pictures.carried_fonts FOLDER`.
 
-It cuts the faces of `glyph_masks.FONTS` down to what training draws (about 16 MB), for `DEMO_FONTS=FOLDER` there. Needs fontTools; nothing of it is shipped.
+It cuts the faces of `glyph_masks.FONTS` down to what training draws, for `DEMO_FONTS=FOLDER` there. Needs fontTools;
+nothing of it is shipped.
 """
 
 import sys
