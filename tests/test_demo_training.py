@@ -1,4 +1,4 @@
-"""The making of the next demo model: written parts equal their formula, held-out glyphs stay so, a stop costs nothing."""
+"""The next demo model's making: written parts equal their formula, held-out glyphs stay so, a stop costs nothing."""
 
 from __future__ import annotations
 

@@ -147,7 +147,8 @@ class DemoSDXL(comfy.supported_models.SDXL):
         }
         self.latent_format.scale_factor = config["vae"]["scaling_factor"]
         self.latent_format.latent_channels = config["vae"]["latent_channels"]
-        if colours := config.get("latent_preview"):  # a latent of our own: no preview decoder of SDXL's fits it
+        colours = config.get("latent_preview")  # of latents of our own: none of SDXL's preview decoders fits
+        if colours:
             self.latent_format.latent_rgb_factors, self.latent_format.latent_rgb_factors_bias = colours
             self.latent_format.taesd_decoder_name = None
         self.prediction = PREDICTIONS[schedule["prediction_type"]]
