@@ -272,4 +272,5 @@ def load_vae(tensors: State, vae: Config) -> Any:
     except RuntimeError as error:  # a shape; the host only logs a missing name, so _fill looks again
         raise ModelError(f"The demo model's VAE does not fit its own configuration: {error}") from error
     _fill(made.first_stage_model, converted, "VAE")
+    made.latent_channels = vae["latent_channels"]
     return made
