@@ -153,6 +153,10 @@ class DemoSDXL(comfy.supported_models.SDXL):
             self.latent_format.taesd_decoder_name = None
         self.prediction = PREDICTIONS[schedule["prediction_type"]]
 
+    def inpaint_model(self) -> bool:
+        """Never: the host takes more than four channels for a masked picture beside the latent."""
+        return False
+
     def model_type(self, state_dict: Any, prefix: str = "") -> Any:
         """Asked by the host; a checkpoint would be probed for it."""
         return self.prediction
