@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,14 +14,15 @@ from ...rechar_core.errors import FileError
 from ...rechar_core.images import LATENT_SCALE, sheet, to_pil, to_tensor
 from ...rechar_core.soulstyler.compose import Target, padded, shaped
 from ...rechar_core.soulstyler.folders import folders_of
-from ...rechar_core.soulstyler.grammar import Request
 from ...rechar_core.soulstyler.guide import Guide
-from ...rechar_core.soulstyler.llm import Answered, read_in_mode
 from ...rechar_core.soulstyler.segment import Detection, Search
 from ...rechar_core.soulstyler.segment import find as find_object
 from ...rechar_core.soulstyler.segmenters import LOADERS, SAMS
 from ...rechar_core.soulstyler.stylise import Restyling, StyleRecipe
 from .progress import Progress
+
+if TYPE_CHECKING:
+    from ...rechar_core.soulstyler.grammar import Request
 
 CATEGORY, LLMS = "soulstyler", "LLM"
 SEGMENTERS, SAM = ("clipseg-rd64-refined", "grounding-dino-tiny"), "sam2.1-hiera-tiny"  # the usual names
@@ -98,6 +99,8 @@ def on_device(model: Any) -> Iterator[torch.device]:
 
 def read_instruction(instruction: str, mode: str, llm: Any, answer: str) -> Request:
     """What an instruction asks for; a language model works on the host's device, an answer stands for one's."""
+    from ...rechar_core.soulstyler.llm import Answered, read_in_mode  # compiles a grammar: not at start-up
+
     if answer or llm is None or mode == "rules":
         return read_in_mode(instruction, mode, Answered(answer) if answer else llm)
     with on_device(llm.model):
