@@ -13,6 +13,7 @@ docs/memory.md has its figures.
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import signal
 import subprocess
@@ -183,6 +184,7 @@ def timed(what: str, run: Any, expected: int) -> None:
     import resource
 
     started = time.perf_counter()
+    gc.collect()  # of the command before: each has a process of its own otherwise
     status = run()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(
