@@ -516,7 +516,9 @@ def test_the_split_loop_is_the_hosts_own_forward(host, prediction, mode):
     """A failure means that training in ComfyUI sees another UNet than sampling does."""
     found, _ = host
     losses, expected = found[f"{prediction}.plain.losses"], found[f"{prediction}.plain.deltas"]
-    assert ((found[f"{prediction}.{mode}.losses"] - losses) / losses).abs().max() < 1e-6  # fp32 rounds to 6e-8
+    assert (
+        (found[f"{prediction}.{mode}.losses"] - losses) / losses
+    ).abs().max() < 1e-6  # fp32 rounds to 6e-8
     assert (found[f"{prediction}.{mode}.deltas"] - expected).norm() / expected.norm() < 1e-4
 
 
