@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...rechar_core.errors import ImageError
 from ...rechar_core.images import fit, rgb
@@ -38,21 +38,22 @@ def encode_pictures(
     if not len(images):
         raise ImageError("The batch of pictures is empty; connect at least one picture.")
     pictures = [fit(rgb(image[None]).movedim(-1, 1), resolution) for image in images]
-    model, names = vae.first_stage_model, ["encoder", "quant_conv"]
-    parts = [model.get_submodule(name) for name in names]
+    encoder, quant_conv = vae.first_stage_model.encoder, vae.first_stage_model.quant_conv
     moments: list[LatentMoments] = []
 
     def ran(done: int, layers: int) -> None:
         if progress:
             progress.within(len(moments) * layers + done, len(pictures) * layers)
 
-    with own_weights(vae.patcher.clone(), names, torch.float32) as own, torch.no_grad():
+    with own_weights(vae.patcher.clone(), ["encoder", "quant_conv"], torch.float32) as own, torch.no_grad():
         device = vae.device
         while len(moments) < len(pictures):
             try:
-                own.place(parts, device)
-                with watched(parts[0], ran):
-                    moments.append(_posterior(*parts, pictures[len(moments)].to(device), scale))
+                own.place([encoder, quant_conv], device)
+                with watched(encoder, ran):
+                    mean, logvar = quant_conv(encoder(pictures[len(moments)].to(device))).chunk(2, dim=1)
+                std = logvar.clamp(-30, 20).mul(0.5).exp()
+                moments.append(LatentMoments((mean * scale).cpu(), (std * scale).cpu()))
             except RuntimeError as error:
                 if device.type == "cpu" or not ran_out(error):
                     raise
@@ -61,9 +62,3 @@ def encode_pictures(
                 )
                 device = torch.device("cpu")
     return moments
-
-
-def _posterior(encoder: nn.Module, quant_conv: nn.Module, pixels: Tensor, scale: float) -> LatentMoments:
-    mean, logvar = quant_conv(encoder(pixels)).chunk(2, dim=1)
-    std = logvar.clamp(-30, 20).mul(0.5).exp()
-    return LatentMoments((mean * scale).cpu(), (std * scale).cpu())
