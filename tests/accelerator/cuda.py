@@ -10,7 +10,6 @@ import torch
 
 from .device import memory
 
-TOTAL = 24 << 30  # where the memory has no limit
 CAPABILITY = (8, 6)  # fp16 and bf16, no fp8
 
 
@@ -25,10 +24,6 @@ class Stream:
 
     def as_context(self, stream: Any) -> Any:
         return contextlib.nullcontext()
-
-
-def _total() -> int:
-    return TOTAL if memory.limit is None else memory.limit
 
 
 def _stats(device: Any = None) -> dict[str, int]:
@@ -50,11 +45,11 @@ def pretend() -> None:
         "current_device": lambda: 0,
         "get_device_name": lambda device=None: "Simulated",
         "get_device_capability": lambda device=None: CAPABILITY,
-        "get_device_properties": lambda device=None: SimpleNamespace(**card, total_memory=_total()),
+        "get_device_properties": lambda device=None: SimpleNamespace(**card, total_memory=memory.total()),
         "get_allocator_backend": lambda: "native",
         "is_bf16_supported": lambda *a, **k: True,
         "is_current_stream_capturing": lambda: False,
-        "mem_get_info": lambda device=None: (_total() - memory.current, _total()),
+        "mem_get_info": lambda device=None: (memory.total() - memory.current, memory.total()),
         "memory_stats": _stats,
         "memory_allocated": lambda device=None: memory.current,
         "memory_reserved": lambda device=None: memory.current,

@@ -20,6 +20,7 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 aten = torch.ops.aten
 _CPU = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
 _HALF = (torch.float16, torch.bfloat16)
+TOTAL = 24 << 30  # where the memory has no limit
 
 
 class Memory:
@@ -60,6 +61,10 @@ class Memory:
     def missing(self, size: int) -> int:
         """How many bytes too few are free for `size` more; not positive if there are enough."""
         return -1 if self.limit is None else self.current + size - self.limit
+
+    def total(self) -> int:
+        """The card's size."""
+        return TOTAL if self.limit is None else self.limit
 
     def reset_peak(self) -> None:
         self.peak = self.current
@@ -410,6 +415,20 @@ class _Backend:
     synchronize = set_device
 
     def empty_cache(self) -> None: ...
+
+    def memory_allocated(self, device: Any = None) -> int:
+        return memory.current
+
+    memory_reserved = memory_allocated
+
+    def max_memory_allocated(self, device: Any = None) -> int:
+        return memory.peak
+
+    def reset_peak_memory_stats(self, device: Any = None) -> None:
+        memory.reset_peak()
+
+    def mem_get_info(self, device: Any = None) -> tuple[int, int]:
+        return memory.total() - memory.current, memory.total()
 
     def _is_in_bad_fork(self) -> bool:
         return False
