@@ -44,7 +44,6 @@ class Size:
 SIZES = {
     "cpu": Size(96, (3, 3, 6), 640, (32, 64, 160, 160), 256, 16),
     "quick": Size(32, (1, 2, 4), 128, (32, 32, 64, 64), 128, 8),
-    "gpu": Size(320, (5, 10, 20), 2048, (128, 256, 512, 512), 1024, 64),
 }
 
 
@@ -111,14 +110,21 @@ def ours(unet: Any, vae: Any, size: Size, recipe: TrainingRecipe, mode: MemoryMo
     return run.loss_values(), lambda: {path: pair.delta() for path, pair in run.blora().pairs.items()}
 
 
-def published(unet: Any, vae: Any, size: Size, recipe: TrainingRecipe) -> Run:
+def published(
+    unet: Any,
+    vae: Any,
+    pixels: Tensor,
+    cond: Conditioning,
+    recipe: TrainingRecipe,
+    stepped: Callable[[int], None] = lambda number: None,
+) -> Run:
     """The published trainer's step on current diffusers and PEFT, with the same draws as ours.
 
     VAE encode each step, PEFT layers, gradient checkpointing, AdamW; on CUDA fp16 with GradScaler and 8-bit AdamW.
+    pixels: (1, 3, H, W) in -1..1. stepped: called with the number of steps that are done, after each.
     """
     device = str(unet.device)
     gpu = device.startswith("cuda")
-    pixels, cond = inputs(size, device)
     draws, scheduler = SeededDraws(recipe.seed), DDPMScheduler.from_config(SCHEDULE)
     layers = add_peft(unet, recipe, draws)
     unet.train()
@@ -144,6 +150,7 @@ def published(unet: Any, vae: Any, size: Size, recipe: TrainingRecipe) -> Run:
         scaler.update()
         optimizer.zero_grad()
         losses.append(loss.detach().item())
+        stepped(number + 1)
     return losses, lambda: {
         name: layer.lora_B["default"].weight.detach() @ layer.lora_A["default"].weight.detach()
         for name, layer in layers.items()
@@ -181,6 +188,6 @@ def add_peft(unet: Any, recipe: TrainingRecipe, draws: SeededDraws) -> dict[str,
 
 def contestants(size: Size) -> Iterator[tuple[str, Callable[[Any, Any, TrainingRecipe], Run]]]:
     """Name and run of each, by unet, vae and recipe."""
-    yield "published", lambda unet, vae, recipe: published(unet, vae, size, recipe)
+    yield "published", lambda unet, vae, recipe: published(unet, vae, *inputs(size, str(unet.device)), recipe)
     for mode in LADDER:
         yield f"ours, {mode}", lambda unet, vae, recipe, mode=mode: ours(unet, vae, size, recipe, mode)

@@ -122,7 +122,7 @@ def main():
         )  # loads the encoders: not a part of training
         comfy.model_management.load_models_gpu([model], force_full_load=True)
         drawn(model, clip, latent)
-        with measure.tensors() if WHAT == "tensors" else measure.measured(False) as cost:
+        with measure.tensors() if WHAT == "tensors" else measure.measured() as cost:
             kept = native(model, clip, latent) if NAME == "native" else ours(model, clip, latent, NAME[6:])
         assert kept
     print(json.dumps({**vars(cost), "per_step": cost.seconds / STEPS}))

@@ -24,7 +24,11 @@ GLYPHS: dict[str, tuple[str, str, str]] = {
     "arabic": ("ع", "ReChar Arabic", "ARABIC LETTER"),
     "devanagari": ("क", "ReChar Devanagari", "DEVANAGARI LETTER"),
     "latin": ("&", "ReChar CJK", "LATIN"),
+    "kanji": ("永", "ReChar CJK", "CJK UNIFIED"),
+    "hiragana": ("の", "ReChar CJK", "HIRAGANA LETTER"),
+    "capital": ("R", "ReChar CJK", "LATIN CAPITAL LETTER"),
 }
+SCRIPTS = ("han", "hangul", "arabic", "devanagari", "latin")  # of the published table
 _MARGIN = 0.17  # the demo model learnt glyphs of two thirds of the picture
 
 # Measure -> whether more is better; the order is that of the table.

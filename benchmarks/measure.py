@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ import torch
 
 @dataclass
 class Cost:
-    """seconds: CPU seconds without a GPU, wall seconds with one. added: peak bytes above those before the run."""
+    """seconds: of the CPU. added: peak bytes above those before the run."""
 
     seconds: float = 0.0
     added: int = 0
@@ -22,17 +22,14 @@ class Cost:
 
 
 @contextmanager
-def measured(gpu: bool) -> Iterator[Cost]:
+def measured() -> Iterator[Cost]:
     """The cost of what happens inside."""
     cost = Cost()
-    before = reset(gpu)
-    clock = time.perf_counter if gpu else time.process_time
-    started = clock()
+    before = reset()
+    started = time.process_time()
     yield cost
-    if gpu:
-        torch.cuda.synchronize()
-    cost.seconds = clock() - started
-    cost.peak = torch.cuda.max_memory_allocated() if gpu else resident("VmHWM")
+    cost.seconds = time.process_time() - started
+    cost.peak = resident("VmHWM")
     cost.added = cost.peak - before
 
 
@@ -51,12 +48,8 @@ def tensors() -> Iterator[Cost]:
         cost.added = max(cost.added, now)
 
 
-def reset(gpu: bool) -> int:
+def reset() -> int:
     """Forgets former peaks; bytes in use now."""
-    if gpu:
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.memory_allocated()
     if sys.platform == "linux":
         Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # resets VmHWM
     return resident("VmRSS")
@@ -73,15 +66,29 @@ def resident(field: str) -> int:
     return int(getattr(now, "peak_wset", now.rss) if field == "VmHWM" else now.rss)
 
 
-def matmul_rate() -> float:
-    """FLOP a second of large bf16 matrix products on this GPU: what `of_limit` is measured against."""
-    side, times = 8192, 20
-    a, b = (torch.randn(side, side, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    for _ in range(3):
-        a @ b
-    torch.cuda.synchronize()
-    started = time.perf_counter()
-    for _ in range(times):
-        a @ b
-    torch.cuda.synchronize()
-    return times * 2 * side**3 / (time.perf_counter() - started)
+def matmul_rate(device: torch.device, dtype: torch.dtype = torch.bfloat16, side: int = 8192) -> float:
+    """FLOP a second of large matrix products on `device`: what `of_matmul_rate` is a fraction of. Random values:
+    zeros draw less power, and look faster."""
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    return 2 * side**3 / _seconds(device, lambda: a @ b)
+
+
+def copy_rate(device: torch.device, size: int) -> float:
+    """Bytes a second, read and written together, of copies of `size` bytes within the device's memory."""
+    source = torch.zeros(size, device=device, dtype=torch.uint8).random_(0, 255)
+    target = torch.empty_like(source)
+    return 2 * size / _seconds(device, lambda: target.copy_(source))
+
+
+def _seconds(device: torch.device, work: Callable[[], object], times: int = 20) -> float:
+    """Of one call, when the device is warm: the median of five rounds of `times` calls."""
+    wait = torch.get_device_module(device.type).synchronize
+    found = []
+    for _ in range(6):
+        wait()
+        started = time.perf_counter()
+        for _ in range(times):
+            work()
+        wait()
+        found.append((time.perf_counter() - started) / times)
+    return sorted(found[1:])[2]

@@ -18,6 +18,7 @@ from benchmarks.judge import GLYPHS
 from rechar_core.errors import FileError
 
 LANGUAGES = {"han": "chi_tra", "hangul": "kor", "arabic": "ara", "devanagari": "hin", "latin": "eng"}
+LANGUAGES |= {"kanji": "jpn", "hiragana": "jpn", "capital": "eng"}
 _SIDE = 96  # pixels: letters of some 60 are what its networks learnt on
 _WORD = "8"  # page mode: one word; its mode for one character has no networks behind it for most scripts
 

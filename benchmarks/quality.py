@@ -31,7 +31,7 @@ import torch  # noqa: E402
 
 from benchmarks import afterwards  # noqa: E402
 from benchmarks.arms import Arm, Cell, Leads, arms, style_pictures, variants  # noqa: E402
-from benchmarks.judge import GLYPHS, Judge, VggGram, Weights  # noqa: E402
+from benchmarks.judge import GLYPHS, SCRIPTS, Judge, VggGram, Weights  # noqa: E402
 from benchmarks.ocr import Reader  # noqa: E402
 from benchmarks.trainings import Trainings, content_of  # noqa: E402
 from rechar_core.demo.build import WEIGHTS, read_config  # noqa: E402
@@ -42,6 +42,7 @@ from rechar_core.standalone.painter import DiffusersPainter, Readers  # noqa: E4
 from rechar_core.standalone.processes import processes, say  # noqa: E402
 from rechar_core.standalone.readers import control_net, readers  # noqa: E402
 from rechar_core.storage import write_bytes  # noqa: E402
+from rechar_core.training.presets import PRESETS  # noqa: E402
 
 _ABOUT = 1  # raised when the same settings mean another measurement
 
@@ -81,7 +82,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("out", type=Path)
     add("--model", default=DEMO)
     add("--styles", type=Path, default=ROOT / "benchmarks" / "styles", help="folder of style pictures")
-    add("--scripts", nargs="+", choices=tuple(GLYPHS), default=list(GLYPHS))
+    add("--scripts", nargs="+", choices=tuple(GLYPHS), default=list(SCRIPTS))
     add("--seeds", type=int, default=3)
     add("--elements", help="decorations in text (demo: flowers; else plum blossoms, a crane)")
     add("--side", type=int, help="pixels (the model's own)")
@@ -100,7 +101,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     add("--vgg", type=Path, help="VGG19 as .safetensors: adds the Gram distance to the style picture")
     add("--ocr", action="store_true", help="adds whether Tesseract, if installed, reads the character")
-    add("--training-steps", type=int, help="of the B-LoRAs (demo: its recipe; else the published 1000)")
+    add("--recipe", choices=tuple(PRESETS), help="of the B-LoRAs (demo: its own; else b-lora, as published)")
+    add("--training-steps", type=int, help="of the B-LoRAs, instead of the recipe's")
     add("--variants", action="store_true", help="`tuned` and what it becomes with one default changed")
     options = parser.parse_args(arguments)
     if options.model == DEMO:

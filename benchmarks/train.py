@@ -1,10 +1,10 @@
 """Ours, the published trainer and ComfyUI's own trainer, side by side in one run.
 
-    python -m benchmarks.train [--quick | --gpu] [--steps N] [--json FILE] [--no-host]
+    python -m benchmarks.train [--quick] [--steps N] [--json FILE] [--no-host]
 
-CPU (default): a 240 M model of SDXL's topology with random weights at 256 pixels, one thread, CPU seconds. GPU: SDXL's
-real size, random weights, 1024 pixels, rank 64; written, never run yet. Each contestant runs in a process of its own.
-ComfyUI is found by COMFYUI_PATH and COMFYUI_PYTHON as in the tests, and takes part with the shipped demo model.
+A 240 M model of SDXL's topology with random weights at 256 pixels, one thread, CPU seconds. Each contestant runs in a
+process of its own. ComfyUI is found by COMFYUI_PATH and COMFYUI_PYTHON as in the tests, and takes part with the shipped
+demo model. On a graphics card: benchmarks/gpu.py.
 """
 
 from __future__ import annotations
@@ -20,9 +20,6 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-FLOP_A_STEP = (
-    11.0e12  # SDXL at 1024 pixels, rank 64: the least a step can take (prefix, suffix, suffix backward)
-)
 if __name__ == "__main__":
     sys.path[:0] = [str(ROOT)]
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -33,13 +30,13 @@ def main() -> int:
     options = parse()
     if options.one:
         return one(options)
-    kind = "gpu" if options.gpu else "quick" if options.quick else "cpu"
-    steps = options.steps or {"gpu": 50, "quick": 4, "cpu": 12}[kind]
+    kind = "quick" if options.quick else "cpu"
+    steps = options.steps or {"quick": 4, "cpu": 12}[kind]
     names = ["published", "ours, fast", "ours, normal", "ours, low"]
     with tempfile.TemporaryDirectory() as folder:
         results = {name: child(name, kind, steps, Path(folder)) for name in names}
         report: dict[str, Any] = {"kind": kind, "steps": steps, "diffusers": compared(results, Path(folder))}
-    if not options.no_host and not options.gpu:
+    if not options.no_host:
         report["host"] = host(4 if options.quick else 16)
     show(report)
     options.json.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +50,6 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="a smaller model and fewer steps")
-    parser.add_argument("--gpu", action="store_true", help="SDXL's real size on CUDA (untested)")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--json", type=Path, default=ROOT / "benchmarks" / "results" / "train.json")
     parser.add_argument("--no-host", action="store_true", help="without ComfyUI's trainer")
@@ -79,23 +75,19 @@ def one(options: argparse.Namespace) -> int:
     from safetensors.torch import save_file
 
     from benchmarks.contestants import SIZES, build_unet, build_vae, contestants
-    from benchmarks.measure import matmul_rate, measured
+    from benchmarks.measure import measured
     from rechar_core.training.recipe import TrainingRecipe
 
     torch.set_num_threads(1)
-    gpu, size = options.kind == "gpu", SIZES[options.kind]
-    device, precision = ("cuda", "bf16") if gpu else ("cpu", "no")
-    half = torch.float16 if options.one == "published" else torch.bfloat16
-    recipe = TrainingRecipe(rank=size.rank, steps=options.steps, resolution=size.pixels, precision=precision)
+    size = SIZES[options.kind]
+    recipe = TrainingRecipe(rank=size.rank, steps=options.steps, resolution=size.pixels)
     warm = max(1, options.steps // 4)
-    # two lengths, to tell a step's cost from the set-up's; on a CPU the second finds memory that the first left behind
-    costs, order = {}, (warm, options.steps) if gpu else (options.steps, warm)
-    for steps in order:
-        unet, vae = build_unet(size, device, half if gpu else torch.float32), build_vae(size, device)
-        if options.one == "ours, low":
-            unet.to("cpu")  # its home, as in a real run: low never has the whole of it on the GPU
+    # two lengths, to tell a step's cost from the set-up's; the second finds memory that the first left behind
+    costs = {}
+    for steps in (options.steps, warm):
+        unet, vae = build_unet(size, "cpu", torch.float32), build_vae(size, "cpu")
         run = dict(contestants(size))[options.one]
-        with measured(gpu) as costs[steps]:
+        with measured() as costs[steps]:
             losses, deltas = run(unet, vae, replace(recipe, steps=steps))
         if steps == options.steps:
             found = {
@@ -113,8 +105,6 @@ def one(options: argparse.Namespace) -> int:
         "steady": steady,
         "thousand_steps": cost.seconds + (1000 - options.steps) * steady,
     }
-    if gpu:
-        found |= {"device": torch.cuda.get_device_name(), "of_limit": FLOP_A_STEP / matmul_rate() / steady}
     print(json.dumps(found))
     return 0
 
@@ -176,12 +166,10 @@ def in_host(folder: Path, name: str, steps: int, pixels: int, what: str) -> dict
 
 
 def show(report: dict[str, Any]) -> None:
-    gpu = report["kind"] == "gpu"
-    unit = "s" if gpu else "CPU s"
     first = report["diffusers"]["published"]
     print(f"\n{first['parameters'] / 1e6:.0f} M parameters, {report['steps']} steps, set-up included")
     print(
-        f"{'':14}{unit + ' a step':>14}{'x published':>13}{'added MB':>10}{'loss diff':>11}{'delta diff':>12}"
+        f"{'':14}{'CPU s a step':>14}{'x published':>13}{'added MB':>10}{'loss diff':>11}{'delta diff':>12}"
     )
     for name, r in report["diffusers"].items():
         print(
@@ -190,9 +178,7 @@ def show(report: dict[str, Any]) -> None:
         )
         print(
             f"{'':14}{r['steady']:14.3f}{r['times_published_steady']:13.2f}  without set-up; "
-            f"1000 steps with it {r['thousand_steps']:.0f} {unit}"
-            + (f"; {r['of_limit']:.0%} of the limit on {r['device']}" if gpu else "")
-            + (f"; at most {r['peak'] / 2**30:.1f} GB of GPU memory" if gpu else "")
+            f"1000 steps with it {r['thousand_steps']:.0f} CPU s"
         )
     for pixels, results in (report.get("host") or {}).items():
         print(f"\nin ComfyUI, demo model, {pixels} pixels")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from rechar_core import files
@@ -16,7 +17,11 @@ from rechar_core.demo.build import read_config
 from rechar_core.images import fit, read
 from rechar_core.standalone.base import DEMO
 from rechar_core.standalone.processes import processes, say
-from rechar_core.training.recipe import TrainingRecipe
+from rechar_core.training.presets import recipe
+from rechar_core.training.recipe import Precision, TrainingRecipe
+
+# In fp16 the loss needs a scale, or its gradients vanish.
+_PRECISIONS: dict[torch.dtype, Precision] = {torch.float16: "fp16", torch.bfloat16: "bf16"}
 
 
 class Trainings:
@@ -38,7 +43,9 @@ class Trainings:
     def recipe(self, kind: str) -> TrainingRecipe:
         demo = read_config()["recipe"][kind] if self.options.model == DEMO else {"target": kind}
         steps = {"steps": self.options.training_steps} if self.options.training_steps else {}
-        return TrainingRecipe.from_json({"resolution": self.side, **demo, **steps})
+        precision = _PRECISIONS.get(self.pipeline.unet.dtype, "no")
+        settings = {"resolution": self.side, "precision": precision, **demo, **steps}
+        return recipe(self.options.recipe or "b-lora", settings)
 
     def told(self) -> dict[str, Any]:
         """Both recipes, for the settings."""
