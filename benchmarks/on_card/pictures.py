@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -82,7 +83,7 @@ class Bench:
         self._draw(fuse(*loras), 0)
         marks.append(task.clock())
         names = ("training_glyph_seconds", "training_style_seconds", "drawing_seconds")
-        parts = dict(zip(names, [b - a for a, b in zip(marks, marks[1:])]))
+        parts = dict(zip(names, [b - a for a, b in pairwise(marks)]))
         return {"seconds": marks[-1] - marks[0], **parts, "training_steps": chosen.steps} | {
             "drawing_steps": size.draw_steps,
             "pixels": size.pixels,

@@ -48,7 +48,7 @@ def training(rows: Row) -> str:
     head = (
         f"{model.get('pixels')} px, rank {model.get('rank')}, batch 1",
         *("ms a step", "ms a step, CUDA graphs", "times published", f"{STEPS} steps with set-up"),
-        *("peak memory", "of the card's matrix rate"),
+        *("peak memory: set-up too, steps alone", "of the card's matrix rate"),
     )
     lines = [head]
     theirs = published.get("seconds_a_step")
@@ -68,7 +68,7 @@ def training(rows: Row) -> str:
                 _MISSING if graphs is None else _milliseconds(graphs),
                 f"{theirs / step:.1f}" if theirs else _MISSING,
                 _seconds(row[f"seconds_{STEPS}_steps"]),
-                _gb(row["peak_bytes"]),
+                f"{_gb(row['peak_bytes'])}, {_gb(row['peak_bytes_of_steps'])}",
                 f"{share:.0%}" if share else _MISSING,
             )
         )
@@ -117,7 +117,7 @@ def quality(rows: Row) -> str:
         return f"Scores: {reason}."
     arms = row["arms"]
     shown = list(next(iter(arms.values()), {}))
-    lines = [(f"8 glyphs x 4 styles, {row['training_steps']} steps", *shown)]
+    lines = [(f"arm (pictures), {row['training_steps']} training steps", *shown)]
     for arm, values in arms.items():
         cells = [f"{m:.2f} ({low:.2f}-{high:.2f})" for m, low, high in (values[n] for n in values)]
         lines.append((f"{arm} ({row['cells'][arm]})", *(cells or [""] * len(shown))))

@@ -51,6 +51,12 @@ class Size:
     parts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
+_SMALL_ENCODER = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
 SIZES = {
     "sdxl": Size("sdxl", 1024, 64, 4, 30, 3, 8192, {"quick": 0, "b-lora": 0}),
     # only to know that the benchmark itself works
@@ -66,16 +72,11 @@ SIZES = {
                 "projection_class_embeddings_input_dim": 32 + 6 * 256,
             },
             "vae": {"block_out_channels": [32, 32, 32, 32], "layers_per_block": 1},
-            "text_encoder": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2},
-            "text_encoder_2": {
-                **{"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2},
-                "projection_dim": 32,
-            },
+            "text_encoder": _SMALL_ENCODER,
+            "text_encoder_2": {**_SMALL_ENCODER, "projection_dim": 32},
         },
     ),
 }
-for part in ("text_encoder", "text_encoder_2"):
-    SIZES["small"].parts[part]["num_attention_heads"] = 4  # type: ignore[index]
 
 
 class Task:

@@ -122,10 +122,14 @@ class Clock:
         empty_cache(task.device)
         forget_peak(task.device)
         self.marks = [task.clock()]
+        self.set_up_peak = 0
 
     def stepped(self, number: int) -> None:
         if number % self.task.size.group == 0:
             self.marks.append(self.task.clock())
+            if len(self.marks) == 2:
+                self.set_up_peak = peak_memory(self.task.device)
+                forget_peak(self.task.device)
             if self.task.left < 0:
                 raise TimeoutError(f"the section's time was over after {number} steps")
 
@@ -142,7 +146,8 @@ class Clock:
             "seconds_a_step_cuda_graphs": None,  # until a memory mode uses them
             "set_up_seconds": max(0.0, first - group * step),
             f"seconds_{STEPS}_steps": first + (STEPS - group) * step,
-            "peak_bytes": peak,
+            "peak_bytes": max(peak, self.set_up_peak),
+            "peak_bytes_of_steps": peak,
             "of_matmul_rate": bench.flop and bench.flop / step / bench.rate,
             "losses_finite": bool(torch.tensor(losses).isfinite().all()),
         }
