@@ -28,11 +28,16 @@ import sys
 import types
 
 
-class Absent(types.ModuleType):
-    def __getattr__(self, name):
+class Name(type):
+    def __getattr__(cls, name):
         if name.startswith("__"):
             raise AttributeError(name)
-        return type(name, (), {}) if name[0].isupper() else Absent(f"{self.__name__}.{name}")
+        return Name(name, (), {})
+
+
+class Absent(types.ModuleType):
+    def __getattr__(self, name):
+        return getattr(Name(self.__name__, (), {}), name)
 
 
 class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):

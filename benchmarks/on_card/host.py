@@ -14,7 +14,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from .task import ROOT, Row, Task
+from .task import ROOT, Row, Task, note
 
 WORKFLOWS = ROOT / "workflows" / "api"
 FIRST = "demo_train_from_glyph"
@@ -50,7 +50,11 @@ def run(task: Task) -> None:
 
 
 def start(running: Any, host: Any, began: float, started: list[Any]) -> Row:
-    running.wait()
+    try:
+        running.wait()
+    except Exception as error:  # with the log's end above what is wrong
+        note(str(error))
+        raise RuntimeError(str(error).strip().splitlines()[-1]) from None
     started.append(True)
     log = running.log()
     return {
