@@ -159,11 +159,10 @@ def test_running_out_of_memory_is_a_row():
 
 @pytest.mark.host
 def test_comfyui_on_the_simulated_card_trains_and_draws_the_demo(tmp_path: Path):
-    """With dynamic VRAM, as on an NVIDIA card; what is held after the second run is what was held after the first."""
+    """With dynamic VRAM, as on an NVIDIA card."""
     server.find_host()
     launcher = f"--host-launcher={LAUNCHER} dynamic 0"
-    found, _ = run(tmp_path / "card.json", "--only", "host", launcher, "--minutes", "12")
+    found, _ = run(tmp_path / "card.json", "--only", "host", launcher, "--minutes", "40")
     about, *runs = rows(found, "host").values()
-    assert about["dynamic_vram"] and len(runs) >= 3
-    trained = runs[:3]
-    assert all(row["pictures"] == 1 and not row["pictures_of_one_colour"] for row in trained), trained
+    assert about["dynamic_vram"] and len(runs) == 3
+    assert all(row["pictures"] == 1 and not row["pictures_of_one_colour"] for row in runs), runs
