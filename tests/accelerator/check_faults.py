@@ -21,7 +21,7 @@ import comfy.model_management as management  # noqa: E402
 import comfy.ops  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
-from in_host import part  # noqa: E402
+from in_host import FOLDER, part  # noqa: E402
 
 QUERY = "diffusion_model.output_blocks.0.1.transformer_blocks.0.attn1.to_q.weight"
 WIDTH = 128  # of the demo's UNet there
@@ -161,4 +161,4 @@ def check_a_schedule_that_the_host_leaked_is_not_trained_on() -> None:
     assert torch.equal(read(zsnr), 1 / (1 + other**2))
 
 
-checking.main(globals())
+checking.main(globals(), FOLDER)
