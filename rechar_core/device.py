@@ -56,7 +56,7 @@ def free_memory(device: torch.device) -> int:
         import psutil
 
         free = int(psutil.virtual_memory().available)
-        if device.type == "mps":
+        if device.type == "mps" and hasattr(torch.mps, "recommended_max_memory"):  # torch 2.5
             most = torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
             free = max(0, min(free, most))
         return free

@@ -16,7 +16,18 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 pytest_plugins = ["server"]  # the fixture `comfy`, a running ComfyUI
 
 # Where the pack meets its packages; run with exactly the lower bounds of requirements.txt as well (marker bounds).
-BOUNDS = ("demo_extras", "files", "glyph", "images", "inspect", "painter", "references", "soulstyler_words")
+BOUNDS = (
+    "demo_extras",
+    "device",
+    "files",
+    "glyph",
+    "images",
+    "inspect",
+    "painter",
+    "references",
+    "soulstyler_words",
+    "stored",
+)
 
 REFERENCE = Path(__file__).parent / "data" / "blora_tiny"
 
