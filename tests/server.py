@@ -123,7 +123,9 @@ class Run:
 class Server:
     """A running ComfyUI; on the CPU, unless `launcher` (script and arguments in front of main.py) says otherwise."""
 
-    def __init__(self, host: Host, base: Path, launcher: Sequence[str] = ()):
+    def __init__(
+        self, host: Host, base: Path, launcher: Sequence[str] = (), more_options: Sequence[str] = ()
+    ):
         self.host, self.base = host, base
         self.pack = pack_files(base)
         with socket.socket() as probe:
@@ -132,7 +134,7 @@ class Server:
         self.client = api_client().Client(f"127.0.0.1:{self.port}", timeout=600)
         self._log = (base / "server.log").open("w+", encoding="utf-8", errors="replace")
         options = ["--port", str(self.port), "--base-directory", str(base), "--disable-auto-launch"]
-        options += [] if launcher else ["--cpu"]
+        options += [*more_options, *([] if launcher else ["--cpu"])]
         database = (
             f"sqlite:///{(base / 'comfyui.db').as_posix()}"  # in memory, 0.3.64's threads quarrel over it
         )

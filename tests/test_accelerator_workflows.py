@@ -1,0 +1,84 @@
+"""The demo workflows on ComfyUI servers with a simulated card, one with dynamic VRAM and one without.
+
+Each gives the CPU's pictures and leaves the models as they were and, once they are unloaded, nothing on the card. What
+is held before that is not compared between workflows: how much of its models the host keeps loaded is its own choice.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import shrink
+from accelerator import cases
+from server import ROOT, Run, Server, base_directory, find_host
+
+pytestmark = pytest.mark.host
+
+HERE = Path(__file__).parent / "accelerator"
+API = ROOT / "workflows" / "api"
+NAMES = sorted(path.stem for path in API.glob("demo_*.json"))
+SIZES = dict.fromkeys(("resolution", "width", "height", "side"), 64)
+LEFT = 64  # bytes: the host leaves CLIP's two logit scales on the card for good
+GREY_LEVELS = 2  # a picture's difference, of 255, in a hundredth of its values
+
+
+def small(name: str) -> dict[str, Any]:
+    api = shrink.small_api(json.loads((API / f"{name}.json").read_text(encoding="utf-8")))
+    for node in api.values():
+        node["inputs"] |= {key: SIZES[key] for key in node["inputs"] if key in SIZES}
+    return api
+
+
+def on_the_card(kind: str, folder: Path) -> Server:
+    base = base_directory(folder)
+    shutil.copy(HERE / "report.py", base / "custom_nodes" / "accelerator_report.py")
+    return Server(find_host(), base, [str(HERE / "launch.py"), kind, "0"], ["--cache-none"])
+
+
+@pytest.fixture(scope="module", params=cases.HOSTS)
+def card(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """untouched: hashes of the demo's MODEL, CLIP and VAE before anything ran."""
+    running = on_the_card(request.param, tmp_path_factory.mktemp(request.param) / "base")
+    try:
+        running.wait()
+        running.untouched = running.client_json("/accelerator?unload=1")["demo"]
+        yield running
+    finally:
+        running.stop()
+
+
+@pytest.fixture(scope="module")
+def expected(comfy: Server) -> dict[str, Run]:
+    """The CPU's runs, each made when it is first asked for."""
+
+    class Runs(dict[str, Run]):
+        def __missing__(self, name: str) -> Run:
+            self[name] = comfy.run(small(name))
+            return self[name]
+
+    return Runs()
+
+
+def pictures(made: Run) -> dict[str, np.ndarray]:
+    assert not made.error, made.error
+    return made.images
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_workflow_on_the_card(card: Server, expected: dict[str, Run], name: str):
+    """A failure means that the workflow fails, draws something else or keeps memory on an NVIDIA card."""
+    made, wanted = pictures(card.run(small(name))), pictures(expected[name])
+    assert made.keys() == wanted.keys()
+    for node, picture in wanted.items():
+        off = np.abs(made[node].astype(int) - picture.astype(int))
+        assert np.quantile(off, 0.99) <= GREY_LEVELS, (node, off.max(), off.mean())
+    found = card.client_json("/accelerator?unload=1")
+    assert found["peak"] > found["held"] > found["unloaded"] and not found["violations"]
+    assert found["unloaded"] <= LEFT
+    assert found["demo"] == card.untouched
