@@ -16,6 +16,7 @@ def start(*options, cpu=True):
     sys.argv = ["main.py", *(["--cpu"] if cpu else []), *options, "--base-directory", str(FOLDER)]
     sys.path.insert(0, ".")
     import comfy.options
+    import utils  # noqa: F401  as main.py does, before nodes.py puts comfy/ in front, which has another one
 
     comfy.options.enable_args_parsing()
     for name, folder in (("rechar-pack", PACK), ("rechar-pack.nodes", PACK / "nodes")):
