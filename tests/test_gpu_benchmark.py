@@ -37,6 +37,8 @@ def run(out: Path, *options: str, **environment: str) -> tuple[dict[str, Any], s
     found = json.loads(out.read_text(encoding="utf-8"))
     for name, section in found["sections"].items():
         assert "stopped" not in section, (name, section, errors[-4000:])
+        broken = [row for row in section.get("rows", {}).values() if "error" in row]
+        assert not broken, (name, broken, errors[-4000:])
     return found, printed
 
 

@@ -289,8 +289,8 @@ def test_nothing_heavy_is_imported_until_used_and_the_generators_are_left_alone(
 
 def test_cancel_stops_it_and_the_server_goes_on(comfy: Server, picture: Any, weights: None):
     def stop(event: Any) -> None:
-        if event.kind == "progress" and event.data["node"] == "work" and event.data["value"] == 3:
-            comfy.client.stop()
+        if event.kind == "progress" and event.data["node"] == "work" and event.data["value"] >= 3:
+            comfy.client.stop()  # the server sends no more than some of the steps
 
     nodes = {**picture, "guide": guide(), "work": optimise(steps=500), "out": save(["work", 0])}
     assert "stopped by a user" in comfy.run(nodes, stop).error

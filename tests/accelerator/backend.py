@@ -10,14 +10,13 @@ from typing import Any
 
 import torch
 
-from . import cuda
 from .device import memory
 
 _ANSWERS: dict[str, Any] = {
     "synchronize": lambda device=None: None,
     "get_device_name": lambda device=None: "Simulated",
-    "get_device_properties": lambda device=None: SimpleNamespace(name="Simulated", total_memory=cuda.TOTAL),
-    "mem_get_info": lambda device=None: (cuda.TOTAL - memory.current, cuda.TOTAL),
+    "get_device_properties": lambda device=None: SimpleNamespace(name="Simulated", total_memory=memory.total()),
+    "mem_get_info": lambda device=None: (memory.total() - memory.current, memory.total()),
     "memory_allocated": lambda device=None: memory.current,
     "memory_reserved": lambda device=None: memory.current,
     "max_memory_allocated": lambda device=None: memory.peak,
