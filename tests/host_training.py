@@ -116,7 +116,7 @@ def modes(model):
     )
     on_gpu = types.SimpleNamespace(
         device=torch.device("cuda"),
-        patcher=types.SimpleNamespace(model=types.SimpleNamespace(manual_cast_dtype=torch.float16)),
+        patcher=types.SimpleNamespace(get_model_object=lambda name: torch.float16),
         model=types.SimpleNamespace(diffusion_model=unet),
     )
     free = comfy.model_management.get_free_memory

@@ -155,6 +155,7 @@ def quantised(model):
             setattr(block, name, layer)
             with_quantised = losses(model)
             held = isinstance(layer.weight, QuantizedTensor)
+            there = part("nodes.host.training")._there([layer.weight, plain.weight], CPU, torch.float32)
             with owned(model) as own:
                 own.place([unet], CPU)
                 equal = bool(torch.equal(layer.weight, values))
@@ -166,6 +167,7 @@ def quantised(model):
             setattr(block, name, plain)
         apart = max(abs(a - b) for a, b in zip(with_quantised[0], dequantised[0], strict=True))
         found[kind] = {"values_equal": equal, "given_back": held, "losses_apart": apart}
+        found[kind]["counted_as_there"] = there == plain.weight.numel() * 4
         found[kind]["differs_from_plain"] = with_quantised[1] != losses(model)[1]
     return found
 
@@ -206,6 +208,23 @@ def schedules(model):
     }
 
 
+def in_compute_dtype(model):
+    """A run on what the host's node Model Compute Dtype makes of MODEL: precision, type of the weights, losses."""
+    half = model.clone()
+    half.set_model_compute_dtype(torch.bfloat16)
+    host = part("nodes.host.denoiser")
+    with host.trainable(half) as denoiser:
+        denoiser.load()
+        held = {str(weight.dtype) for weight in model.model.diffusion_model.parameters()}
+    apart = difference(half, model)
+    return {
+        "precision": host.precision_of(half),
+        "held": sorted(held),
+        "apart": apart,
+        "traces": traces(half),
+    }
+
+
 def encoded(model, vae):
     """The posterior against the plain module's, and whether the VAE's own weights and modules were copied."""
     import copy
@@ -240,7 +259,7 @@ def main():
             losses(each)[1] for each in (model, with_lora(model), with_lora(model, 0.3), model)
         ]
         about["packed"], about["schedules"] = packed(model), schedules(model)
-        about["encoded"] = encoded(model, vae)
+        about["encoded"], about["compute_dtype"] = encoded(model, vae), in_compute_dtype(model)
         try:
             about["quantised"] = quantised(model)
         except ImportError:

@@ -46,6 +46,16 @@ def test_a_quantised_base_is_trained_on_as_if_dequantised(about):
         assert kind["given_back"]
         assert kind["losses_apart"] < 1e-6
         assert kind["differs_from_plain"]
+        assert kind["counted_as_there"], "memory for a dequantised copy is taken for granted"
+
+
+def test_a_node_that_chooses_the_type_to_compute_in_is_obeyed(about):
+    """A failure means a training that dies on mixed types, or one in another precision than the drawing."""
+    found = about["compute_dtype"]
+    assert found["precision"] == "bf16"
+    assert found["held"] == ["torch.bfloat16"]
+    assert 0 < found["apart"] < 0.02
+    assert found["traces"] == 0
 
 
 def test_a_packed_base_is_refused_by_name(about):

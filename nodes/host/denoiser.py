@@ -184,8 +184,8 @@ def _pytorch_attention(_chosen: Any, *args: Any, **kwargs: Any) -> Tensor:
 
 
 def computed_in(model: Any) -> torch.dtype:
-    """What a MODEL computes in, whatever its weights are stored in."""
-    return model.model.manual_cast_dtype or model.model.get_dtype()
+    """What a MODEL computes in, whatever its weights are stored in; a Model Compute Dtype node may have chosen it."""
+    return model.get_model_object("manual_cast_dtype") or model.model.get_dtype()
 
 
 def precision_of(model: Any) -> Precision:

@@ -20,6 +20,7 @@ from ...rechar_core.references.errors import AdapterError
 from ...rechar_core.references.layers import Layer, block_weights, layers_of
 from ...rechar_core.references.layout import Layout
 from ...rechar_core.references.projection import Adapter, read_adapter
+from .denoiser import computed_in
 from .patch import check_sdxl
 
 CATEGORY = "ipadapter"
@@ -158,7 +159,7 @@ def apply_references(
     patched = model.clone()
     existing = patched.model_options["transformer_options"].get("patches_replace", {}).get("attn2", {})
     window = _window(model, start, end)
-    where = (model.load_device, model.model.manual_cast_dtype or model.model.get_dtype())
+    where = (model.load_device, computed_in(model))
     for number, layer in enumerate(layers):
         scale = by_block[layer.block_name]
         branches = [reference.at_layer(number, s * scale).to(*where) for reference, s in strong if scale != 0]

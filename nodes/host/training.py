@@ -28,6 +28,7 @@ from .encoders import encode_pictures, encode_prompt
 from .folders import cache_folder
 from .inputs import check_trainable
 from .progress import Progress, latent_preview, throw_if_cancelled
+from .weights import is_quantised
 
 _SETUP_PARTS = 3  # of the first progress bar: the prompt, the pictures, the UNet
 _PREVIEWS = 40  # at most this many a run; each costs one forward pass
@@ -147,16 +148,21 @@ def _mode(
         return recipe.memory
     import comfy.model_management
 
-    device, itemsize = denoiser.device, computed_in(denoiser.patcher).itemsize
+    device, dtype = denoiser.device, computed_in(denoiser.patcher)
     weights = list(denoiser.model.diffusion_model.parameters())
-    base = sum(weight.numel() for weight in weights) * itemsize
-    there = sum(w.numel() * itemsize for w in weights if w.device == device and w.dtype.itemsize == itemsize)
-    free = int(comfy.model_management.get_free_memory(device)) + there
+    base = sum(weight.numel() for weight in weights) * dtype.itemsize
+    free = int(comfy.model_management.get_free_memory(device)) + _there(weights, device, dtype)
     area = max(p.mean.shape[-2] * p.mean.shape[-1] for p in pictures)
     rank = recipe.rank * loras
-    mode, why = choose_mode(free, base, area, recipe.batch_size, rank, itemsize, in_ram(device))
+    mode, why = choose_mode(free, base, area, recipe.batch_size, rank, dtype.itemsize, in_ram(device))
     logging.getLogger(__name__).info(why)
     return mode
+
+
+def _there(weights: list[Tensor], device: torch.device, dtype: torch.dtype) -> int:
+    """Bytes of the weights that lie on `device` as they are computed with, and are not copied there."""
+    plain = [weight for weight in weights if weight.dtype == dtype and not is_quantised(weight)]
+    return sum(weight.nbytes for weight in plain if weight.device == device)
 
 
 def _job_hash(training: Training) -> str:

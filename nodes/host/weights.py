@@ -168,7 +168,7 @@ def _computation(
     As ModelPatcher.patch_weight_to_device and comfy.ops.cast_bias_weight do it, in fp32 and without rounding back to
     the type that the weight is stored in.
     """
-    quantised = isinstance(tensor, _quantised_types())
+    quantised = is_quantised(tensor)
     scale = getattr(
         module, f"convert_{name}", None
     )  # ComfyUI before its quantised tensors: fp8 times its scale
@@ -196,13 +196,13 @@ def _computation(
     return compute
 
 
-def _quantised_types() -> tuple[type, ...]:
-    """The host's quantised tensor: a tensor of a subclass that stands for float values."""
+def is_quantised(tensor: Tensor) -> bool:
+    """Whether it is the host's quantised tensor, whose dtype is that of the float values which it stands for."""
     try:
         from comfy.quant_ops import QuantizedTensor
     except ImportError:  # the oldest hosts have none
-        return ()
-    return (QuantizedTensor,)
+        return False
+    return isinstance(tensor, QuantizedTensor)
 
 
 def _set_aside(module: nn.Module) -> Callable[[], None]:
