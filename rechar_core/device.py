@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Float = Literal["fp32", "fp16", "bf16"]
 DrawingPrecision = Literal["auto", "fp32", "fp16", "bf16"]
+TrainingPrecision = Literal["auto", "no", "fp16", "bf16"]
 # Cards of Nvidia's Turing generation without tensor cores, whose fp16 convolutions give NaN, by a part of their names
 _FP16_GIVES_NAN = (
     *("GTX 16", "T500", "T550", "T600", "T1000", "T1200", "T2000", "MX450", "MX550", "CMP 30HX"),
@@ -112,6 +113,11 @@ def training_precision(device: torch.device) -> Precision:
     if _has_bf16(device):
         return "bf16"
     return "fp16" if device.type == "cuda" and _has_fp16(device) else "no"
+
+
+def precision_to_train_in(name: TrainingPrecision, device: torch.device) -> Precision:
+    """The precision named, or for "auto" `training_precision`."""
+    return training_precision(device) if name == "auto" else name
 
 
 def drawing_precision(device: torch.device) -> Float:

@@ -29,7 +29,7 @@ from rechar_core.training.recipe import TrainingRecipe
 ROOT = Path(__file__).parents[1]
 GLYPH, STYLE = tiny.REFERENCE / "structure.png", tiny.REFERENCE / "style.png"
 UNSET = {  # what the command line holds of the options that are not given
-    "mixed_precision": "no",
+    "mixed_precision": "auto",
     "memory": "auto",
     "fp8_base": False,
     "fresh": False,
@@ -417,6 +417,22 @@ def test_other_models_keep_the_published_settings(tmp_path, capsys):
     assert told == [] and defaults.drawing(str(tiny.MODEL)) == {}
     parsed = vars(cli.parser().parse_args(["train"]))
     assert {name: parsed[name] for name in UNSET} == UNSET
+
+
+@pytest.mark.parametrize(
+    ("kind", "named", "taken"),
+    [("xpu", "auto", "bf16"), ("cpu", "auto", "no"), ("xpu", "no", "no"), ("cpu", "fp16", "fp16")],
+)
+def test_the_precision_of_a_training_is_the_devices_own_unless_named(
+    tmp_path, monkeypatch, kind, named, taken
+):
+    """A failure means a base of twice the size on a GPU, or a half type on a CPU, where it is slower."""
+    from rechar_core.standalone.processes import processes
+
+    monkeypatch.setattr(processes(), "device", torch.device(kind))
+    values = {"model": str(tiny.MODEL), "image": "a.png", "prompt": "A [v]", "output": str(tmp_path / "x")}
+    job = train_options.job_of({**UNSET, **values, "mixed_precision": named}, print)
+    assert (job.recipe.precision, job.any_precision) == (taken, named == "auto")
 
 
 def test_a_python_without_the_packages_is_told_what_to_do():

@@ -83,6 +83,15 @@ def test_what_is_done_is_not_trained_again(tmp_path, monkeypatch):
     assert trained == [tmp_path / "1.safetensors"]
 
 
+@pytest.mark.parametrize(("named", "again"), [("auto", 0), ("no", 1)])
+def test_machines_of_other_precisions_share_a_list(tmp_path, monkeypatch, capsys, named, again):
+    """A failure means that a list stops at what another kind of card trained, or passes over what was asked for."""
+    assert run(listed(tmp_path, {"mixed_precision": "bf16"})) == 0
+    monkeypatch.setattr(work, "train_on", lambda *_: pytest.fail("trained again"))
+    assert run(listed(tmp_path, {"mixed_precision": named})) == again
+    assert ("another precision" in capsys.readouterr().err) == bool(again)
+
+
 def test_a_failed_job_stops_no_other_is_named_and_is_tried_again(tmp_path, capsys):
     """A failure means that one bad picture costs a night's work."""
     path = listed(tmp_path, {"image": str(tmp_path / "gone.png")}, {})
@@ -100,6 +109,10 @@ def test_a_failed_job_stops_no_other_is_named_and_is_tried_again(tmp_path, capsy
         ([{"colour": 1}], "line 1: The recipe has unknown settings: colour"),
         ([{}, {"rank": 0}], "line 2: rank is 0"),
         ([{"recipe": "fancy"}], "choose one of b-lora"),
+        (
+            [{"mixed_precision": "fp8"}],
+            "line 1: mixed_precision is 'fp8'; choose one of auto, no, fp16, bf16",
+        ),
         ([{"recipe": ["quick"]}], "line 1: recipe is ['quick']; choose one of b-lora"),
         ([{"learning_rate": "fast"}], "line 1: learning_rate is 'fast'; it must be a number above 0."),
         ([{"learning_rate": True}], "line 1: learning_rate is True; it must be a number above 0."),

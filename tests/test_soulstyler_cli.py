@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soulstyler_tiny as weights
 import tiny
+import torch
 from PIL import Image
 
+from rechar_core.device import float_named
+from rechar_core.images import read
+from rechar_core.soulstyler.compose import Target, padded
+from rechar_core.soulstyler.grammar import Pair
+from rechar_core.standalone import restyle as work
 from rechar_core.standalone.cli import main
+from rechar_core.standalone.restyle import RestyleJob
 
 RED = (220, 40, 20)
 
@@ -58,6 +66,65 @@ def test_sdxl_restyles_the_object_alone_and_a_seed_is_a_picture(folder: Path):
     assert np.array_equal(check(folder), first)
     assert restyle(folder, *options, "--strength", "1") == 0
     assert not np.array_equal(check(folder), first)
+
+
+def engine(precision: str) -> Any:
+    job = RestyleJob(
+        *(Path("unused"), "unused", Path("unused")),
+        model=str(tiny.MODEL),
+        strength=0.6,
+        steps=4,
+        guidance=2.0,
+        seed=1,
+        precision=precision,
+    )
+    return work._Sdxl(job)
+
+
+def target(folder: Path, mask: str | None = "mask.png") -> Target:
+    image = read(folder / "scene.png").movedim(1, -1)
+    return Target.of(image, read(folder / mask).mean(1) if mask else torch.ones(image.shape[:3]))
+
+
+def test_without_a_mask_it_is_diffusers_own_img2img(folder: Path):
+    """Bit for bit in fp32, from the same latent. A failure means other noise or timesteps than the method's."""
+    from diffusers import StableDiffusionXLImg2ImgPipeline
+
+    from rechar_core.standalone.base import decode_latent, encode_picture
+
+    ours = engine("fp32")
+    whole = target(folder, None)
+    found = ours(whole, Pair("mosaic", "square", "square"))
+    pixels = padded(whole.image, 8).movedim(-1, 1) * 2 - 1
+    theirs = StableDiffusionXLImg2ImgPipeline.from_pipe(ours.pipeline)
+    latent = theirs(
+        "square, mosaic style",
+        image=encode_picture(theirs, pixels).mean,
+        strength=0.6,
+        num_inference_steps=4,
+        guidance_scale=2.0,
+        generator=torch.Generator().manual_seed(1),
+        output_type="latent",
+    ).images
+    assert torch.equal(found, whole.finish(decode_latent(theirs, latent).movedim(1, -1)))
+
+
+@pytest.mark.bounds
+@pytest.mark.parametrize(
+    ("precision", "most"), [("fp16", 4), ("bf16", 16)]
+)  # bf16 rounds 8 times as coarsely
+def test_half_precision_base_restyles_almost_the_same(folder: Path, precision: str, most: int):
+    """A failure means other noise, a base in fp32 all the same, or a rounded VAE, which overflows in fp16."""
+    engines = [engine(name) for name in ("fp32", precision)]
+    whole, half = (one(target(folder), Pair("mosaic", "square", "square")) * 255 for one in engines)
+    off = (whole - half).abs()
+    assert off.max() < most and off.mean() < 1 and whole.std() > 50
+    plain, mixed = (one.pipeline for one in engines)
+    assert mixed.unet.dtype == mixed.text_encoder.dtype == float_named(precision)
+    for part, dtype in ((mixed.unet, float_named(precision)), (mixed.vae, torch.float32)):
+        assert {weight.dtype for weight in part.parameters()} == {dtype}
+    theirs = plain.vae.state_dict()
+    assert all(torch.equal(weight, theirs[name]) for name, weight in mixed.vae.state_dict().items())
 
 
 def test_the_clip_engine_does_too(folder: Path):

@@ -22,6 +22,7 @@ from rechar_core.device import (
 )
 from rechar_core.fusion import Fusion, fuse
 from rechar_core.lora import BLora, LoraPair
+from rechar_core.standalone.base import cast
 from rechar_core.standalone.denoiser import DiffusersDenoiser
 from rechar_core.standalone.generate import Sampling, sample
 from rechar_core.standalone.train import Team, TrainJob, read_pictures, train_on
@@ -145,6 +146,6 @@ class Bench:
     def _to(self, device: Any, precision: Any) -> None:
         """The VAE stays in fp32. `generate` would read the file again: only then nothing is rounded twice."""
         for part in (self.pipeline.unet, self.pipeline.text_encoder, self.pipeline.text_encoder_2):
-            part.to(device, float_named(precision))
-        self.pipeline.vae.to(device)
+            cast(part, torch.device(device), float_named(precision))
+        cast(self.pipeline.vae, torch.device(device))
         note(f"model on {device} in {precision}")

@@ -163,6 +163,7 @@ def random_pipeline(
     )
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+    from rechar_core.standalone.base import cast
     from rechar_core.standalone.single_file import CONFIG
     from rechar_core.tokenizer import tokenizers
 
@@ -193,7 +194,7 @@ def random_pipeline(
         add_watermarker=False,
     )
     for part in (vae, unet, first, second):
-        part.eval().requires_grad_(False).to("cpu")
+        cast(part.eval().requires_grad_(False), torch.device("cpu"))
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

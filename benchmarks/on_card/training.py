@@ -15,7 +15,7 @@ import torch
 from benchmarks.contestants import published, published_optimizer
 from benchmarks.measure import matmul_rate
 from rechar_core.device import empty_cache, float_named, forget_peak, peak_memory, training_precision
-from rechar_core.standalone.base import encode_prompt
+from rechar_core.standalone.base import cast, encode_prompt
 from rechar_core.standalone.train import prepare
 from rechar_core.training.loop import OutOfMemory
 from rechar_core.training.memory import LADDER, MemoryMode
@@ -96,7 +96,7 @@ class Bench:
         """The published recipe, fp16 with a gradient scaler on CUDA, as its authors call it."""
         task, parts = self.task, (self.pipeline.text_encoder, self.pipeline.text_encoder_2)
         gpu = task.device.type == "cuda"
-        unet, vae = self.pipeline.unet.to(torch.float16 if gpu else torch.float32), self.pipeline.vae
+        unet, vae = cast(self.pipeline.unet, torch.float16 if gpu else torch.float32), self.pipeline.vae
         clock = Clock(task)
         for part in parts:
             part.to(task.device)

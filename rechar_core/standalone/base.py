@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,11 +14,16 @@ from .versions import float_type
 
 if TYPE_CHECKING:
     import torch
-    from diffusers import AutoencoderKL, StableDiffusionXLPipeline
+    from diffusers import AutoencoderKL, DiffusionPipeline, StableDiffusionXLPipeline
     from PIL.Image import Image
     from torch import Tensor
 
     from ..training.denoiser import Conditioning, LatentMoments
+
+# diffusers imports image processors that nothing here uses, and transformers warns that they lack torchvision
+logging.getLogger("transformers.utils.import_utils").addFilter(
+    lambda record: "requires torchvision" not in record.getMessage()
+)
 
 DEMO = "demo"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -59,6 +65,29 @@ def cast(module: Any, *to: torch.dtype | torch.device) -> Any:
     for where in to:
         nn.Module.to(module, where)
     return module
+
+
+def weights_size(*modules: Any) -> int:
+    """Bytes of the modules' weights as they are held: those of a base in 8 bits are smaller."""
+    return sum(t.nbytes for module in modules for t in (*module.parameters(), *module.buffers()))
+
+
+def device_of(part: Any) -> torch.device:
+    """Where a part of a pipeline computes; it may lie elsewhere until then (placing.py)."""
+    hook = getattr(part, "_hf_hook", None)
+    found: torch.device = getattr(hook, "execution_device", None) or part.device
+    return found
+
+
+def leave(pipeline: DiffusionPipeline, *others: Any) -> None:
+    """What is on the device only while it computes goes back to the RAM; where all parts stay, nothing happens."""
+    from accelerate.hooks import CpuOffload
+
+    pipeline.maybe_free_model_hooks()
+    for part in others:
+        hook = getattr(part, "_hf_hook", None)
+        if isinstance(hook, CpuOffload):
+            hook.init_hook(part)
 
 
 def _load(
@@ -200,26 +229,27 @@ def encode_prompt(pipeline: StableDiffusionXLPipeline, prompt: str, resolution: 
     return Conditioning(context, pooled, torch.tensor([[r, r, 0, 0, r, r]], device=context.device))
 
 
-def encode_picture(pipeline: StableDiffusionXLPipeline, pixels: Tensor) -> LatentMoments:
+def encode_picture(pipeline: DiffusionPipeline, pixels: Tensor) -> LatentMoments:
     """The VAE's posterior for pixels (1, 3, H, W) in -1..1, encoded once in fp32, scaled."""
     import torch
 
     from ..training.denoiser import LatentMoments
 
-    scale = pipeline.vae.config.scaling_factor
+    vae, scale = pipeline.vae, pipeline.vae.config.scaling_factor
     with torch.no_grad():
-        posterior = pipeline.vae.encode(pixels.to(pipeline.vae.device, torch.float32)).latent_dist
+        posterior = vae.encode(pixels.to(device_of(vae), torch.float32)).latent_dist
+    leave(pipeline)
     return LatentMoments(posterior.mean * scale, posterior.std * scale)
 
 
-def decode_picture(pipeline: StableDiffusionXLPipeline, latent: Tensor) -> Image:
+def decode_picture(pipeline: DiffusionPipeline, latent: Tensor) -> Image:
     """The picture of a scaled latent (1, 4, h, w). Raises ModelError, as decode_latent."""
     from ..images import to_pil
 
     return to_pil(decode_latent(pipeline, latent)[0])
 
 
-def decode_latent(pipeline: StableDiffusionXLPipeline, latent: Tensor) -> Tensor:
+def decode_latent(pipeline: DiffusionPipeline, latent: Tensor) -> Tensor:
     """(1, 3, H, W) in 0..1 on the CPU, in fp32: the pipeline itself wants one type for all parts.
 
     Raises ModelError if the latent is no picture: NaN would be saved as black.
@@ -229,7 +259,8 @@ def decode_latent(pipeline: StableDiffusionXLPipeline, latent: Tensor) -> Tensor
     vae = pipeline.vae
     check_finite(latent)
     with torch.no_grad():
-        pixels = vae.decode(latent.to(vae.device, torch.float32) / vae.config.scaling_factor).sample
+        pixels = vae.decode(latent.to(device_of(vae), torch.float32) / vae.config.scaling_factor).sample
+    leave(pipeline)
     return (pixels / 2 + 0.5).clamp(0, 1).cpu()
 
 

@@ -64,18 +64,25 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message}. '{self.prog} --help' shows all options.\n")
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Says no default where there is none."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if any(action.default is nothing for nothing in (None, False, "")):
+            return action.help
+        return super()._get_help_string(action)
+
+
 def parser() -> argparse.ArgumentParser:
     """All commands with their exact options; scripts rely on them."""
     root = _Parser(
         prog="python -m rechar_core",
         description="Structure and style B-LoRAs from single pictures, fused with an alpha each.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_Help,
     )
     commands = root.add_subparsers(required=True, metavar="command")
     for name, (help_text, add_options, command) in _COMMANDS.items():
-        sub = commands.add_parser(
-            name, help=help_text, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-        )
+        sub = commands.add_parser(name, help=help_text, formatter_class=_Help)
         add_options(sub)
         sub.set_defaults(command=command)
     return root
@@ -97,13 +104,13 @@ def _generate_options(sub: argparse.ArgumentParser) -> None:
     add("--prompt", help="what to draw; needed without --mode")
     add("--negative", help="negative prompt; without it SDXL's zeros")
     add("--output", required=True, type=Path, help="folder for the PNG files")
-    add("--images", type=int, default=4, help="how many pictures to draw, each from the next seed")
+    add("--images", type=int, default=4, help="how many pictures to draw, each with a seed of its own")
     _precision_option(sub)
     add("--steps", type=int, help="(30; with --mode the mode's, with the model 'demo' its own)")
     add("--guidance", type=float, help="classifier-free scale (5; as --steps)")
     add("--seed", type=int, default=0, help="of the first picture; the next has seed + 1")
-    add("--width", type=int, help="pixels, a multiple of 8; with --mode of the shorter side")
-    add("--height", type=int, help="pixels, a multiple of 8")
+    add("--width", type=int, help="pixels, a multiple of 8 (SDXL 1024); with --mode of the shorter side")
+    add("--height", type=int, help="pixels, a multiple of 8 (SDXL 1024)")
     from .decorate import add_options
 
     add_options(sub)
@@ -114,8 +121,8 @@ def _precision_option(sub: argparse.ArgumentParser) -> None:
         "--precision",
         choices=get_args(DrawingPrecision),
         default="auto",
-        help="of the model: auto is fp16 on a GPU that has it, else fp32, which takes twice the memory; "
-        "on a CPU with less than 16 GB of RAM choose bf16",
+        help="of UNet and text encoders; the VAE computes in fp32 always. auto: fp16 on a GPU that computes in it, "
+        "else fp32, which takes twice the memory (15 GB for SDXL): on a CPU with less than 16 GB of RAM choose bf16",
     )
 
 

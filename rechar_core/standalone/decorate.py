@@ -89,11 +89,13 @@ def decorate(job: DecorateJob) -> list[Path]:
     Under `accelerate launch` the pictures are shared out between the processes; each returns its own.
     Raises ReCharError on bad input, before anything is drawn.
     """
+    import torch
     from tqdm import tqdm
 
     from .base import load
     from .generate import check_series, check_side
     from .painter import DiffusersPainter
+    from .placing import place
     from .processes import processes
     from .readers import control_net, readers
 
@@ -107,11 +109,12 @@ def decorate(job: DecorateJob) -> list[Path]:
     mode, picture = job.chosen(), read(job.glyph)
     given["style_image"] = read(job.style_image).movedim(1, -1) if job.style_image else None
     make_folder(job.output)
-    where = (drawing_type(job.precision, here.device), here.device)
+    where = (drawing_type(job.precision, here.device), torch.device("cpu"))
     read_by = readers(job.composition_adapter, job.style_adapter, job.image_encoder, *where)
     net = control_net(job.control_net, *where)
     painter = DiffusersPainter(load(job.model, *where), read_by, net)
     glyph, mask = glyph_of(picture, job.resolution or _side(painter))
+    place(painter.pipeline, here.device, mask.numel(), read_by.encoder, net)
     texts: dict[str, Any] = job.texts()
     passes = [Passes(painter, glyph, mask, mode, job.seed + i, **texts, **given) for i in range(job.images)]
     passes[0].check()

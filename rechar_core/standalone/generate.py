@@ -17,11 +17,13 @@ from ..fusion import AlphaMode, Fusion, applied, fuse
 from ..images import PICTURE_SUFFIXES, png
 from ..storage import make_folder, write_bytes
 from .base import decode_picture, load
+from .placing import place
 from .processes import processes
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
     from PIL.Image import Image
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,11 @@ class Sampling:
             raise RecipeError(f"guidance is {self.guidance}; it must be from 0 to 100.")
         check_side("width", self.width)
         check_side("height", self.height)
+
+    def size(self, pipeline: StableDiffusionXLPipeline) -> tuple[int, int]:
+        """Width and height in pixels with this model."""
+        own = int(pipeline.default_sample_size * pipeline.vae_scale_factor)
+        return self.width or own, self.height or own
 
 
 def check_side(name: str, pixels: int | None) -> None:
@@ -89,7 +96,9 @@ def generate(job: GenerateJob) -> list[Path]:
         job.alpha_mode,
     )
     make_folder(job.output)
-    pipeline = load(job.model, drawing_type(job.precision, here.device), here.device)
+    pipeline = load(job.model, drawing_type(job.precision, here.device), torch.device("cpu"))
+    width, height = job.sampling.size(pipeline)
+    place(pipeline, here.device, width * height)
     seeds = [job.seed + i for i in range(job.images)][here.process_index :: here.num_processes]
     written = []
     for seed, picture in zip(seeds, sample(pipeline, job.sampling, fusion, seeds), strict=True):
@@ -125,9 +134,9 @@ def sample(
     """
     from tqdm import tqdm
 
-    own = pipeline.default_sample_size * pipeline.vae_scale_factor
-    width, height = sampling.width or own, sampling.height or own
+    width, height = sampling.size(pipeline)
     pipeline.unet.eval()
+    prompt = _encoded(pipeline, sampling)
     with (
         applied(pipeline.unet, fusion),
         tqdm(total=len(seeds), desc="Drawing", unit="picture", ascii=True, disable=not progress) as bar,
@@ -136,8 +145,7 @@ def sample(
             draws = torch.Generator().manual_seed(seed)
             noise = torch.randn(1, 4, height // 8, width // 8, generator=draws)
             latent = pipeline(
-                sampling.prompt,
-                negative_prompt=sampling.negative,
+                **prompt,
                 num_inference_steps=sampling.steps,
                 guidance_scale=sampling.guidance,
                 width=width,
@@ -148,6 +156,20 @@ def sample(
             ).images
             yield decode_picture(pipeline, latent)
             bar.update()
+
+
+def _encoded(pipeline: StableDiffusionXLPipeline, sampling: Sampling) -> dict[str, Tensor]:
+    """The prompts as the pipeline's call takes them, so that one encoding serves all pictures."""
+    with torch.no_grad():
+        context, negative, pooled, negative_pooled = pipeline.encode_prompt(
+            sampling.prompt,
+            negative_prompt=sampling.negative,
+            do_classifier_free_guidance=sampling.guidance > 1,
+        )
+    found = {"prompt_embeds": context, "pooled_prompt_embeds": pooled}
+    if negative is not None:
+        found |= {"negative_prompt_embeds": negative, "negative_pooled_prompt_embeds": negative_pooled}
+    return found
 
 
 def _save(picture: Image, job: GenerateJob, seed: int) -> Path:

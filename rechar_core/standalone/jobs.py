@@ -98,7 +98,8 @@ def finished(job: TrainJob) -> bool:
         return False
     blora = files.read(job.output)
     held = {**type(job.recipe)().to_json(), **(blora.recipe or {})}
-    wanted = {name: value for name, value in job.recipe.to_json().items() if name != "memory"}
+    free = ("memory", "precision") if job.any_precision else ("memory",)
+    wanted = {name: value for name, value in job.recipe.to_json().items() if name not in free}
     changed = [name for name in wanted if held.get(name) != wanted[name]]
     told = json_object(blora.metadata.get(INPUTS, ""))
     with suppress(ReCharError, OSError):

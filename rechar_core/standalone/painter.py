@@ -18,6 +18,7 @@ from ..references.encoding import clip_pixels, kept_parts, reference_of
 from ..references.errors import AdapterError
 from ..references.layout import ROLES, Layout
 from ..references.projection import Adapter, attend
+from .base import decode_latent, device_of, leave
 from .words import encode_words
 
 if TYPE_CHECKING:
@@ -65,13 +66,14 @@ class DiffusersPainter:
         if adapter is None:
             raise AdapterError(f"No adapter for {role} references is given.")
         self._check_encoder(adapter)
-        pixels = clip_pixels(picture.to(encoder.device), encoder.config.image_size)
+        pixels = clip_pixels(picture.to(device_of(encoder)), encoder.config.image_size)
         seen = self._features(adapter, pixels)
         plain = adapter.kind == "plain"
         # what diffusers takes for no picture: no features, or those of grey
         unseen = (
             torch.zeros_like(seen[:1]) if plain else self._features(adapter, torch.zeros_like(pixels[:1]))
         )
+        leave(self.pipeline, encoder)
         kept = kept_parts(keep, (picture.shape[1], picture.shape[2]), seen)
         return reference_of(adapter, role, seen, unseen, kept)
 
@@ -81,23 +83,23 @@ class DiffusersPainter:
         return (out.image_embeds if adapter.kind == "plain" else out.hidden_states[-2]).float().cpu()
 
     def draw(self, drawing: Drawing) -> Tensor:
-        from .base import decode_latent
-
         if drawing.each_step is not None:
             raise RecipeError("A shared look is drawn in ComfyUI only; use the ReChar Word node.")
         unet = self.pipeline.unet
         with torch.no_grad(), applied(unet, drawing.fusion), _referred(unet, drawing) as half:
             latent = self._sample(drawing, half)
+        leave(self.pipeline, self.control_net)
         return decode_latent(self.pipeline, latent).movedim(1, -1)
 
     def _sample(self, drawing: Drawing, half: list[int]) -> Tensor:
         """The denoised latent (1, 4, h, w); the noise is drawn on the CPU."""
         pipe, (height, width) = self.pipeline, drawing.size
         scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
-        scheduler.set_timesteps(drawing.steps, device=pipe.device)
+        device = device_of(pipe.unet)
+        scheduler.set_timesteps(drawing.steps, device=device)
         draws = torch.Generator().manual_seed(drawing.seed)
         noise = torch.randn(1, 4, height // 8, width // 8, generator=draws)
-        latent = noise.to(pipe.device, pipe.unet.dtype) * scheduler.init_noise_sigma
+        latent = noise.to(device, pipe.unet.dtype) * scheduler.init_noise_sigma
         extra = pipe.prepare_extra_step_kwargs(draws, 0.0)
         prompts = {CONDITIONAL: encode_words(pipe, drawing.positive)}
         if drawing.cfg != 1:
@@ -158,7 +160,7 @@ def _referred(unet: Any, drawing: Drawing) -> Iterator[list[int]]:
     before, grids = dict(unet.attn_processors), _grids(drawing.size)
     ours = dict(before)
     for number, name in enumerate(names):
-        branches = [r.at_layer(number, scale).to(unet.device, unet.dtype) for r, scale in strong]
+        branches = [r.at_layer(number, scale).to(device_of(unet), unet.dtype) for r, scale in strong]
         ours[name] = ReferenceAttention(branches, drawing.layout, grids, half)
     try:
         unet.set_attn_processor(ours)

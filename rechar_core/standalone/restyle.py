@@ -20,7 +20,8 @@ from ..soulstyler.llm import Llm, read_in_mode
 from ..soulstyler.segment import Search, find
 from ..soulstyler.segmenters import load_segmenter
 from ..storage import file_to_write, write_bytes
-from .base import cast, check_finite, load
+from .base import decode_latent, encode_picture, load
+from .placing import place
 from .processes import processes, say
 
 if TYPE_CHECKING:
@@ -135,40 +136,40 @@ class _Sdxl:
         self.job = job
         structure, style = (files.read(file) if file else None for file in (job.structure, job.style))
         self.fusion = fuse(structure, style, style_alpha=job.style_alpha)
-        device = processes().device
-        self.pipeline = _img2img(load(job.model, drawing_type(job.precision, device), device))
+        self.device = processes().device
+        dtype = drawing_type(job.precision, self.device)
+        self.pipeline = _img2img(load(job.model, dtype, torch.device("cpu")))
 
     def __call__(self, target: Target, pair: Pair) -> Tensor:
         job, image = self.job, padded(target.image, LATENT_SCALE).movedim(-1, 1)
         height, width = image.shape[-2:]
         mask = shaped(padded(target.mask, LATENT_SCALE), grow=LATENT_SCALE)
         cells = F.interpolate(mask[:, None], (height // LATENT_SCALE, width // LATENT_SCALE), mode="area")
+        place(self.pipeline, self.device, height * width)
+        held = _Held(self.pipeline, image, cells, job.seed)
         with applied(self.pipeline.unet, self.fusion):
-            out = self.pipeline(
+            latent = self.pipeline(
                 prompt=job.prompt or f"{pair.object}, {pair.style} style".removeprefix(", "),
-                image=image,
+                image=torch.cat([held.latent, held.noise]),
                 strength=job.strength,
                 num_inference_steps=job.steps or 30,
                 guidance_scale=job.guidance,
                 generator=torch.Generator().manual_seed(job.seed),
-                callback_on_step_end=_Held(self.pipeline, image, cells, job.seed),
-                output_type="pt",
+                callback_on_step_end=held,
+                output_type="latent",
             ).images
-        check_finite(out)
-        return target.finish(out.float().cpu().movedim(1, -1))
+        return target.finish(decode_latent(self.pipeline, latent).movedim(1, -1))
 
 
 class _Held:
     """After each step, what the mask has not released yet is the source again, as noisy as the rest.
 
     Differential diffusion (Levin and Fried, 2023): a cell of mask m is free once less than m of all steps is left.
+    latent, noise: (1, 4, h, w), fp32; the noise is drawn on the CPU, so that a seed is one picture everywhere.
     """
 
     def __init__(self, pipeline: Any, image: Tensor, cells: Tensor, seed: int):
-        vae = cast(pipeline.vae, torch.float32)  # SDXL's overflows in fp16
-        with torch.no_grad():
-            pixels = (image * 2 - 1).to(vae.device, vae.dtype)
-            self.latent = vae.encode(pixels).latent_dist.mode() * vae.config.scaling_factor
+        self.latent = encode_picture(pipeline, image * 2 - 1).mean
         draws = torch.Generator().manual_seed(seed)
         self.noise = torch.randn(self.latent.shape, generator=draws).to(self.latent)
         self.cells = cells.to(self.latent)
@@ -185,9 +186,29 @@ class _Held:
 
 
 def _img2img(pipeline: Any) -> Any:
+    """Diffusers' img2img with the parts of a pipeline. `image` is a latent and its noise, (2, 4, h, w), in fp32.
+
+    Its own would encode with a VAE that it casts to the UNet's type, and draw the noise in that type.
+    """
     from diffusers import StableDiffusionXLImg2ImgPipeline
 
-    made = StableDiffusionXLImg2ImgPipeline.from_pipe(pipeline)
+    class FromLatent(StableDiffusionXLImg2ImgPipeline):
+        def prepare_latents(
+            self,
+            image: Tensor,
+            timestep: Tensor,
+            batch_size: int,
+            number: int,
+            dtype: Any,
+            device: Any,
+            *_: Any,
+        ) -> Tensor:
+            latent, noise = image.to(device).chunk(2)
+            return self.scheduler.add_noise(latent, noise, timestep).to(dtype)
+
+    zeros = pipeline.config.force_zeros_for_empty_prompt
+    # from_pipe would cast all parts to fp32
+    made = FromLatent(**pipeline.components, force_zeros_for_empty_prompt=zeros, add_watermarker=False)
     made.set_progress_bar_config(disable=True)
     return made
 

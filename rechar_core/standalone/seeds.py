@@ -21,6 +21,7 @@ from ..training.loop import Training
 from .defaults import drawing
 from .generate import Sampling, sample
 from .interrupt import StoppedBetweenSteps, held_back
+from .placing import place
 from .processes import processes, say
 from .train import SAVE_EVERY, TrainJob, finish, forget_peak, inputs, load_base, prepare, read_pictures
 
@@ -55,7 +56,7 @@ def train_seeds(job: TrainJob, seeds: Sequence[int]) -> list[Path]:
         seconds = (time.perf_counter() - started) / max(1, job.recipe.steps - first) / len(seeds)
         for each, training in zip(jobs, company.trainings, strict=True):
             finish(each, training, pixels, made_of, seconds)
-        pipeline.to(here.device)
+        place(pipeline, here.device, job.recipe.resolution**2)
         page = _draw(pipeline, company, seeds, {"steps": _DRAWING, **drawing(job.model)})
     drawn = job.output.with_name(f"{job.output.stem}_seeds.png")
     write_bytes((png(page),), drawn)

@@ -28,7 +28,7 @@ from ..training.fp8 import shrink
 from ..training.loop import Share, Step, Training
 from ..training.memory import MemoryMode, choose_mode
 from ..training.recipe import TrainingRecipe
-from .base import cast, encode_picture, encode_prompt, load
+from .base import cast, encode_picture, encode_prompt, load, weights_size
 from .denoiser import DiffusersDenoiser
 from .interrupt import StoppedBetweenSteps, held_back
 from .processes import processes, say, shown
@@ -45,7 +45,8 @@ INPUTS = "training_inputs"  # the field of a file's metadata with what `inputs` 
 class TrainJob:
     """What to train on what. image: a picture or a folder of them; log: where the JSON log goes, if anywhere.
 
-    frozen: a B-LoRA whose structure block stays in the model meanwhile (ConsisLoRA's style stage).
+    frozen: a B-LoRA whose structure block stays in the model meanwhile (ConsisLoRA's style stage). any_precision: the
+    recipe's precision is this device's, not the user's, so that a file trained in another one is this training as well.
     Raises RecipeError where fp8 and a frozen B-LoRA come together.
     """
 
@@ -56,6 +57,7 @@ class TrainJob:
     log: Path | None = None
     fresh: bool = False
     frozen: Path | None = None
+    any_precision: bool = False
 
     def __post_init__(self) -> None:
         if self.recipe.fp8_base and self.frozen:
@@ -223,11 +225,6 @@ def _mode(
     rank, itemsize = recipe.rank * loras, unet.dtype.itemsize
     mode, why = choose_mode(free, base, area, recipe.batch_size, rank, itemsize, in_ram(device))
     return mode, "" if in_ram(device) and mode == "fast" else why
-
-
-def weights_size(module: Any) -> int:
-    """Bytes of a module's weights as they are held: those of a base in 8 bits are smaller."""
-    return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
 
 
 def _share(here: PartialState) -> Share:

@@ -7,8 +7,9 @@ import sys
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
+from ..device import TrainingPrecision, precision_to_train_in
 from ..errors import RecipeError
 from . import defaults
 
@@ -51,7 +52,13 @@ def add_options(sub: argparse.ArgumentParser) -> None:
     add("--loss", choices=("prediction", "x0"), default=unset, help="(the recipe's; x0 is ConsisLoRA's)")
     add("--min-snr-gamma", type=float, default=unset, help="min-SNR weighting; 5 is usual (off)")
     add("--noise-offset", type=float, default=unset, help="(the recipe's)")
-    add("--mixed-precision", choices=("no", "fp16", "bf16"), default="no", help="of the frozen base")
+    add(
+        "--mixed-precision",
+        choices=get_args(TrainingPrecision),
+        default="auto",
+        help="of the frozen base; the LoRA is fp32 always. auto: bf16 on a GPU that computes in it, fp16 on other "
+        "NVIDIA and AMD GPUs (as published), no (fp32, twice the memory) on a CPU and where fp16 fails",
+    )
     add("--memory", choices=("auto", "fast", "normal", "low"), default="auto", help="speed against memory")
     add("--gradient-checkpointing", choices=tuple(_CHECKPOINTING), default=unset, help=argparse.SUPPRESS)
     add("--fp8-base", action="store_true", help="base weights in 8 bits: half the memory, another result")
@@ -105,6 +112,7 @@ def job_of(given: Mapping[str, Any], tell: Callable[[str], None]) -> TrainJob:
     from ..files import SUFFIX
     from ..storage import file_to_write
     from ..training.presets import recipe
+    from .processes import processes
     from .train import TrainJob
 
     values = {name.replace("-", "_"): value for name, value in given.items()}
@@ -112,7 +120,8 @@ def job_of(given: Mapping[str, Any], tell: Callable[[str], None]) -> TrainJob:
     if missing:
         raise RecipeError(f"train needs {', '.join(missing)} as well.")
     _check(values)
-    values["precision"] = values.pop("mixed_precision")
+    named = values.pop("mixed_precision")
+    values["precision"] = precision_to_train_in(named, processes().device)
     if "gradient_checkpointing" in values:
         values["memory"] = _CHECKPOINTING[values.pop("gradient_checkpointing")]
     places = {name: values.pop(name) for name in ("image", "output", "log_json", "frozen")}
@@ -123,7 +132,7 @@ def job_of(given: Mapping[str, Any], tell: Callable[[str], None]) -> TrainJob:
     output, log = file_to_write(output, SUFFIX), log and file_to_write(log)
     if own:
         tell(defaults.told(own))
-    return TrainJob(model, image, output, chosen, log, fresh, frozen)
+    return TrainJob(model, image, output, chosen, log, fresh, frozen, any_precision=named == "auto")
 
 
 def _check(values: Mapping[str, Any]) -> None:
@@ -134,6 +143,10 @@ def _check(values: Mapping[str, Any]) -> None:
             raise RecipeError(f"{name} is {value!r}; it must be a name in quotes.")
     if not isinstance(values["fresh"], bool):
         raise RecipeError(f"fresh is {values['fresh']!r}; it must be true or false.")
-    chosen = values.get("gradient_checkpointing", "auto")
-    if chosen not in tuple(_CHECKPOINTING):
-        raise RecipeError(f"gradient_checkpointing is {chosen!r}; choose one of {', '.join(_CHECKPOINTING)}.")
+    chosen = {"gradient_checkpointing": "auto", **values}
+    for name, known in (
+        ("gradient_checkpointing", tuple(_CHECKPOINTING)),
+        ("mixed_precision", get_args(TrainingPrecision)),
+    ):
+        if chosen[name] not in known:
+            raise RecipeError(f"{name} is {chosen[name]!r}; choose one of {', '.join(known)}.")

@@ -21,6 +21,8 @@ def encode_words(pipeline: StableDiffusionXLPipeline, words: Sequence[Word]) -> 
     """
     import torch
 
+    from .base import device_of
+
     parts, pooled, rows = [], None, [0]
     pairs = (
         (pipeline.tokenizer, pipeline.text_encoder),
@@ -34,7 +36,7 @@ def encode_words(pipeline: StableDiffusionXLPipeline, words: Sequence[Word]) -> 
         chunks, kept = packed(groups, words, tokenizer.model_max_length)
         framed = [_framed([token for token, _ in chunk], tokenizer) for chunk in [*chunks, []]]
         with torch.no_grad():
-            out = encoder(torch.tensor(framed, device=encoder.device), output_hidden_states=True)
+            out = encoder(torch.tensor(framed, device=device_of(encoder)), output_hidden_states=True)
         seen, empty = out.hidden_states[-2][:-1], out.hidden_states[-2][-1:]
         weights = torch.ones_like(seen[..., :1])
         for row, chunk in zip(weights, chunks, strict=True):

@@ -25,8 +25,8 @@ SDXL_HALF, SDXL_FP8 = (
 _LARGER_HALF = 0.504  # of the UNet's bytes: what of it mode low has on the GPU at a time
 # Margin for what such a count leaves out: fragments of the allocator, a share of what comes and goes every step, and
 # the workspaces of kernels.
-_FRAGMENTS = 0.15
-_WORKSPACES = 0.4e9
+FRAGMENTS = 0.15
+WORKSPACES = 0.4e9
 RESERVE = 0.8e9  # of a card's memory: torch's context on it, and what the desktop shows
 CARDS = (24, 16, 12, 10, 8, 6, 4)  # sizes of the table, in GB
 _AREA = 128 * 128  # latent values of 1024 x 1024 pixels, a channel
@@ -67,7 +67,7 @@ def needed(
     """
     weights = base * _LARGER_HALF if mode == "low" and not in_ram else base
     changing = _ACTIVATIONS[mode] * area * batch_size / _AREA * itemsize / 2
-    return weights + _LORA_PER_RANK * rank + changing * (1 + _FRAGMENTS) + _WORKSPACES
+    return weights + _LORA_PER_RANK * rank + changing * (1 + FRAGMENTS) + WORKSPACES
 
 
 def choose_mode(

@@ -15,7 +15,9 @@ from .device import memory
 _ANSWERS: dict[str, Any] = {
     "synchronize": lambda device=None: None,
     "get_device_name": lambda device=None: "Simulated",
-    "get_device_properties": lambda device=None: SimpleNamespace(name="Simulated", total_memory=memory.total()),
+    "get_device_properties": lambda device=None: SimpleNamespace(
+        name="Simulated", total_memory=memory.total()
+    ),
     "mem_get_info": lambda device=None: (memory.total() - memory.current, memory.total()),
     "memory_allocated": lambda device=None: memory.current,
     "memory_reserved": lambda device=None: memory.current,

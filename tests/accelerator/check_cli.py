@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import gc
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 PACK, FOLDER = Path(sys.argv[1]), Path(sys.argv[2])
@@ -20,8 +22,11 @@ from PIL import Image  # noqa: E402
 from accelerator import checking  # noqa: E402
 from accelerator.device import DEVICE, memory  # noqa: E402
 from rechar_core import files  # noqa: E402
+from rechar_core.demo.build import SAMPLES  # noqa: E402
+from rechar_core.standalone import placing  # noqa: E402
 from rechar_core.standalone.cli import main  # noqa: E402
 from rechar_core.standalone.processes import processes  # noqa: E402
+from rechar_core.training.memory import WORKSPACES  # noqa: E402
 
 MODEL = Path(sys.path[0]) / "data" / "blora_tiny"
 PLACES = {"cpu": torch.device("cpu"), "sim": DEVICE}
@@ -81,39 +86,116 @@ def near(place: str, other: str, name: str) -> None:
     assert np.abs(a - b).max() <= 2 and a.std() > 1, np.abs(a - b).max()
 
 
+def generated(place: str, *options: object) -> None:
+    """A picture of the place's own LoRA, FOLDER / place / drawn.png."""
+    lora = FOLDER / place / "lora.safetensors"
+    size = "--steps", 2, "--width", 64, "--height", 64, "--images", 1, "--seed", 1, "--precision", "fp32"
+    given = "--model", MODEL / "model", "--prompt", "A [v]", "--output", FOLDER / place / "drawn"
+    command(place, "generate", *given, *size, "--structure", lora, "--style", lora, *options)
+    (FOLDER / place / "drawn" / "seed_00001.png").replace(FOLDER / place / "drawn.png")
+
+
+def restyled(place: str) -> None:
+    """FOLDER / place / restyled.png."""
+    mask = np.zeros((64, 64), dtype=np.uint8)
+    mask[16:48, 16:48] = 255
+    Image.fromarray(mask).save(FOLDER / "mask.png")
+    given = "--image", MODEL / "style.png", "--mask", FOLDER / "mask.png", "--model", MODEL / "model"
+    wish = "--instruction", "Turn the red square into a mosaic", "--output", FOLDER / place / "restyled.png"
+    how = "--seed", 1, "--steps", 4, "--guidance", 2, "--precision", "fp32"
+    command(place, "restyle", *given, *wish, *how)
+
+
+def decorated(place: str) -> None:
+    """FOLDER / place / decorated.png, with all that may draw along."""
+    given = "--model", "demo", "--mode", "tuned", "--glyph", SAMPLES["glyph_luo"], "--elements", "flowers"
+    leading = [
+        f"--{name}" for name in ("composition-adapter", "style-adapter", "image-encoder", "control-net")
+    ]
+    more = [word for name in leading for word in (name, "demo")]
+    size = "--steps", 2, "--width", 64, "--images", 1, "--seed", 1, "--precision", "fp32"
+    folder = FOLDER / place / "decorated"
+    style = "--style-image", SAMPLES["style_c"]
+    command(place, "generate", *given, *more, *style, *size, "--output", folder)
+    (folder / "seed_00001.png").replace(FOLDER / place / "decorated.png")
+
+
 def check_generate() -> None:
     for place in PLACES:
         trained(place)
-        loras = (
-            "--structure",
-            FOLDER / place / "lora.safetensors",
-            "--style",
-            FOLDER / place / "lora.safetensors",
-        )
-        size = "--steps", 2, "--width", 64, "--height", 64, "--images", 1, "--seed", 1, "--precision", "fp32"
-        given = "--model", MODEL / "model", "--prompt", "A [v]", "--output", FOLDER / place / "drawn"
-        command(place, "generate", *given, *size, *loras)
-        (picture,) = (FOLDER / place / "drawn").glob("*.png")
-        picture.rename(FOLDER / place / "drawn.png")
+        generated(place)
     near("sim", "cpu", "drawn.png")
 
 
 def check_restyle() -> None:
-    mask = np.zeros((64, 64), dtype=np.uint8)
-    mask[16:48, 16:48] = 255
-    Image.fromarray(mask).save(FOLDER / "mask.png")
     for place in PLACES:
-        given = "--image", MODEL / "style.png", "--mask", FOLDER / "mask.png", "--model", MODEL / "model"
-        wish = (
-            "--instruction",
-            "Turn the red square into a mosaic",
-            "--output",
-            FOLDER / place / "restyled.png",
-        )
-        command(
-            place, "restyle", *given, *wish, "--seed", 1, "--steps", 4, "--guidance", 2, "--precision", "fp32"
-        )
+        restyled(place)
     near("sim", "cpu", "restyled.png")
+
+
+def check_decorate() -> None:
+    for place in PLACES:
+        decorated(place)
+    near("sim", "cpu", "decorated.png")
+
+
+@contextmanager
+def card_of(size: int) -> Iterator[None]:
+    """So many bytes more than are in use now."""
+    gc.collect()
+    memory.limit = memory.current + size
+    try:
+        yield
+    finally:
+        memory.limit = None
+
+
+def on_a_small_card(draw: Callable[[str], None], size: int, name: str) -> None:
+    """The same picture on a card of so many bytes; all weights at once there would be too much."""
+    told, placing.free_memory = placing.free_memory, lambda _: 1 << 40
+    try:
+        with card_of(size):
+            draw("sim")
+        raise AssertionError("the card is large enough for all at once")
+    except torch.OutOfMemoryError:
+        pass
+    finally:
+        placing.free_memory = told
+    gc.collect()
+    with card_of(size):
+        draw("sim")
+    near("sim", "cpu", name)
+
+
+def check_generate_on_a_small_card() -> None:
+    on_a_small_card(generated, weights_of(MODEL / "model"), "drawn.png")
+
+
+def check_generate_several_pictures_on_a_small_card() -> None:
+    """Each is what it is alone: what the LoRAs changed goes to the card and back with every picture."""
+    with card_of(weights_of(MODEL / "model")):
+        generated("sim", "--seed", 0, "--images", 2)
+    near("sim", "cpu", "drawn.png")
+
+
+def check_restyle_on_a_small_card() -> None:
+    on_a_small_card(restyled, weights_of(MODEL / "model"), "restyled.png")
+
+
+def check_decorate_on_a_small_card() -> None:
+    """The ControlNet is streamed."""
+    on_a_small_card(decorated, 42 << 20, "decorated.png")  # the UNet has 37 of them
+
+
+def check_decorate_where_unet_and_control_net_fit_together() -> None:
+    with card_of(int(WORKSPACES) + (60 << 20)):
+        decorated("sim")
+    assert 45 << 20 < memory.peak < 60 << 20  # both have 45 of them, the whole model has 95
+    near("sim", "cpu", "decorated.png")
+
+
+def weights_of(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
 
 
 checking.main(globals(), FOLDER)

@@ -196,6 +196,7 @@ def run(op: Any, *args: Any, **kwargs: Any) -> Any:
         return cpu
 
     made = _computed(op, [lower(a) for a in args], {name: lower(a) for name, a in kwargs.items()})
+    lower = None  # it knows itself: what it holds would live until the next garbage collection
     for sim, cpu in pairs if kind.mutable else ():
         _follow(sim, cpu)
 
@@ -209,9 +210,13 @@ def run(op: Any, *args: Any, **kwargs: Any) -> Any:
         source = shared.get(cpu.untyped_storage()._cdata)
         return to_sim(cpu, None if source is None else source.untyped_storage())
 
+    lifted: Any = None
     if len(kind.written) == 1:
-        return lift(made, kind.written[0])
-    return tuple(lift(m, w) for m, w in zip(made, kind.written)) if kind.written else None
+        lifted = lift(made, kind.written[0])
+    elif kind.written:
+        lifted = tuple(lift(m, w) for m, w in zip(made, kind.written))
+    lift = None
+    return lifted
 
 
 def _follow(sim: Tensor, cpu: Tensor) -> None:
