@@ -175,6 +175,8 @@ class Session:
         self.kept = server.base / "user" / "rechar" / "trainings"
 
     def run(self) -> None:
+        from safetensors import safe_open
+
         picture = self.server.client.upload(PICTURE)
         seen, _ = self.queue("train, stopped", self.training(picture, "stopped"), stop=True)
         assert seen == [1]
@@ -189,6 +191,11 @@ class Session:
         )
         seen, _ = self.queue("train", again)
         assert seen == [1, 2, 3]
+        (kept,) = self.kept.glob("*.safetensors")
+        with safe_open(kept, "pt") as trained:
+            print(
+                "losses", trained.metadata()["training_losses"]
+            )  # by command line nearly the same, of both steps
         folder = self.server.base / "models" / "loras"
         for block in ("structure", "style"):
             same(folder / f"whole_{block}.safetensors", folder / f"stopped_{block}.safetensors")

@@ -99,7 +99,6 @@ def unequal(model):
     return len(found) + abs(parameters - len(layout.unet()))
 
 
-torch.set_num_threads(1)
 with torch.inference_mode():
     MODEL, MISSED = loaded()
     WRONG = unequal(MODEL)
