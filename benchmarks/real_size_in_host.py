@@ -26,12 +26,13 @@ for name in ("", ".nodes"):
     package.__path__ = [str(PACK / name[1:])]
     sys.modules[package.__name__] = package
 
-# CLIP-L of SDXL has neither, in sd_xl_base_1.0 too; position_ids are counted out. The rest is what real_checkpoint.py
-# adds to scaled-fp8 as junk of merged files.
+# CLIP-L of SDXL has neither, in sd_xl_base_1.0 too; position_ids are counted out; v_pred and ztsnr are markers, read
+# before. The rest is what real_checkpoint.py adds to scaled-fp8 as junk of merged files.
 EXPECTED = (
     "clip missing: ['clip_l.logit_scale', 'clip_l.transformer.text_projection.weight']",
     "clip unexpected ['clip_l.transformer.text_model.embeddings.position_ids']:",
     "Leftover VAE keys ['loss.logvar']",
+    "left over keys: dict_keys(['v_pred', 'ztsnr'])",
     "left over keys: dict_keys(['model_ema.decay'])",
 )
 
