@@ -6,8 +6,8 @@
     python -m benchmarks.real_size host FILE [--pixels 64]             the same in a ComfyUI server, and its own loader
     python -m benchmarks.real_size count [--pixels 1024]               bytes and TFLOP of training, bytes of drawing
 
-check and train need 8 GB of RAM in half precision, host 13; count needs little: it runs on tensors without data
-(counting.py). Half-precision convolutions take a CPU without AMX some 40 times as long as fp32 ones: hence so few
+check and train need 9 GB of RAM in half precision, host 10; count needs little: it runs on tensors without data
+(counting.py). Half-precision convolutions take a CPU without AMX some 60 times as long as fp32 ones: hence so few
 pixels. Twice as many take four times as long; --precision no computes in fp32, with twice the memory. docs/memory.md
 has its figures.
 """
