@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
-from rechar_core.modes import MODES, Mode
-from rechar_core.passes import Drawing, Passes
-from rechar_core.standalone.painter import DiffusersPainter, Readers
+from rechar_core.backend.renderer import DiffusersPainter, Readers
+from rechar_core.synthesis.modes import MODES, Mode
+from rechar_core.synthesis.passes import Drawing, Passes
 
 _KEPT_PICTURES = 128  # of passes that several cells have in common
 

@@ -11,11 +11,11 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch import Tensor
 
-from rechar_core.standalone.denoiser import DiffusersDenoiser
+from rechar_core.backend.denoiser import DiffusersDenoiser
 from rechar_core.training.denoiser import Conditioning, LatentMoments
-from rechar_core.training.draws import SeededDraws
 from rechar_core.training.loop import Training
 from rechar_core.training.memory import LADDER, MemoryMode
+from rechar_core.training.noise import SeededDraws
 from rechar_core.training.recipe import TrainingRecipe
 
 SCHEDULE = {

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from benchmarks.counting import GPU, counting
-from rechar_core.fusion import fuse
-from rechar_core.standalone import base
-from rechar_core.standalone.denoiser import DiffusersDenoiser
-from rechar_core.standalone.single_file import empty_models, scheduler
+from rechar_core.backend import pipeline as base
+from rechar_core.backend.denoiser import DiffusersDenoiser
+from rechar_core.backend.single_file import empty_models, scheduler
+from rechar_core.lora.fusion import fuse
 from rechar_core.training.denoiser import Conditioning, LatentMoments
 from rechar_core.training.loop import Training
 from rechar_core.training.memory import LADDER, MemoryMode
@@ -58,7 +58,7 @@ def set_up(pixels: int) -> Iterator[str]:
 
 def drawing(pixels: int) -> Iterator[str]:
     """A step of plain fusion, then of the mode tuned, with its decoding, as generate does it."""
-    from rechar_core.standalone.generate import Sampling, sample
+    from rechar_core.cli.generate import Sampling, sample
 
     pipeline = _pipeline()
     with counting() as count:
@@ -78,8 +78,8 @@ def _painter(pipeline: Any) -> Any:
     """With a ControlNet of diffusers' full size and a plus adapter (16 tokens) for both roles."""
     from diffusers import ControlNetModel
 
-    from rechar_core.references.projection import Adapter
-    from rechar_core.standalone.painter import DiffusersPainter, Readers, _cross_attentions
+    from rechar_core.backend.renderer import DiffusersPainter, Readers, _cross_attentions
+    from rechar_core.synthesis.references.projection import Adapter
 
     with torch.device("meta"):
         net = ControlNetModel.from_unet(pipeline.unet, load_weights_from_unet=False)
@@ -91,10 +91,10 @@ def _painter(pipeline: Any) -> Any:
 
 
 def _tuned(painter: Any, pixels: int) -> Any:
-    from rechar_core.elements import compose
-    from rechar_core.modes import MODES
-    from rechar_core.passes import Drawing
-    from rechar_core.references.attention import Reference
+    from rechar_core.synthesis.elements import compose
+    from rechar_core.synthesis.modes import MODES
+    from rechar_core.synthesis.passes import Drawing
+    from rechar_core.synthesis.references.attention import Reference
 
     mode = MODES["tuned"]
     rows = torch.zeros(16, 2048)
@@ -116,7 +116,7 @@ def _tuned(painter: Any, pixels: int) -> Any:
 def _pipeline() -> Any:
     from diffusers import StableDiffusionXLPipeline
 
-    from rechar_core.tokenizer import tokenizers
+    from rechar_core.synthesis.tokenizer import tokenizers
 
     parts = {name: _on_the_cpu(model, torch.float16) for name, (_, model) in empty_models().items()}
     first, second = tokenizers()

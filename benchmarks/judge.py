@@ -131,7 +131,7 @@ class Weights:
     def _seen(self, picture: Array) -> Any:
         import torch
 
-        from rechar_core.references.encoding import clip_pixels
+        from rechar_core.synthesis.references.encoding import clip_pixels
 
         image = torch.from_numpy(np.ascontiguousarray(picture, dtype=np.float32))[None]
         return _unit(

@@ -34,15 +34,15 @@ from benchmarks.arms import Arm, Cell, Leads, arms, style_pictures, variants  # 
 from benchmarks.judge import GLYPHS, SCRIPTS, Judge, VggGram, Weights  # noqa: E402
 from benchmarks.ocr import Reader  # noqa: E402
 from benchmarks.trainings import Trainings, content_of  # noqa: E402
+from rechar_core.backend.adapters import control_net, readers  # noqa: E402
+from rechar_core.backend.pipeline import DEMO, load  # noqa: E402
+from rechar_core.backend.processes import processes, say  # noqa: E402
+from rechar_core.backend.renderer import DiffusersPainter, Readers  # noqa: E402
 from rechar_core.demo.build import WEIGHTS, read_config  # noqa: E402
 from rechar_core.errors import FileError, ReCharError  # noqa: E402
 from rechar_core.images import png, read, to_pil  # noqa: E402
-from rechar_core.standalone.base import DEMO, load  # noqa: E402
-from rechar_core.standalone.painter import DiffusersPainter, Readers  # noqa: E402
-from rechar_core.standalone.processes import processes, say  # noqa: E402
-from rechar_core.standalone.readers import control_net, readers  # noqa: E402
 from rechar_core.storage import write_bytes  # noqa: E402
-from rechar_core.training.presets import PRESETS  # noqa: E402
+from rechar_core.training.recipes import PRESETS  # noqa: E402
 
 _ABOUT = 1  # raised when the same settings mean another measurement
 

@@ -28,17 +28,17 @@ if __name__ == "__main__":
 
 from demo.held_out import enlarge, glyph_mask, glyph_picture, style_picture  # noqa: E402
 from demo.metrics import foreground, gram_distance, halve, iou  # noqa: E402
-from rechar_core.blocks import STRUCTURE, STYLE  # noqa: E402
+from rechar_core.backend.pipeline import DEMO, load  # noqa: E402
+from rechar_core.cli.generate import Sampling, sample  # noqa: E402
+from rechar_core.cli.train import prepare  # noqa: E402
 from rechar_core.demo.build import WEIGHTS  # noqa: E402
-from rechar_core.fusion import applied, fuse  # noqa: E402
-from rechar_core.lora import BLora  # noqa: E402
-from rechar_core.standalone.base import DEMO, load  # noqa: E402
-from rechar_core.standalone.generate import Sampling, sample  # noqa: E402
-from rechar_core.standalone.train import prepare  # noqa: E402
+from rechar_core.lora.blocks import STRUCTURE, STYLE  # noqa: E402
+from rechar_core.lora.blora import BLora  # noqa: E402
+from rechar_core.lora.fusion import applied, fuse  # noqa: E402
 from rechar_core.training import objective  # noqa: E402
-from rechar_core.training.draws import StepDraws  # noqa: E402
 from rechar_core.training.loop import Training  # noqa: E402
-from rechar_core.training.presets import PRESETS, recipe  # noqa: E402
+from rechar_core.training.noise import StepDraws  # noqa: E402
+from rechar_core.training.recipes import PRESETS, recipe  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 PUBLISHED = 1000

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rechar_core.standalone.sdxl_layout import UNET, checkpoint
+from rechar_core.backend.sdxl_layout import UNET, checkpoint
 
 # epsilon: as sd_xl_base_1.0 in fp16; v-prediction: bf16 with NoobAI's marker keys; fp8: the UNet cast as it is;
 # scaled-fp8: the UNet's matrices with a scale each, as ComfyUI's converters write them, junk of merged files beside it

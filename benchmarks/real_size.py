@@ -68,9 +68,9 @@ def check(options: argparse.Namespace) -> None:
 
     from benchmarks.measure import resident
     from benchmarks.real_checkpoint import value
-    from rechar_core.standalone.base import load
-    from rechar_core.standalone.sdxl_layout import required
-    from rechar_core.standalone.single_file import empty_models
+    from rechar_core.backend.pipeline import load
+    from rechar_core.backend.sdxl_layout import required
+    from rechar_core.backend.single_file import empty_models
     from rechar_core.storage import opened
 
     started, dtype = time.perf_counter(), getattr(torch, NAMES[options.precision])
@@ -104,8 +104,8 @@ def _places(name: str, model: Any, prefix: str) -> dict[str, list[str]]:
     """A checkpoint's keys -> where diffusers' converter, which wants all of them at once, puts each."""
     import torch
 
-    from rechar_core.standalone.sdxl_layout import required
-    from rechar_core.standalone.single_file import converted
+    from rechar_core.backend.sdxl_layout import required
+    from rechar_core.backend.single_file import converted
 
     shapes = required(prefix)
     keys = list(shapes)

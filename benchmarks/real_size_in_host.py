@@ -81,7 +81,7 @@ def loaded():
 def unequal(model):
     """How many of the UNet's weights, while we train on them, are not the file's, dequantised by its definition."""
     layout, value = (
-        part("rechar_core.standalone.sdxl_layout"),
+        part("rechar_core.backend.sdxl_layout"),
         importlib.import_module("benchmarks.real_checkpoint").value,
     )
     storage, host = part("rechar_core.storage"), part("nodes.host.denoiser")

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rechar_core import files
+from rechar_core.backend.pipeline import DEMO
+from rechar_core.backend.processes import processes, say
 from rechar_core.demo.build import read_config
 from rechar_core.images import fit, read
-from rechar_core.standalone.base import DEMO
-from rechar_core.standalone.processes import processes, say
-from rechar_core.training.presets import recipe
+from rechar_core.lora import files
 from rechar_core.training.recipe import Precision, TrainingRecipe
+from rechar_core.training.recipes import recipe
 
 # In fp16 the loss needs a scale, or its gradients vanish.
 _PRECISIONS: dict[torch.dtype, Precision] = {torch.float16: "fp16", torch.bfloat16: "bf16"}
@@ -71,7 +71,7 @@ class Trainings:
         here.wait_for_everyone()
 
     def _learn(self, kind: str, name: str, path: Path) -> None:
-        from rechar_core.standalone.train import prepare
+        from rechar_core.cli.train import prepare
 
         if kind == "style":
             pixels = fit(read(self.styles[name]), self.side)

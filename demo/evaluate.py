@@ -18,8 +18,8 @@ import torch
 from PIL import Image
 
 from rechar_core.demo.build import read_config
-from rechar_core.fusion import Fusion, fuse
-from rechar_core.lora import BLora
+from rechar_core.lora.blora import BLora
+from rechar_core.lora.fusion import Fusion, fuse
 from rechar_core.training.recipe import TrainingRecipe
 
 from .catalog import ELEMENTS, NAMED_GLYPHS, content_text, element_text, named_styles, style_text

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rechar_core.backend import pipeline as base
+from rechar_core.backend.renderer import DiffusersPainter, Readers
 from rechar_core.demo.build import read_config
 from rechar_core.demo.extras import load_adapters, load_controlnet, load_encoder
-from rechar_core.elements import Word
-from rechar_core.fusion import fuse
-from rechar_core.passes import Drawing
-from rechar_core.standalone import base
-from rechar_core.standalone.painter import DiffusersPainter, Readers
+from rechar_core.lora.fusion import fuse
+from rechar_core.synthesis.elements import Word
+from rechar_core.synthesis.passes import Drawing
 
 from .held_out import enlarge, glyph_mask, glyph_picture, style_picture
 from .metrics import foreground, gram_distance, halve, histogram_distance, iou

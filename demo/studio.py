@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rechar_core.backend.denoiser import DiffusersDenoiser
 from rechar_core.demo import load_demo
-from rechar_core.fusion import Fusion, applied
-from rechar_core.lora import BLora
-from rechar_core.standalone.denoiser import DiffusersDenoiser
+from rechar_core.lora.blora import BLora
+from rechar_core.lora.fusion import Fusion, applied
 from rechar_core.training.denoiser import Conditioning, LatentMoments
 from rechar_core.training.loop import Training
 from rechar_core.training.recipe import TrainingRecipe

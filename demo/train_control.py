@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from rechar_core.demo.build import load_demo
 from rechar_core.demo.extras import CONTROLNET, build_controlnet, original_name
-from rechar_core.structure_map import structure_map
+from rechar_core.glyph.structure_map import structure_map
 
 from . import parallel
 from .catalog import ELEMENTS

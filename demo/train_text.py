@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rechar_core.demo.build import build_text_encoders
-from rechar_core.tokenizer import tokenizers
+from rechar_core.synthesis.tokenizer import tokenizers
 
 from .catalog import NAMED_GLYPHS, PALETTES
 from .codes import FIRST_SLOT, POSITION_SIZE, SLOTS, TOKENS, WIDTH_1, Basis, element_code, style_code

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..rechar_core.blocks import STRUCTURE, STYLE, Block
+from ..rechar_core.lora.blocks import STRUCTURE, STYLE, Block
 from .host import folders
 from .sockets import BLora
 
@@ -38,9 +38,9 @@ def _load_schema(block: Block, name: str, node_id: str) -> io.Schema:
 
 
 def _load(file: str, block: Block) -> io.NodeOutput:
-    from ..rechar_core import files
-    from ..rechar_core.fusion import selected
-    from ..rechar_core.inspect import inspect
+    from ..rechar_core.lora import files
+    from ..rechar_core.lora.fusion import selected
+    from ..rechar_core.lora.inspect import inspect
 
     whole = files.read(folders.lora_path(file))
     return io.NodeOutput(selected(whole, block), whole.trigger, str(inspect(whole)))
@@ -148,7 +148,7 @@ class ReCharInspectBLoRA(io.ComfyNode):
     def execute(cls, blora: Any) -> io.NodeOutput:
         from ..rechar_core.charts import energy_chart
         from ..rechar_core.images import to_tensor
-        from ..rechar_core.inspect import inspect
+        from ..rechar_core.lora.inspect import inspect
 
         report = inspect(blora)
         return io.NodeOutput(str(report), to_tensor(energy_chart(report.by_block())))

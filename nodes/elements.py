@@ -81,7 +81,7 @@ class ReCharElementPrompt(io.ComfyNode):
         element_weight: float,
         region: Any = None,
     ) -> io.NodeOutput:
-        from ..rechar_core.elements import compose, kept_text
+        from ..rechar_core.synthesis.elements import compose, kept_text
         from .host.elements import element_conditioning
 
         words = compose(template, structure_trigger, style_trigger, elements, keep, element_weight)

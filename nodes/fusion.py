@@ -56,7 +56,7 @@ class ReCharFuse(io.ComfyNode):
         structure: Any = None,
         style: Any = None,
     ) -> io.NodeOutput:
-        from ..rechar_core.fusion import fuse
+        from ..rechar_core.lora.fusion import fuse
         from .host.patch import patch_model
 
         fusion = fuse(structure, style, structure_alpha, style_alpha, alpha_mode)

@@ -66,7 +66,7 @@ class ReCharAlphaGrid(io.ComfyNode):
 
     @classmethod
     def execute(cls, structure_alphas: str, style_alphas: str, **inputs: Any) -> io.NodeOutput:
-        from ..rechar_core.fusion import alpha_list
+        from ..rechar_core.lora.fusion import alpha_list
         from .host.sampling import alpha_grid
 
         sheet, images = alpha_grid(alpha_list(structure_alphas), alpha_list(style_alphas), **inputs)

@@ -103,8 +103,8 @@ class ReCharPipeline(io.ComfyNode):
         **style: Any,
     ) -> io.NodeOutput:
         from ..rechar_core.images import one_mask
-        from ..rechar_core.modes import mode_named
-        from ..rechar_core.passes import Passes
+        from ..rechar_core.synthesis.modes import mode_named
+        from ..rechar_core.synthesis.passes import Passes
         from .host.pipeline import HostPainter, run_passes
 
         mode = mode_named(pipeline_mode, steps, guidance)

@@ -174,7 +174,7 @@ class ReCharLayout(io.ComfyNode):
 
     @classmethod
     def execute(cls, reading: str, temperature: float, mask_mode: str, **masks: Any) -> io.NodeOutput:
-        from ..rechar_core.references.preview import layout_of, preview
+        from ..rechar_core.synthesis.references.preview import layout_of, preview
 
         layout = layout_of(masks, reading, temperature, mask_mode)
         return io.NodeOutput(layout, preview(layout))
@@ -243,7 +243,7 @@ class ReCharApplyReferences(io.ComfyNode):
         block_weights: str,
         layout: Any = None,
     ) -> io.NodeOutput:
-        from ..rechar_core.references.layout import Layout
+        from ..rechar_core.synthesis.references.layout import Layout
         from .host.references import apply_references
 
         scales = {"structure": structure_scale, "style": style_scale}
@@ -284,7 +284,7 @@ class ReCharStructureMap(io.ComfyNode):
 
     @classmethod
     def execute(cls, kind: str, glyph_mask: Any = None, image: Any = None) -> io.NodeOutput:
-        from ..rechar_core.structure_map import structure_map
+        from ..rechar_core.glyph.structure_map import structure_map
 
         return io.NodeOutput(structure_map(kind, image, glyph_mask))
 

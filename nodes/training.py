@@ -179,9 +179,9 @@ class ReCharTrainBLoRA(io.ComfyNode):
         choose: int = 1,
         **settings: Any,
     ) -> io.NodeOutput:
-        from ..rechar_core import files
-        from ..rechar_core.blocks import STRUCTURE, STYLE
-        from ..rechar_core.training import presets
+        from ..rechar_core.lora import files
+        from ..rechar_core.lora.blocks import STRUCTURE, STYLE
+        from ..rechar_core.training import recipes as presets
         from .host.candidates import candidates, check_choice
         from .host.training import train
 

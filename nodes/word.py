@@ -145,7 +145,7 @@ class ReCharWord(io.ComfyNode):
         style_image: Any = None,
         **rest: Any,
     ) -> io.NodeOutput:
-        from ..rechar_core.modes import mode_named
+        from ..rechar_core.synthesis.modes import mode_named
         from .host.pipeline import HostPainter
         from .host.word import finished, word_of
 

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     import torch
 
-    from .training.recipe import Precision
-
+Precision = Literal["no", "fp16", "bf16"]  # accelerate's words; "no" is fp32
 Float = Literal["fp32", "fp16", "bf16"]
 DrawingPrecision = Literal["auto", "fp32", "fp16", "bf16"]
 TrainingPrecision = Literal["auto", "no", "fp16", "bf16"]

@@ -55,7 +55,7 @@ def run_vae(vae, model, inputs):
 
 def run_blora(model, inputs):
     """The fused MODEL's predictions, and what three steps of training on MODEL give, weights compared after it."""
-    fusion, files = part("rechar_core.fusion"), part("rechar_core.files")
+    fusion, files = part("rechar_core.lora.fusion"), part("rechar_core.lora.files")
     before = {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
     both = files.read(FOLDER / "both.safetensors")
     fused = part("nodes.host.patch").patch_model(model, fusion.fuse(both, both, 0.7, 1.2))

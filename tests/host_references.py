@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 
 INPUTS, CONFIG = load_file(FOLDER / "inputs.safetensors"), json.loads((FOLDER / "config.json").read_text())
 HOST = part("nodes.host.references")
-LAYOUT = part("rechar_core.references.layout").Layout
-reference_of = part("rechar_core.references.encoding").reference_of
+LAYOUT = part("rechar_core.synthesis.references.layout").Layout
+reference_of = part("rechar_core.synthesis.references.encoding").reference_of
 
 
 def predict(model, name, sigma=None, halves=(1, 0)):
@@ -135,7 +135,7 @@ def neighbours(model, one, scales, plain):
 
 def middle(model, one, scales, plain):
     """Which blocks a reference reaches, each alone."""
-    layers = part("rechar_core.references.layers")
+    layers = part("rechar_core.synthesis.references.layers")
     shapes = [(n, w.shape[0]) for n, w in model.model.diffusion_model.state_dict().items()]
     found = layers.layers_of(shapes)
     moved = {}
@@ -157,7 +157,9 @@ def vision():
     found = {"hidden": output["penultimate_hidden_states"], "pooled": output["image_embeds"]}
     both = HOST.Adapters(
         *(
-            part("rechar_core.references.projection").read_adapter(FOLDER / f"adapter_{n}.safetensors")
+            part("rechar_core.synthesis.references.projection").read_adapter(
+                FOLDER / f"adapter_{n}.safetensors"
+            )
             for n in (0, 1)
         ),
         encoder,
@@ -200,7 +202,7 @@ def vision():
 def main():
     demo = part("nodes.host.demo_model")
     state = {name[6:]: tensor for name, tensor in INPUTS.items() if name.startswith("state.")}
-    read = part("rechar_core.references.projection").read_adapter
+    read = part("rechar_core.synthesis.references.projection").read_adapter
     with torch.inference_mode():  # as in a node
         model, _, _ = demo.load_demo(state, CONFIG)
         import comfy.model_management

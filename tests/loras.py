@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rechar_core.lora import BLora, LoraPair
+from rechar_core.lora.blora import BLora, LoraPair
 
 STRUCTURE = "up_blocks.0.attentions.0"
 STYLE = "up_blocks.0.attentions.1"

@@ -17,13 +17,15 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from rechar_core import files
+from rechar_core.backend import defaults
+from rechar_core.backend.pipeline import encode_picture, encode_prompt
+from rechar_core.cli import main as cli
+from rechar_core.cli import train_options
+from rechar_core.cli.main import main
 from rechar_core.images import fit, read
-from rechar_core.standalone import cli, defaults, train_options
-from rechar_core.standalone.base import encode_picture, encode_prompt
-from rechar_core.standalone.cli import main
+from rechar_core.lora import files
 from rechar_core.training import objective
-from rechar_core.training.draws import SeededDraws
+from rechar_core.training.noise import SeededDraws
 from rechar_core.training.recipe import TrainingRecipe
 
 ROOT = Path(__file__).parents[1]
@@ -127,9 +129,9 @@ def test_reference_mode_squares_alpha(loras, tmp_path):
 @pytest.mark.parametrize("size", [{}, {"width": 96, "height": 64}], ids=["the model's own", "96x64"])
 def test_a_seed_is_the_picture_of_diffusers_own_call(size):
     """Bit for bit in fp32. A failure means another noise, or another size where none is given."""
-    from rechar_core.fusion import fuse
-    from rechar_core.standalone.base import decode_picture, load
-    from rechar_core.standalone.generate import Sampling, sample
+    from rechar_core.backend.pipeline import decode_picture, load
+    from rechar_core.cli.generate import Sampling, sample
+    from rechar_core.lora.fusion import fuse
 
     pipe = load(str(tiny.MODEL), torch.float32, torch.device("cpu"))
     drawn = next(sample(pipe, Sampling("A [v]", steps=1, **size), fuse(None, None), [3], False))
@@ -142,9 +144,9 @@ def test_a_seed_is_the_picture_of_diffusers_own_call(size):
 @pytest.mark.bounds
 def test_half_precision_base_draws_almost_the_same(loras):
     """A failure means that what a GPU does (fp16 UNet, fp32 VAE) breaks; here in bf16, which a CPU can compute."""
-    from rechar_core.fusion import fuse
-    from rechar_core.standalone.base import load
-    from rechar_core.standalone.generate import Sampling, sample
+    from rechar_core.backend.pipeline import load
+    from rechar_core.cli.generate import Sampling, sample
+    from rechar_core.lora.fusion import fuse
 
     blora = files.read(loras["structure"])
     drawn = []
@@ -255,7 +257,7 @@ def test_accelerate_shares_pictures_between_two_processes(tmp_path):
 
 def base_loss_of_two_samples(pictures: list[Path]) -> float:
     """What the first step must see: up is still zero, so it is the base model's loss on samples 0 and 1."""
-    from rechar_core.standalone.denoiser import DiffusersDenoiser
+    from rechar_core.backend.denoiser import DiffusersDenoiser
 
     pipe = tiny.pipeline()
     denoiser, draws = DiffusersDenoiser(pipe.unet, pipe.scheduler.config), SeededDraws(0)
@@ -427,7 +429,7 @@ def test_the_precision_of_a_training_is_the_devices_own_unless_named(
     tmp_path, monkeypatch, kind, named, taken
 ):
     """A failure means a base of twice the size on a GPU, or a half type on a CPU, where it is slower."""
-    from rechar_core.standalone.processes import processes
+    from rechar_core.backend.processes import processes
 
     monkeypatch.setattr(processes(), "device", torch.device(kind))
     values = {"model": str(tiny.MODEL), "image": "a.png", "prompt": "A [v]", "output": str(tmp_path / "x")}

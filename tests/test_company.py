@@ -6,10 +6,10 @@ import pytest
 import tiny
 import torch
 
+from rechar_core.backend.denoiser import DiffusersDenoiser
 from rechar_core.errors import RecipeError, TrainingError
-from rechar_core.standalone.denoiser import DiffusersDenoiser
-from rechar_core.training.company import Company
 from rechar_core.training.loop import Training
+from rechar_core.training.run import Company
 
 CHANGES = (
     {"seed": 3, "noise_seed": 3},

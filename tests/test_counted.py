@@ -11,7 +11,7 @@ from diffusers import UNet2DConditionModel
 
 from benchmarks.counted import steps
 from benchmarks.counting import GPU, counting
-from rechar_core.standalone.train import weights_size
+from rechar_core.cli.train import weights_size
 
 RANK = 4
 # Bytes beside the weights, of fast and normal; of low, with the half of the weights that is on the device

@@ -15,8 +15,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from test_painter import control_net, encoder, pipe, states  # noqa: F401
 
-from rechar_core.standalone.cli import main
-from rechar_core.standalone.decorate import DecorateJob
+from rechar_core.cli.decorate import DecorateJob
+from rechar_core.cli.main import main
 
 SIDE = 64
 

@@ -12,12 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
-from rechar_core import files
+from rechar_core.cli import demo as story
+from rechar_core.cli.main import main
 from rechar_core.demo import build
 from rechar_core.errors import ReCharError
 from rechar_core.images import fit, read
-from rechar_core.standalone import story
-from rechar_core.standalone.cli import main
+from rechar_core.lora import files
 
 
 @pytest.fixture(scope="module")

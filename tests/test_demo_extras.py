@@ -7,14 +7,14 @@ import pytest
 import torch
 from test_demo import agreement
 
+from rechar_core.backend import pipeline as base
+from rechar_core.backend.renderer import DiffusersPainter, Readers
 from rechar_core.demo import build, extras
-from rechar_core.elements import Word
-from rechar_core.fusion import fuse
+from rechar_core.glyph.structure_map import structure_map
 from rechar_core.images import fit, read
-from rechar_core.passes import Drawing
-from rechar_core.standalone import base
-from rechar_core.standalone.painter import DiffusersPainter, Readers
-from rechar_core.structure_map import structure_map
+from rechar_core.lora.fusion import fuse
+from rechar_core.synthesis.elements import Word
+from rechar_core.synthesis.passes import Drawing
 
 
 @pytest.fixture(scope="module")

@@ -10,13 +10,13 @@ import adapters
 import pytest
 import torch
 
+from rechar_core.backend import pipeline as base
+from rechar_core.backend.adapters import control_net, readers
+from rechar_core.backend.renderer import DiffusersPainter
 from rechar_core.demo import build, extras
 from rechar_core.errors import FileError
-from rechar_core.modes import MODES, mode_named
-from rechar_core.passes import Passes
-from rechar_core.standalone import base
-from rechar_core.standalone.painter import DiffusersPainter
-from rechar_core.standalone.readers import control_net, readers
+from rechar_core.synthesis.modes import MODES, mode_named
+from rechar_core.synthesis.passes import Passes
 
 CPU = (torch.float32, torch.device("cpu"))
 DEMO = Path(base.DEMO)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from rechar_core.elements import Word, compose, kept_text, prompt, split_elements, without_elements
 from rechar_core.errors import RecipeError
+from rechar_core.synthesis.elements import Word, compose, kept_text, prompt, split_elements, without_elements
 
 TEMPLATE = "A [c] in [s] style"
 

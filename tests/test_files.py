@@ -15,9 +15,11 @@ from loras import MODULES, STRUCTURE, STYLE, TO_Q, blora, pair, random
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from rechar_core import files, keys, storage
+from rechar_core import storage
 from rechar_core.errors import FileError, ImageError, LoraError
-from rechar_core.lora import BLora, LoraPair
+from rechar_core.lora import files
+from rechar_core.lora import key_formats as keys
+from rechar_core.lora.blora import BLora, LoraPair
 
 JPEG = b"\xff\xd8\xff\xe0 not a whole picture"
 
@@ -324,7 +326,7 @@ def fitting(unet, reference, *, dora: bool):
     ],
 )
 def test_diffusers_loads_our_files_to_the_same_picture(pipeline, reference, tmp_path, format, dora):
-    from rechar_core.fusion import Fusion, applied
+    from rechar_core.lora.fusion import Fusion, applied
 
     pytest.importorskip("peft")
     made = fitting(pipeline.unet, reference, dora=dora)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rechar_core.training.frozen import gated, normed_conv, plain_conv, upsampled
+from rechar_core.training.frozen_layers import gated, normed_conv, plain_conv, upsampled
 
 
 def layers(width: int, out: int, groups: int) -> tuple[nn.GroupNorm, nn.Conv2d, nn.Conv2d]:

@@ -9,10 +9,10 @@ import torch
 from loras import STRUCTURE, STYLE, TO_Q, blora, pair, random
 from safetensors.torch import load_file
 
-from rechar_core import files
 from rechar_core.errors import LoraError, ModelError
-from rechar_core.fusion import Fusion, applied, fuse, patched, strength, weight_shapes
-from rechar_core.lora import BLora
+from rechar_core.lora import files
+from rechar_core.lora.blora import BLora
+from rechar_core.lora.fusion import Fusion, applied, fuse, patched, strength, weight_shapes
 
 CASES = {
     "none": {},

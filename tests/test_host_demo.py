@@ -17,11 +17,11 @@ from safetensors.torch import save_file
 from server import find_host, run_inside
 from torch import Tensor
 
-from rechar_core import files
+from rechar_core.backend.denoiser import DiffusersDenoiser
 from rechar_core.demo import build
-from rechar_core.fusion import applied, fuse
-from rechar_core.lora import BLora, LoraPair
-from rechar_core.standalone.denoiser import DiffusersDenoiser
+from rechar_core.lora import files
+from rechar_core.lora.blora import BLora, LoraPair
+from rechar_core.lora.fusion import applied, fuse
 from rechar_core.training.denoiser import Conditioning, LatentMoments
 from rechar_core.training.loop import Training
 from rechar_core.training.recipe import TrainingRecipe
@@ -66,7 +66,7 @@ def random_parts() -> build.DemoModel:
         for tensor in module.parameters():
             spread = 0.1 if tensor.ndim == 1 else 0.1 * name.startswith("text")
             tensor.add_(torch.randn_like(tensor) * spread)
-    from rechar_core.tokenizer import tokenizers
+    from rechar_core.synthesis.tokenizer import tokenizers
 
     tokenizer, tokenizer_2 = tokenizers()
     return build.DemoModel(**parts, tokenizer=tokenizer, tokenizer_2=tokenizer_2, scheduler=None)

@@ -16,7 +16,7 @@ from test_host_demo import random_parts, state_of
 from torch import Tensor
 
 from rechar_core.demo import build
-from rechar_core.references.projection import adapter_of
+from rechar_core.synthesis.references.projection import adapter_of
 
 pytestmark = pytest.mark.host
 

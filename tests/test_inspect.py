@@ -9,9 +9,9 @@ import pytest
 import torch
 from loras import STRUCTURE, STYLE, TO_Q, blora, pair, random
 
-from rechar_core import files
-from rechar_core.inspect import energy, inspect
-from rechar_core.lora import BLora
+from rechar_core.lora import files
+from rechar_core.lora.blora import BLora
+from rechar_core.lora.inspect import energy, inspect
 
 
 def test_energy_is_the_norm_of_the_delta():

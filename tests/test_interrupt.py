@@ -11,8 +11,8 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
-from rechar_core.standalone.cli import main
-from rechar_core.standalone.interrupt import StoppedBetweenSteps, held_back
+from rechar_core.cli.interrupt import StoppedBetweenSteps, held_back
+from rechar_core.cli.main import main
 
 PICTURE = tiny.REFERENCE / "structure.png"
 COMMAND = ["train", "--model", str(tiny.MODEL), "--image", str(PICTURE), "--prompt", "A [v]"]

@@ -15,11 +15,11 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
-from rechar_core import files
-from rechar_core.standalone import jobs as work
-from rechar_core.standalone import train
-from rechar_core.standalone.cli import main
-from rechar_core.standalone.train import TrainJob
+from rechar_core.cli import jobs as work
+from rechar_core.cli import train
+from rechar_core.cli.main import main
+from rechar_core.cli.train import TrainJob
+from rechar_core.lora import files
 
 ROOT = Path(__file__).parents[1]
 PICTURE = tiny.REFERENCE / "structure.png"

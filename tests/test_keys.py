@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from loras import LEAVES, MODULES, STRUCTURE, STYLE, TO_Q
 
-from rechar_core import keys
+from rechar_core.lora import key_formats as keys
 
 TO_OUT = f"{STYLE}.transformer_blocks.9.attn2.to_out.0"
 FF = f"{STRUCTURE}.transformer_blocks.3.ff.net.0.proj"

@@ -9,11 +9,12 @@ import tiny
 import torch
 from torch import nn
 
-from rechar_core.progress import watched
-from rechar_core.standalone import memory, single_file, train
-from rechar_core.standalone.cli import main
+from rechar_core.backend import single_file
+from rechar_core.cli import memory, train
+from rechar_core.cli.main import main
 from rechar_core.training.fp8 import shrink
 from rechar_core.training.memory import SDXL_FP8, SDXL_HALF, needed, table
+from rechar_core.training.progress import watched
 
 ROOT = Path(__file__).resolve().parents[1]
 COUNTED = {"fast": 7.986e9, "normal": 5.981e9, "low": 3.345e9}  # bytes, by benchmarks/real_size.py

@@ -12,10 +12,10 @@ from scipy import ndimage
 
 from rechar_core.errors import ImageError
 from rechar_core.glyph import find, known, open_face, render
+from rechar_core.glyph.structure_map import canny, skeleton
 from rechar_core.metrics import legibility, pictures, segment, shapes
 from rechar_core.metrics.report import chart, to_json
 from rechar_core.metrics.score import Target, best_of, black_on_white, controls, leak, score, score_batch
-from rechar_core.structure_map import canny, skeleton
 
 PUBLISHED_SSIM = 0.8690
 

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from rechar_core.elements import KEEP_MODES
 from rechar_core.errors import RecipeError
-from rechar_core.modes import MODES, mode_named
-from rechar_core.references.layout import MASK_MODES, READINGS
+from rechar_core.synthesis.elements import KEEP_MODES
+from rechar_core.synthesis.modes import MODES, mode_named
+from rechar_core.synthesis.references.layout import MASK_MODES, READINGS
 
 
 def test_official_is_the_published_code():

@@ -18,8 +18,8 @@ from graphs import demo, draw, fuse, node, show, train
 from safetensors.torch import load_file, save_file
 from server import PACK, ROOT, Run, Server, base_directory, find_host, host_environment
 
-from rechar_core import files
 from rechar_core.glyph.library import SHIPPED
+from rechar_core.lora import files
 
 IMITATION = Path(__file__).with_name("newer_host.py")
 CHOICE = "diffusion_model.output_blocks.0.1.transformer_blocks.0.attn2.comfy_attention.config"

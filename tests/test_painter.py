@@ -12,17 +12,17 @@ import tiny
 import torch
 from torch import Tensor
 
-from rechar_core.elements import compose
+from rechar_core.backend.renderer import DiffusersPainter, Readers
+from rechar_core.backend.text_encoding import encode_words
 from rechar_core.errors import RecipeError
-from rechar_core.fusion import fuse
-from rechar_core.modes import mode_named
-from rechar_core.passes import Drawing, Passes
-from rechar_core.references.encoding import clip_pixels
-from rechar_core.references.errors import AdapterError
-from rechar_core.references.layout import Layout
-from rechar_core.references.projection import adapter_of
-from rechar_core.standalone.painter import DiffusersPainter, Readers
-from rechar_core.standalone.words import encode_words
+from rechar_core.lora.fusion import fuse
+from rechar_core.synthesis.elements import compose
+from rechar_core.synthesis.modes import mode_named
+from rechar_core.synthesis.passes import Drawing, Passes
+from rechar_core.synthesis.references.encoding import clip_pixels
+from rechar_core.synthesis.references.errors import AdapterError
+from rechar_core.synthesis.references.layout import Layout
+from rechar_core.synthesis.references.projection import adapter_of
 
 SIZE = (64, 96)
 PROMPT, NEGATIVE = "A cat in red ink style, two cranes", "text, watermark"
@@ -272,7 +272,7 @@ def test_half_precision_draws_almost_the_same(encoder: Any, control_net: Any, st
     """What a GPU does (fp16 everywhere but in the VAE), here in bf16, which a CPU can compute."""
     from copy import deepcopy
 
-    from rechar_core.standalone.base import load
+    from rechar_core.backend.pipeline import load
 
     drawn = []
     for dtype in (torch.float32, torch.bfloat16):

@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from rechar_core.elements import kept_text, prompt
 from rechar_core.errors import RecipeError
-from rechar_core.modes import MODES, mode_named
-from rechar_core.passes import Drawing, Passes
-from rechar_core.references.attention import Reference
-from rechar_core.references.errors import AdapterError
-from rechar_core.references.projection import adapter_of
-from rechar_core.structure_map import structure_map
+from rechar_core.glyph.structure_map import structure_map
+from rechar_core.synthesis.elements import kept_text, prompt
+from rechar_core.synthesis.modes import MODES, mode_named
+from rechar_core.synthesis.passes import Drawing, Passes
+from rechar_core.synthesis.references.attention import Reference
+from rechar_core.synthesis.references.errors import AdapterError
+from rechar_core.synthesis.references.projection import adapter_of
 
 SIZE = (64, 48)
 
@@ -253,7 +253,7 @@ def test_bad_input_is_found_before_the_first_pass():
 def test_edges_are_found_once_and_only_where_they_are_asked_for(monkeypatch: pytest.MonkeyPatch):
     counted: list[str] = []
     monkeypatch.setattr(
-        "rechar_core.passes.structure_map",
+        "rechar_core.synthesis.passes.structure_map",
         lambda kind, image: counted.append(kind) or structure_map(kind, image),
     )
     passes("tuned", Notebook(both_readers())).run()

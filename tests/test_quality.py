@@ -23,7 +23,7 @@ from benchmarks.quality_report import clusters, interval, paired, summary
 from rechar_core.demo import extras
 from rechar_core.errors import FileError
 from rechar_core.metrics.pictures import lab
-from rechar_core.modes import MODES, Mode
+from rechar_core.synthesis.modes import MODES, Mode
 
 ROOT = Path(__file__).parents[1]
 STYLE = np.full((32, 32, 3), (0.8, 0.2, 0.1))

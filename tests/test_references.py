@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from rechar_core.references import layout as maps
-from rechar_core.references.attention import Branch, Reference, blend
-from rechar_core.references.encoding import kept_tokens, reference_of
-from rechar_core.references.errors import AdapterError
-from rechar_core.references.layers import block_weights, layers_of
-from rechar_core.references.layout import Layout, gates, official_grid
-from rechar_core.references.preview import layout_of, preview
-from rechar_core.references.projection import Adapter, adapter_of, attend
+from rechar_core.synthesis.references import layout as maps
+from rechar_core.synthesis.references.attention import Branch, Reference, blend
+from rechar_core.synthesis.references.encoding import kept_tokens, reference_of
+from rechar_core.synthesis.references.errors import AdapterError
+from rechar_core.synthesis.references.layers import block_weights, layers_of
+from rechar_core.synthesis.references.layout import Layout, gates, official_grid
+from rechar_core.synthesis.references.preview import layout_of, preview
+from rechar_core.synthesis.references.projection import Adapter, adapter_of, attend
 
 CONTEXT = 64
 SIZES = [(16, 16), (16, 24), (24, 16), (17, 24)]

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from rechar_core import files
-from rechar_core.standalone import seeds, train
-from rechar_core.standalone.cli import main
+from rechar_core.cli import seeds, train
+from rechar_core.cli.main import main
+from rechar_core.lora import files
 from rechar_core.training.fp8 import Fp8Linear, shrink
 
 PICTURE = tiny.REFERENCE / "structure.png"

@@ -15,8 +15,8 @@ from graphs import demo, draw, fuse, node, show, train
 from safetensors.torch import load_file, save_file
 from server import Server
 
-from rechar_core import files
-from rechar_core.lora import BLora, LoraPair
+from rechar_core.lora import files
+from rechar_core.lora.blora import BLora, LoraPair
 
 pytestmark = pytest.mark.host
 

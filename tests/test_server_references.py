@@ -17,8 +17,8 @@ from server import PACK, Server, base_directory, find_host
 from test_host_references import VISION
 
 from rechar_core.demo import build
-from rechar_core.modes import MODES
-from rechar_core.structure_map import canny
+from rechar_core.glyph.structure_map import canny
+from rechar_core.synthesis.modes import MODES
 
 pytestmark = pytest.mark.host
 

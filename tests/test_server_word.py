@@ -74,7 +74,7 @@ def test_a_word_is_a_batch_and_a_page(drawn: Any):
 def test_sharing_brings_the_characters_together(comfy: Server, drawn: Any):
     """The first character is the same as with shared noise alone; the second is nearer to it in colour."""
     from rechar_core.glyph import find, known, open_face, render
-    from rechar_core.word import cells
+    from rechar_core.synthesis.lettering import cells
 
     letters = {kind: drawn.images[f"{kind}_letters"] for kind in ("shared", "noise", "off")}
     assert np.array_equal(letters["shared"][0], letters["noise"][0])

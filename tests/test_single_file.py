@@ -1,4 +1,4 @@
-"""rechar_core.standalone.single_file: what a checkpoint is told to be, and that the shipped configurations fit SDXL."""
+"""rechar_core.backend.single_file: what a checkpoint is told to be, and that the shipped configurations fit SDXL."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from rechar_core.errors import FileError, ModelError
-from rechar_core.standalone import sdxl_layout
-from rechar_core.standalone.single_file import (
+from rechar_core.backend import sdxl_layout
+from rechar_core.backend.single_file import (
     check_base,
     converted,
     empty_models,
@@ -19,6 +18,7 @@ from rechar_core.standalone.single_file import (
     looks_like,
     scheduler,
 )
+from rechar_core.errors import FileError, ModelError
 
 UNET = "model.diffusion_model."
 CROSS = "transformer_blocks.0.attn2.to_k.weight"

@@ -12,13 +12,13 @@ import tiny
 import torch
 from PIL import Image
 
+from rechar_core.cli import restyle as work
+from rechar_core.cli.main import main
+from rechar_core.cli.restyle import RestyleJob
 from rechar_core.device import float_named
 from rechar_core.images import read
 from rechar_core.soulstyler.compose import Target, padded
 from rechar_core.soulstyler.grammar import Pair
-from rechar_core.standalone import restyle as work
-from rechar_core.standalone.cli import main
-from rechar_core.standalone.restyle import RestyleJob
 
 RED = (220, 40, 20)
 
@@ -90,7 +90,7 @@ def test_without_a_mask_it_is_diffusers_own_img2img(folder: Path):
     """Bit for bit in fp32, from the same latent. A failure means other noise or timesteps than the method's."""
     from diffusers import StableDiffusionXLImg2ImgPipeline
 
-    from rechar_core.standalone.base import decode_latent, encode_picture
+    from rechar_core.backend.pipeline import decode_latent, encode_picture
 
     ours = engine("fp32")
     whole = target(folder, None)

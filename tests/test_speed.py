@@ -11,14 +11,16 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from server import find_host, run_inside
 
+from rechar_core.backend.denoiser import DiffusersDenoiser
+from rechar_core.backend.pipeline import encode_prompt
 from rechar_core.errors import RecipeError, TrainingError
-from rechar_core.standalone.base import encode_prompt
-from rechar_core.standalone.denoiser import DiffusersDenoiser
-from rechar_core.training import checkpoint, lookahead, objective, presets
+from rechar_core.training import checkpoint, objective
+from rechar_core.training import prefetch as lookahead
+from rechar_core.training import recipes as presets
 from rechar_core.training.denoiser import LatentMoments
-from rechar_core.training.lending import Lending
 from rechar_core.training.loop import Share
 from rechar_core.training.memory import LADDER, Grouping, choose_mode, grouping
+from rechar_core.training.offload import Lending
 from rechar_core.training.recipe import TrainingRecipe
 
 SCRIPT = Path(__file__).parent / "host_training.py"

@@ -1,4 +1,4 @@
-"""rechar_core.standalone.stored: which keys of a checkpoint are applied, refused or passed over, and what comes out."""
+"""rechar_core.backend.stored: which keys of a checkpoint are applied, refused or passed over, and what comes out."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from server import run_inside
 from torch import Tensor
 
+from rechar_core.backend.stored import dequantised, examine, read
 from rechar_core.errors import ModelError
-from rechar_core.standalone.stored import dequantised, examine, read
 from rechar_core.storage import opened
 
 SCRIPT = Path(__file__).parent / "host_stored.py"

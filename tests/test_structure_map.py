@@ -13,7 +13,7 @@ import torch
 from scipy import ndimage
 
 from rechar_core.errors import ImageError
-from rechar_core.structure_map import (
+from rechar_core.glyph.structure_map import (
     KINDS,
     canny,
     distance,

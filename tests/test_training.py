@@ -13,16 +13,16 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from rechar_core import files, fusion
-from rechar_core.blocks import STRUCTURE, STYLE
+from rechar_core.backend.denoiser import DiffusersDenoiser
+from rechar_core.backend.pipeline import encode_picture, encode_prompt, load
 from rechar_core.errors import RecipeError, TrainingError
 from rechar_core.images import fit, read
-from rechar_core.standalone.base import encode_picture, encode_prompt, load
-from rechar_core.standalone.denoiser import DiffusersDenoiser
+from rechar_core.lora import files, fusion
+from rechar_core.lora.blocks import STRUCTURE, STYLE
 from rechar_core.training import checkpoint, objective
 from rechar_core.training.denoiser import LatentMoments
-from rechar_core.training.draws import StepDraws
 from rechar_core.training.loop import Share, Training
+from rechar_core.training.noise import StepDraws
 from rechar_core.training.recipe import TrainingRecipe
 
 

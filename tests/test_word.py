@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rechar_core.errors import ImageError
-from rechar_core.word import Cell, SharedLook, cells, composed, mattes_of, seed_of
+from rechar_core.synthesis.lettering import Cell, SharedLook, cells, composed, mattes_of, seed_of
 
 
 def characters() -> torch.Tensor:

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from rechar_core.standalone.base import encode_prompt
-from rechar_core.standalone.denoiser import DiffusersDenoiser
+from rechar_core.backend.denoiser import DiffusersDenoiser
+from rechar_core.backend.pipeline import encode_prompt
 from rechar_core.training.denoiser import LatentMoments
-from rechar_core.training.draws import StepDraws
 from rechar_core.training.loop import Training
+from rechar_core.training.noise import StepDraws
 from rechar_core.training.recipe import TrainingRecipe
 
 REFERENCE = Path(__file__).parent / "data" / "blora_tiny"
@@ -22,7 +22,7 @@ RUNS = json.loads((REFERENCE / "runs.json").read_text(encoding="utf-8"))
 
 def pipeline():
     """The reference model as a diffusers pipeline, fp32 on the CPU."""
-    from rechar_core.standalone.base import load
+    from rechar_core.backend.pipeline import load
 
     return load(str(MODEL), torch.float32, torch.device("cpu"))
 

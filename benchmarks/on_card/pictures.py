@@ -11,7 +11,10 @@ from typing import Any
 
 import torch
 
-from rechar_core import files
+from rechar_core.backend.denoiser import DiffusersDenoiser
+from rechar_core.backend.pipeline import cast
+from rechar_core.cli.generate import Sampling, sample
+from rechar_core.cli.train import Team, TrainJob, read_pictures, train_on
 from rechar_core.device import (
     drawing_precision,
     empty_cache,
@@ -20,14 +23,11 @@ from rechar_core.device import (
     peak_memory,
     training_precision,
 )
-from rechar_core.fusion import Fusion, fuse
-from rechar_core.lora import BLora, LoraPair
-from rechar_core.standalone.base import cast
-from rechar_core.standalone.denoiser import DiffusersDenoiser
-from rechar_core.standalone.generate import Sampling, sample
-from rechar_core.standalone.train import Team, TrainJob, read_pictures, train_on
-from rechar_core.training.presets import recipe
+from rechar_core.lora import files
+from rechar_core.lora.blora import BLora, LoraPair
+from rechar_core.lora.fusion import Fusion, fuse
 from rechar_core.training.recipe import TrainingRecipe
+from rechar_core.training.recipes import recipe
 
 from .task import GLYPH, STYLE, Row, Task, note
 

@@ -13,8 +13,8 @@ from typing import Any
 from benchmarks import quality
 from benchmarks.judge import GLYPHS
 from benchmarks.quality_report import write_report
-from rechar_core.standalone.processes import processes
-from rechar_core.training.presets import PRESETS
+from rechar_core.backend.processes import processes
+from rechar_core.training.recipes import PRESETS
 
 from .task import Row, Task
 

@@ -146,7 +146,7 @@ class Task:
         """The checkpoint's, or SDXL with random weights; on the CPU, where `train` loads it too."""
         if self.checkpoint is None:
             return random_pipeline(self.device, dtype, self.size.parts)
-        from rechar_core.standalone.base import load
+        from rechar_core.backend.pipeline import load
 
         return load(str(self.checkpoint), dtype, torch.device("cpu"))
 
@@ -163,9 +163,9 @@ def random_pipeline(
     )
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-    from rechar_core.standalone.base import cast
-    from rechar_core.standalone.single_file import CONFIG
-    from rechar_core.tokenizer import tokenizers
+    from rechar_core.backend.pipeline import cast
+    from rechar_core.backend.single_file import CONFIG
+    from rechar_core.synthesis.tokenizer import tokenizers
 
     def config(part: str) -> dict[str, Any]:
         return json.loads((CONFIG / part / "config.json").read_text(encoding="utf-8")) | {

@@ -14,9 +14,9 @@ import torch
 
 from benchmarks.contestants import published, published_optimizer
 from benchmarks.measure import matmul_rate
+from rechar_core.backend.pipeline import cast, encode_prompt
+from rechar_core.cli.train import prepare
 from rechar_core.device import empty_cache, float_named, forget_peak, peak_memory, training_precision
-from rechar_core.standalone.base import cast, encode_prompt
-from rechar_core.standalone.train import prepare
 from rechar_core.training.loop import OutOfMemory
 from rechar_core.training.memory import LADDER, MemoryMode
 from rechar_core.training.recipe import TrainingRecipe

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rechar_core.tokenizer import tokenizers
+from rechar_core.synthesis.tokenizer import tokenizers
 
 from .codes import FIRST_SLOT, POSITION_SIZE, SLOTS, TOKENS, WIDTH_1, WIDTH_2
 from .meanings import Meanings, all_glyphs

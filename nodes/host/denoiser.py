@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ...rechar_core.training.context import ConstantContext, Once
 from ...rechar_core.training.denoiser import Conditioning, Prediction, Prefix
-from ...rechar_core.training.frozen import gated, normed_conv, plain_conv, upsampled
+from ...rechar_core.training.frozen_layers import gated, normed_conv, plain_conv, upsampled
 from ...rechar_core.training.memory import MemoryMode
 from ...rechar_core.training.recipe import Precision
 from .inputs import alphas_cumprod, prediction_of

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...rechar_core.elements import Word, packed, without_elements
+from ...rechar_core.synthesis.elements import Word, packed, without_elements
 from .inputs import check_clip
 
 Tokens = dict[str, list[list[tuple[Any, float]]]]

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ...rechar_core.errors import ImageError
 from ...rechar_core.images import fit, rgb
-from ...rechar_core.progress import watched
 from ...rechar_core.training.denoiser import Conditioning, LatentMoments
 from ...rechar_core.training.loop import ran_out
+from ...rechar_core.training.progress import watched
 from .progress import Progress
 from .weights import own_weights
 

@@ -6,15 +6,15 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ...rechar_core.blocks import block_of_host
 from ...rechar_core.errors import ModelError
-from ...rechar_core.keys import format_key
+from ...rechar_core.lora.blocks import block_of_host
+from ...rechar_core.lora.key_formats import format_key
 from .inputs import check_sdxl
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ...rechar_core.fusion import Fusion
+    from ...rechar_core.lora.fusion import Fusion
 
 _HOST = "comfy"
 _PREFIX = "diffusion_model."

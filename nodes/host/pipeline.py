@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ...rechar_core.passes import Drawing, Passes
-from ...rechar_core.references.attention import Reference
-from ...rechar_core.references.projection import Adapter
+from ...rechar_core.synthesis.passes import Drawing, Passes
+from ...rechar_core.synthesis.references.attention import Reference
+from ...rechar_core.synthesis.references.projection import Adapter
 from .elements import element_conditioning
 from .patch import patch_model
 from .progress import Progress

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from ...rechar_core.errors import FileError
 from ...rechar_core.images import rgb
-from ...rechar_core.references.attention import Branch, Reference, blend
-from ...rechar_core.references.encoding import kept_parts, reference_of
-from ...rechar_core.references.errors import AdapterError
-from ...rechar_core.references.layers import Layer, block_weights, layers_of
-from ...rechar_core.references.layout import Layout
-from ...rechar_core.references.projection import Adapter, read_adapter
+from ...rechar_core.synthesis.references.attention import Branch, Reference, blend
+from ...rechar_core.synthesis.references.encoding import kept_parts, reference_of
+from ...rechar_core.synthesis.references.errors import AdapterError
+from ...rechar_core.synthesis.references.layers import Layer, block_weights, layers_of
+from ...rechar_core.synthesis.references.layout import Layout
+from ...rechar_core.synthesis.references.projection import Adapter, read_adapter
 from .denoiser import computed_in
 from .patch import check_sdxl
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...rechar_core.fusion import fuse
 from ...rechar_core.images import sheet, to_pil, to_tensor
+from ...rechar_core.lora.fusion import fuse
 from .patch import patch_model
 from .progress import Progress
 

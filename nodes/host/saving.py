@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ...rechar_core import files
 from ...rechar_core.errors import LoraError
 from ...rechar_core.images import jpeg, rgb
+from ...rechar_core.lora import files
 from .folders import inside, new_lora_folder
 
 if TYPE_CHECKING:
-    from ...rechar_core.lora import BLora
+    from ...rechar_core.lora.blora import BLora
 
 
 def save(name: str, parts: dict[str, BLora | None], thumbnail: Any = None) -> list[str]:

@@ -12,17 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...rechar_core import charts, files
+from ...rechar_core import charts
 from ...rechar_core.device import in_ram
 from ...rechar_core.errors import ReCharError
-from ...rechar_core.lora import BLora
+from ...rechar_core.lora import files
+from ...rechar_core.lora.blora import BLora
 from ...rechar_core.storage import drop_oldest
 from ...rechar_core.training import checkpoint
-from ...rechar_core.training.company import Company
 from ...rechar_core.training.denoiser import LatentMoments
 from ...rechar_core.training.loop import Training
 from ...rechar_core.training.memory import MemoryMode, choose_mode
 from ...rechar_core.training.recipe import TrainingRecipe
+from ...rechar_core.training.run import Company
 from .denoiser import HostDenoiser, computed_in, ordinary, precision_of, trainable
 from .encoders import encode_pictures, encode_prompt
 from .folders import cache_folder

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...rechar_core.errors import ModelError
-from ...rechar_core.training.lending import Table, like, tables
+from ...rechar_core.training.offload import Table, like, tables
 
 _CPU = torch.device("cpu")
 # How the host has a weight cast at each call: by patches and functions that wait on the module, into memory (_v)

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...rechar_core.blocks import STRUCTURE
 from ...rechar_core.errors import RecipeError
-from ...rechar_core.lora import BLora
-from ...rechar_core.modes import Mode
-from ...rechar_core.passes import Passes
+from ...rechar_core.lora.blocks import STRUCTURE
+from ...rechar_core.lora.blora import BLora
+from ...rechar_core.synthesis.lettering import SHARES, Cell, SharedLook, cells, composed, mattes_of, seed_of
+from ...rechar_core.synthesis.modes import Mode
+from ...rechar_core.synthesis.passes import Passes
 from ...rechar_core.training.recipe import TrainingRecipe
-from ...rechar_core.word import SHARES, Cell, SharedLook, cells, composed, mattes_of, seed_of
 from .pipeline import HostPainter
 from .progress import Progress
 from .training import train

@@ -140,7 +140,7 @@ def load_demo() -> DemoModel:
     """The trained demo model, ready for diffusers."""
     from diffusers import EulerDiscreteScheduler
 
-    from ..tokenizer import tokenizers
+    from ..synthesis.tokenizer import tokenizers
 
     tensors, config = demo_state()
     first, second = build_text_encoders()

@@ -12,7 +12,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from .. import storage
-from ..references.projection import Adapter, adapter_of
+from ..synthesis.references.projection import Adapter, adapter_of
 from .build import FOLDER, demo_state
 
 if TYPE_CHECKING:

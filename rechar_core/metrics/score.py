@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ImageError
+from ..glyph.structure_map import canny, skeleton
 from ..images import one_mask, rgb
-from ..structure_map import canny, skeleton
 from .pictures import colour_distance, grey, ssim
 from .segment import glyph_mask, otsu_masks
 from .shapes import BAND, chamfer, covered, dice, edge_f1, hd95, iou, topology

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..blocks import Block, block_of
 from ..errors import TrainingError
-from ..lora import BLora, LoraPair
-from .draws import Draws
+from ..lora.blocks import Block, block_of
+from ..lora.blora import BLora, LoraPair
+from .noise import Draws
 from .recipe import TrainingRecipe
 
 

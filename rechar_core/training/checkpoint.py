@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import RecipeError
-from ..files import read_state, write_state
+from ..lora.files import read_state, write_state
 from .denoiser import Denoiser
 from .loop import Training
 

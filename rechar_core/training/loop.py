@@ -11,14 +11,14 @@ from torch import Tensor
 
 from ..device import empty_cache
 from ..errors import TrainingError
-from ..lora import BLora
+from ..lora.blora import BLora
 from . import optimizer
 from .adapter import Adapters
 from .denoiser import Conditioning, Denoiser, LatentMoments
-from .draws import Draws, SeededDraws
-from .lookahead import Lookahead, Ready
 from .memory import MemoryMode, next_rung
+from .noise import Draws, SeededDraws
 from .objective import error, weights
+from .prefetch import Lookahead, Ready
 from .recipe import TrainingRecipe
 
 OutOfMemory = getattr(

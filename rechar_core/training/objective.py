@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .denoiser import Conditioning, Denoiser, Prediction
-from .draws import StepDraws
+from .noise import StepDraws
 from .recipe import Loss
 
 

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args, get_type_hints
 
-from ..blocks import BLOCKS, Block, block_named
+from ..device import Precision
 from ..errors import RecipeError
+from ..lora.blocks import BLOCKS, Block, block_named
 from .memory import Memory
 
 Target = Literal["both", "structure", "style"]
 Optimizer = Literal["adamw", "adamw8bit", "prodigy"]
-Precision = Literal["no", "fp16", "bf16"]
 Loss = Literal["prediction", "x0"]
 
 _FORMER = ("gradient_checkpointing",)  # settings of files before 0.2 that never changed a result

@@ -21,11 +21,11 @@ from PIL import Image  # noqa: E402
 
 from accelerator import checking  # noqa: E402
 from accelerator.device import DEVICE, memory  # noqa: E402
-from rechar_core import files  # noqa: E402
+from rechar_core.backend import offload as placing  # noqa: E402
+from rechar_core.backend.processes import processes  # noqa: E402
+from rechar_core.cli.main import main  # noqa: E402
 from rechar_core.demo.build import SAMPLES  # noqa: E402
-from rechar_core.standalone import placing  # noqa: E402
-from rechar_core.standalone.cli import main  # noqa: E402
-from rechar_core.standalone.processes import processes  # noqa: E402
+from rechar_core.lora import files  # noqa: E402
 from rechar_core.training.memory import WORKSPACES  # noqa: E402
 
 MODEL = Path(sys.path[0]) / "data" / "blora_tiny"

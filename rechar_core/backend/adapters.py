@@ -1,0 +1,86 @@
+"""Files that lead a drawing, for diffusers: adapters, an image encoder, a ControlNet; or the demo model's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import FileError, ModelError, RecipeError
+from ..synthesis.references.projection import Adapter, read_adapter
+from .pipeline import DEMO, cast
+from .renderer import Readers
+
+if TYPE_CHECKING:
+    import torch
+
+_WEIGHTS = {"image encoder": "model", "ControlNet": "diffusion_pytorch_model"}
+
+
+def readers(
+    composition: Path | None,
+    style: Path | None,
+    encoder: Path | None,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Readers:
+    """Adapter files and the folder of their CLIP vision model; "demo" is the demo model's own.
+
+    Raises RecipeError for adapters without an encoder, FileError, AdapterError.
+    """
+    if composition is None and style is None:
+        return Readers()
+    if encoder is None:
+        raise RecipeError(
+            "Adapters need --image-encoder: the folder of the CLIP vision model they were trained with."
+        )
+    adapters = (_adapter(composition, "composition"), _adapter(style, "style"))
+    if str(encoder) == DEMO:
+        from ..demo import extras
+
+        return Readers(*adapters, cast(extras.load_encoder(), dtype, device))
+    from transformers import CLIPVisionModelWithProjection
+
+    return Readers(*adapters, _folder(CLIPVisionModelWithProjection, encoder, "image encoder", dtype, device))
+
+
+def _adapter(path: Path | None, name: str) -> Adapter | None:
+    if str(path) == DEMO:
+        from ..demo import extras
+
+        return extras.load_adapters()[name]
+    return read_adapter(path) if path else None
+
+
+def control_net(folder: Path | None, dtype: torch.dtype, device: torch.device) -> Any:
+    """A diffusers folder of an SDXL ControlNet, "demo", or None. Raises FileError, ModelError."""
+    if folder is None:
+        return None
+    if str(folder) == DEMO:
+        from ..demo import extras
+
+        return cast(extras.load_controlnet(), dtype, device)
+    from diffusers import ControlNetModel
+
+    net = _folder(ControlNetModel, folder, "ControlNet", dtype, device)
+    if net.config.addition_embed_type != "text_time":
+        raise ModelError(
+            f"{folder} is no ControlNet for SDXL; choose one that is, such as controlnet-canny-sdxl-1.0."
+        )
+    return net
+
+
+def _folder(kind: Any, folder: Path, what: str, dtype: torch.dtype, device: torch.device) -> Any:
+    """A model from a local folder, from .safetensors files only."""
+    name = _WEIGHTS[what]
+    whole, half = folder / f"{name}.safetensors", folder / f"{name}.fp16.safetensors"
+    if not (folder / "config.json").is_file() or not (whole.is_file() or half.is_file()):
+        raise FileError(
+            f"There is no {what} in {folder}: it needs config.json and {whole.name}. Download both."
+        )
+    variant = {} if whole.is_file() else {"variant": "fp16"}
+    try:
+        model = kind.from_pretrained(folder, local_files_only=True, use_safetensors=True, **variant)
+    except (OSError, ValueError, RuntimeError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise FileError(f"The {what} in {folder} cannot be loaded ({reason}); download it again.") from None
+    return cast(model, dtype, device).eval().requires_grad_(False)

@@ -1,0 +1,45 @@
+"""What options take that are not given: the published values, but with `--model demo` the demo model's own.
+
+The published ones (1024 pixels, 1000 steps, rate 5e-5) are for SDXL; the demo model learns nothing from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..demo.build import read_config
+from .pipeline import DEMO
+
+
+def training(model: object, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a training that are not among `given`; with a preset named there, the demo's pixels alone.
+
+    {} for every other model. Raises ReCharError if the demo model's configuration cannot be read.
+    """
+    if model != DEMO:
+        return {}
+    if "recipe" in given:
+        own: dict[str, Any] = {"resolution": read_config()["pixels"]}
+    else:
+        target = given.get("target")
+        own = dict(read_config()["recipe"]["style" if target == "style" else "structure"])
+        del own["prompt"], own["target"]
+        if given.get("optimizer") == "prodigy":  # it has a rate of its own
+            del own["learning_rate"]
+    return {name: value for name, value in own.items() if name not in given}
+
+
+def drawing(model: object, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Steps and guidance of the sampler that are not among `given`; {} for every other model."""
+    if model != DEMO:
+        return {}
+    recipe = read_config()["recipe"]
+    own = {"steps": recipe["sampler_steps"], "guidance": recipe["guidance"]}
+    return {name: value for name, value in own.items() if name not in (given or {})}
+
+
+def told(settings: Mapping[str, Any]) -> str:
+    """One line on what was taken, as options that would say the same."""
+    options = " ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in settings.items())
+    return f"The demo model's own settings, where none is given: {options}"

@@ -1,0 +1,1 @@
+"""The command line, `python -m rechar_core`: one file for each command and what they share."""

@@ -1,0 +1,205 @@
+"""`generate --mode`: ReChar's three passes on diffusers, from a glyph, B-LoRAs, a style picture and references."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..device import DrawingPrecision, drawing_type
+from ..errors import RecipeError
+from ..glyph.structure_map import ink
+from ..images import fit, png, read, to_pil
+from ..lora import files
+from ..storage import make_folder, write_bytes
+from ..synthesis.modes import MODES, Mode, mode_named
+from ..synthesis.passes import STYLE_TEMPLATE, TEMPLATE, Passes
+from ..synthesis.references.layout import MASK_MODES, READINGS
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..backend.renderer import DiffusersPainter
+
+_OWN = (
+    "structure_scale",
+    "style_scale",
+    "reading",
+    "temperature",
+    "mask_mode",
+)  # of a mode, to be set singly
+_SAME = (  # options of generate that the job has under the same name
+    *("model", "mode", "glyph", "output", "elements", "structure", "style", "style_image", "images", "seed"),
+    "precision",
+    *("composition_adapter", "style_adapter", "image_encoder", "control_net"),
+)
+
+
+@dataclass(frozen=True)
+class DecorateJob:
+    """What to decorate with what. glyph: a picture, dark on light or light on dark; style_image: a picture or None.
+
+    structure, style: B-LoRA files. composition_adapter, style_adapter: IP-Adapter files, image_encoder and control_net
+    folders in transformers' and diffusers' layout; each may be "demo", for the demo model. steps, guidance: 0 is the
+    mode's own; changes: other settings of the mode by name. seed + i is the seed of picture i.
+    """
+
+    model: str
+    mode: str
+    glyph: Path
+    output: Path
+    elements: str = ""
+    template: str = TEMPLATE
+    style_template: str = STYLE_TEMPLATE
+    structure: Path | None = None
+    style: Path | None = None
+    style_image: Path | None = None
+    composition_adapter: Path | None = None
+    style_adapter: Path | None = None
+    image_encoder: Path | None = None
+    control_net: Path | None = None
+    images: int = 4
+    seed: int = 0
+    steps: int = 0
+    guidance: float = 0.0
+    resolution: int | None = None
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    precision: DrawingPrecision = "auto"
+
+    def texts(self) -> dict[str, str]:
+        """The fields of Passes that are text."""
+        return {"elements": self.elements, "template": self.template, "style_template": self.style_template}
+
+    def chosen(self) -> Mode:
+        """The mode with its changes. Raises RecipeError."""
+        for name, value, most in (("steps", self.steps, 1000), ("guidance", self.guidance, 100)):
+            if not 0 <= value <= most:
+                raise RecipeError(f"{name} is {value}; it must be from 0, the mode's own, to {most}.")
+        changes = dict(self.changes)
+        if "style_scale" in changes:  # what was given is meant
+            changes["style_beside_lora"] = 1.0
+        return replace(mode_named(self.mode, self.steps, self.guidance), **changes)
+
+
+def decorate(job: DecorateJob) -> list[Path]:
+    """Writes seed_N.png, and beside it seed_N_structure.png and seed_N_style.png, for each picture; returns the first.
+
+    Under `accelerate launch` the pictures are shared out between the processes; each returns its own.
+    Raises ReCharError on bad input, before anything is drawn.
+    """
+    import torch
+    from tqdm import tqdm
+
+    from ..backend.adapters import control_net, readers
+    from ..backend.offload import place
+    from ..backend.pipeline import load
+    from ..backend.processes import processes
+    from ..backend.renderer import DiffusersPainter
+    from .generate import check_series, check_side
+
+    here = processes()
+    check_series(job.output, job.images, job.seed)
+    check_side("width", job.resolution)
+    given: dict[str, Any] = {
+        name: files.read(path) if path else None
+        for name, path in (("structure", job.structure), ("style", job.style))
+    }
+    mode, picture = job.chosen(), read(job.glyph)
+    given["style_image"] = read(job.style_image).movedim(1, -1) if job.style_image else None
+    make_folder(job.output)
+    where = (drawing_type(job.precision, here.device), torch.device("cpu"))
+    read_by = readers(job.composition_adapter, job.style_adapter, job.image_encoder, *where)
+    net = control_net(job.control_net, *where)
+    painter = DiffusersPainter(load(job.model, *where), read_by, net)
+    glyph, mask = glyph_of(picture, job.resolution or _side(painter))
+    place(painter.pipeline, here.device, mask.numel(), read_by.encoder, net)
+    texts: dict[str, Any] = job.texts()
+    passes = [Passes(painter, glyph, mask, mode, job.seed + i, **texts, **given) for i in range(job.images)]
+    passes[0].check()
+    mine = passes[here.process_index :: here.num_processes]
+    bar = tqdm(mine, desc="Drawing", unit="picture", ascii=True, disable=not here.is_main_process)
+    written = [_draw(one, job) for one in bar]
+    here.wait_for_everyone()
+    return written
+
+
+def _draw(passes: Passes, job: DecorateJob) -> Path:
+    pictures = passes.run()
+    texts = job.texts()
+    about = passes.mode.settings(model=job.model, seed=passes.seed, glyph=job.glyph.name, **texts)
+    path = job.output / f"seed_{passes.seed:05d}.png"
+    names = (path, *(path.with_stem(f"{path.stem}_{part}") for part in ("structure", "style")))
+    for name, image in zip(names, pictures, strict=True):
+        write_bytes((png(to_pil(image[0].movedim(-1, 0)), about),), name)
+    return path
+
+
+def glyph_of(picture: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """IMAGE (1, H, W, 3) and MASK (1, H, W) of a picture (1, 3, h, w) in 0..1, its shorter side `side` pixels.
+
+    Raises RecipeError if the picture is of one colour.
+    """
+    scaled = (fit(picture, side) + 1) / 2
+    glyph = scaled.movedim(1, -1)
+    mask = ink(glyph[0]).float()[None]
+    if not mask.any():
+        raise RecipeError("The glyph's picture is of one colour; give one with a glyph in it.")
+    return glyph, mask
+
+
+def _side(painter: DiffusersPainter) -> int:
+    return int(painter.pipeline.unet.config.sample_size) * 8
+
+
+def add_options(sub: argparse.ArgumentParser) -> None:
+    """The options of generate that belong to --mode."""
+    add, unset = sub.add_argument, argparse.SUPPRESS
+    add("--mode", choices=tuple(MODES), help="draw ReChar's three passes; --prompt is then a template")
+    add("--glyph", type=Path, help="with --mode: a picture of the glyph")
+    add("--elements", default="", help="with --mode: decorative things, separated by commas")
+    add("--style-prompt", default=STYLE_TEMPLATE, help="with --mode: the style picture's prompt")
+    add(
+        "--style-image",
+        type=Path,
+        help="with --mode: a picture of the style; not used beside --style, but by references-only",
+    )
+    add("--composition-adapter", type=Path, help="with --mode: IP-Adapter file for the structure, or 'demo'")
+    add("--style-adapter", type=Path, help="with --mode: IP-Adapter file for the style, or 'demo'")
+    add(
+        "--image-encoder", type=Path, help="with --mode: folder of the adapters' CLIP vision model, or 'demo'"
+    )
+    add("--control-net", type=Path, help="with --mode: folder of a canny ControlNet for SDXL, or 'demo'")
+    add(
+        "--structure-scale",
+        type=float,
+        default=unset,
+        help="with --mode: of structure references (the mode's)",
+    )
+    add("--style-scale", type=float, default=unset, help="with --mode: of style references (the mode's)")
+    add("--reading", choices=tuple(READINGS), default=unset, help="with --mode: layout map (the mode's)")
+    add("--temperature", type=float, default=unset, help="with --mode: of the layout map (the mode's)")
+    add("--mask-mode", choices=tuple(MASK_MODES), default=unset, help="with --mode: of masks (the mode's)")
+
+
+def job_of(options: argparse.Namespace) -> DecorateJob:
+    """A job from the command line. Raises RecipeError for options that the modes do not know."""
+    if options.glyph is None:
+        raise RecipeError("generate --mode needs --glyph as well.")
+    for name, plain in (("structure_alpha", 1.0), ("style_alpha", 1.0), ("alpha_mode", "linear")):
+        if getattr(options, name) != plain:
+            raise RecipeError(
+                f"--{name.replace('_', '-')} is not for --mode, whose B-LoRAs have alpha 1; leave it out."
+            )
+    if options.negative is not None or options.height is not None:
+        raise RecipeError("--negative and --height are not for --mode; the mode and the glyph set them.")
+    return DecorateJob(
+        **{name: getattr(options, name) for name in _SAME},
+        template=options.prompt or TEMPLATE,
+        style_template=options.style_prompt,
+        steps=options.steps or 0,
+        guidance=options.guidance or 0.0,
+        resolution=options.width,
+        changes={name: getattr(options, name) for name in _OWN if hasattr(options, name)},
+    )

@@ -1,0 +1,251 @@
+"""`train --jobs FILE.jsonl`: many B-LoRAs, one job a process, nothing trained twice, failed jobs named.
+
+Any number of processes, on one machine or several that share the folder, work on one list: whoever claims a job
+first trains it. A claim is a file beside the output that its owner keeps fresh; a dead owner's claim is taken over.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..backend.processes import processes
+from ..errors import ReCharError, RecipeError
+from ..lora import files
+from ..lora.metadata import json_object
+from ..training.loop import Step
+from .train import INPUTS, Team, TrainJob, inputs, load_base, read_pictures, train_on
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionXLPipeline
+
+_STALE = 600.0  # seconds without a sign of life after which another machine's claim is void
+_REFRESH = 30.0  # seconds between signs of life
+_WAIT = 1.0  # seconds between looks at what other processes still train
+
+JobOf = Callable[[Mapping[str, Any]], TrainJob]
+
+
+def read_jobs(path: Path, job_of: JobOf) -> list[TrainJob]:
+    """The jobs of a JSONL file, one object a line. Raises RecipeError, naming the line, before anything is trained."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"The list of jobs {path} cannot be read ({error}).") from None
+    jobs = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            values = json.loads(line)
+            if not isinstance(values, dict):
+                raise RecipeError('it is not an object like {"image": "a.png", "output": "a.safetensors"}')
+            jobs.append(job_of(values))
+        except (ValueError, TypeError, ReCharError) as error:
+            raise RecipeError(f"{path}, line {number}: {error}") from None
+    if not jobs:
+        raise RecipeError(f"{path}: there is no job in it.")
+    written = Counter(file.resolve() for job in jobs for file in (job.output, job.log) if file)
+    twice = sorted(str(file) for file, times in written.items() if times > 1)
+    if twice:
+        raise RecipeError(f"{path}: several jobs write {twice[0]}; give each line names of its own.")
+    return jobs
+
+
+def train_all(jobs: list[TrainJob], report: Callable[[str], None]) -> list[Path]:
+    """Trains what nobody else trains until all jobs are done or have failed; returns the outputs of all.
+
+    Raises RecipeError at the end, naming them, if jobs failed: the same command tries those again.
+    """
+    here = processes()
+    if here.is_main_process:
+        for job in jobs:  # what failed in a former launch is tried again
+            _beside(job, ".failed").unlink(missing_ok=True)
+    here.wait_for_everyone()
+    worker = _Worker(jobs, report, here.device)
+    try:
+        while worker.open_jobs():
+            if not any(worker.attempt(job) for job in worker.open_jobs()):
+                time.sleep(_WAIT)  # all that is left is in other hands; if one of them dies, it is ours
+    finally:
+        worker.release()
+    failed = {job: failure(job) for job in jobs if failure(job)}
+    if failed:
+        listed = "; ".join(f"{job.output}: {why}" for job, why in failed.items())
+        raise RecipeError(
+            f"{len(failed)} of {len(jobs)} jobs failed (run the command again to retry). {listed}"
+        )
+    return [job.output for job in jobs]
+
+
+def finished(job: TrainJob) -> bool:
+    """Whether the output holds this very training. Raises RecipeError, saying what differs, if it holds another.
+
+    Pictures that are gone are not missed, and files of older versions, which do not say theirs, are not asked.
+    """
+    if not job.output.is_file():
+        return False
+    blora = files.read(job.output)
+    held = {**type(job.recipe)().to_json(), **(blora.recipe or {})}
+    free = ("memory", "precision") if job.any_precision else ("memory",)
+    wanted = {name: value for name, value in job.recipe.to_json().items() if name not in free}
+    changed = [name for name in wanted if held.get(name) != wanted[name]]
+    told = json_object(blora.metadata.get(INPUTS, ""))
+    with suppress(ReCharError, OSError):
+        changed += [name for name, value in inputs(job).items() if told.get(name, value) != value]
+    if changed:
+        raise RecipeError(
+            f"{job.output} already holds a training with another {', '.join(changed)}; "
+            "choose another output, or delete that file."
+        )
+    return True
+
+
+def failure(job: TrainJob) -> str:
+    """Why the job failed in this launch; "" if it did not."""
+    note = _beside(job, ".failed")
+    return note.read_text(encoding="utf-8").strip() if note.is_file() else ""
+
+
+@dataclass
+class _Worker:
+    """One process at work on the list.
+
+    held: the claim it holds, and mark: what it wrote there. base: the last model it loaded, kept for the next.
+    """
+
+    jobs: list[TrainJob]
+    report: Callable[[str], None]
+    device: torch.device
+    held: Path | None = None
+    mark: str = ""
+    base: tuple[tuple[str, torch.dtype, bool], StableDiffusionXLPipeline] | None = None
+    refreshed: float = 0.0
+
+    def open_jobs(self) -> list[TrainJob]:
+        return [job for job in self.jobs if not failure(job) and not job.output.is_file()]
+
+    def attempt(self, job: TrainJob) -> bool:
+        """Trains the job if nobody else does. Whether it was ours to try."""
+        if not self._claim(job):
+            return False
+        try:
+            if not job.output.is_file():  # finished by another between our look and our claim
+                self._tell(job, "begins")
+                train_on(self._pipeline(job), job, read_pictures(job), self._alone(job))
+                self._tell(job, "is done")
+        except Exception as error:  # whatever one job dies of, the others go on
+            _beside(job, ".failed").write_text(_sentence(error), encoding="utf-8")
+            self._tell(job, f"failed: {_sentence(error)}")
+        finally:
+            self.release()
+        return True
+
+    def release(self) -> None:
+        if self.held is not None and _content(self.held) == self.mark:
+            self.held.unlink(missing_ok=True)
+        self.held = None
+
+    def _alone(self, job: TrainJob) -> Team:
+        def stepped(step: Step) -> None:
+            now = time.monotonic()
+            if now - self.refreshed > _REFRESH and self.held is not None:
+                self.refreshed = now
+                with suppress(OSError):  # taken away, where this process slept for long
+                    os.utime(self.held)
+                self._tell(job, f"is at step {step.number} of {step.total}, loss {float(step.loss):.4f}")
+
+        def tell(text: str) -> None:  # `say` is for what all processes do together
+            self.report(f"{job.output.name}: {text}")
+
+        return Team(self.device, bar=False, stepped=stepped, tell=tell)
+
+    def _pipeline(self, job: TrainJob) -> StableDiffusionXLPipeline:
+        key = job.model, job.dtype, job.recipe.fp8_base
+        if self.base is None or self.base[0] != key:
+            self.base = None  # the old one goes before the new one comes
+            self.base = key, load_base(job)
+        return self.base[1]
+
+    def _claim(self, job: TrainJob) -> bool:
+        claim = _beside(job, ".claim")
+        claim.parent.mkdir(parents=True, exist_ok=True)
+        dead = _dead(claim)
+        if dead is not None:
+            _take_away(claim, dead)
+        mark = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(8)}"
+        try:
+            with os.fdopen(os.open(claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY), "wb") as file:
+                file.write(mark.encode())
+        except FileExistsError:
+            return False
+        self.held, self.mark, self.refreshed = claim, mark, time.monotonic()
+        return True
+
+    def _tell(self, job: TrainJob, what: str) -> None:
+        done = sum(other.output.is_file() for other in self.jobs)
+        self.report(f"[{done} of {len(self.jobs)} jobs done] {job.output.name} {what}")
+
+
+def _beside(job: TrainJob, ending: str) -> Path:
+    return job.output.with_name(job.output.name + ending)
+
+
+def _content(claim: Path) -> str | None:
+    try:
+        return claim.read_text(encoding="utf-8")
+    except OSError:  # there is none, or no more
+        return None
+
+
+def _dead(claim: Path) -> str | None:
+    """What a claim says whose owner is gone: a process of this machine that ended, or anyone after a long silence."""
+    said = _content(claim)
+    if said is None:
+        return None
+    try:
+        silent = time.time() - claim.stat().st_mtime
+    except OSError:  # gone meanwhile
+        return None
+    host, pid, *_ = [*said.split(), "", ""]
+    ended = host == socket.gethostname() and pid.isdigit() and os.name == "posix" and not _alive(int(pid))
+    # a living process may have a dead one's number, so that silence counts on this machine as well
+    return said if ended or silent > _STALE else None
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _take_away(claim: Path, dead: str) -> None:
+    """Removes the claim that says `dead`, by a rename that only one of several processes can do."""
+    grave = claim.with_name(f"{claim.name}.{socket.gethostname()}.{os.getpid()}")
+    try:
+        claim.rename(grave)
+    except OSError:
+        return
+    if _content(grave) != dead:  # another process was faster, and this is its own claim
+        with suppress(OSError):
+            os.link(grave, claim)  # unlike a rename, never over a third one's
+    grave.unlink(missing_ok=True)
+
+
+def _sentence(error: Exception) -> str:
+    return str(error).strip() or type(error).__name__

@@ -1,0 +1,278 @@
+"""The `train` command: pictures in, one B-LoRA file out, on one process or several."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate.utils import reduce
+from torch import Tensor
+
+from ..backend.denoiser import DiffusersDenoiser
+from ..backend.pipeline import cast, encode_picture, encode_prompt, load, weights_size
+from ..backend.processes import processes, say, shown
+from ..device import empty_cache, float_named, forget_peak, free_memory, in_ram, peak_memory
+from ..errors import RecipeError
+from ..images import fit, jpeg, list_pictures, read
+from ..lora import files
+from ..lora.fusion import applied, fuse
+from ..storage import write_bytes
+from ..training import checkpoint
+from ..training.denoiser import LatentMoments
+from ..training.fp8 import shrink
+from ..training.loop import Share, Step, Training
+from ..training.memory import MemoryMode, choose_mode
+from ..training.progress import watched
+from ..training.recipe import TrainingRecipe
+from .interrupt import StoppedBetweenSteps, held_back
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
+    from diffusers import StableDiffusionXLPipeline
+
+SAVE_EVERY = 250  # steps between safety copies of the state
+INPUTS = "training_inputs"  # the field of a file's metadata with what `inputs` gives
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """What to train on what. image: a picture or a folder of them; log: where the JSON log goes, if anywhere.
+
+    frozen: a B-LoRA whose structure block stays in the model meanwhile (ConsisLoRA's style stage). any_precision: the
+    recipe's precision is this device's, not the user's, so that a file trained in another one is this training as well.
+    Raises RecipeError where fp8 and a frozen B-LoRA come together.
+    """
+
+    model: str
+    image: Path
+    output: Path
+    recipe: TrainingRecipe
+    log: Path | None = None
+    fresh: bool = False
+    frozen: Path | None = None
+    any_precision: bool = False
+
+    def __post_init__(self) -> None:
+        if self.recipe.fp8_base and self.frozen:
+            raise RecipeError("A B-LoRA cannot be put into a base in fp8: leave out --frozen or --fp8-base.")
+
+    @property
+    def state(self) -> Path:
+        """Where an unfinished run is kept."""
+        return self.output.with_name(self.output.name + ".state")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The base's."""
+        return float_named(self.recipe.precision)
+
+
+@dataclass(frozen=True)
+class Team:
+    """Those who train one LoRA together: this process alone, or all that were launched.
+
+    main: whether this one writes; wait: for the others; bar: whether to draw a progress bar; stepped: told each step;
+    tell: given a line for the user.
+    """
+
+    device: torch.device
+    share: Share = field(default_factory=Share)
+    main: bool = True
+    wait: Callable[[], None] = lambda: None
+    bar: bool = True
+    stepped: Callable[[Step], None] = lambda step: None
+    tell: Callable[[str], None] = say
+
+
+def train(job: TrainJob) -> Path:
+    """Trains and writes `job.output`; an unfinished run of the same job goes on where it was broken off.
+
+    On Ctrl-C the step under way is finished, the state is kept beside the output (`<output>.state`), and
+    KeyboardInterrupt, saying so, goes on to the caller. A second one stops at once and keeps the last safety copy.
+    Raises ReCharError on bad input, before anything is written.
+    """
+    here = processes()
+    pixels = read_pictures(job)  # before the model is loaded: a wrong path should not cost a minute
+    pipeline = load_base(job)
+    main = here.is_main_process
+    return train_on(
+        pipeline, job, pixels, Team(here.device, _share(here), main, here.wait_for_everyone, main)
+    )
+
+
+def load_base(job: TrainJob) -> StableDiffusionXLPipeline:
+    """The job's model on the CPU, in its precision."""
+    pipeline = load(job.model, job.dtype, torch.device("cpu"))
+    if job.recipe.fp8_base:
+        shrink(pipeline.unet)
+    return pipeline
+
+
+def read_pictures(job: TrainJob) -> list[Tensor]:
+    """The job's pictures, (1, 3, H, W) in -1..1 each."""
+    return [fit(read(path), job.recipe.resolution) for path in list_pictures(job.image)]
+
+
+def train_on(pipeline: StableDiffusionXLPipeline, job: TrainJob, pixels: list[Tensor], team: Team) -> Path:
+    """`train` with a loaded pipeline, which is as before afterwards."""
+    forget_peak(team.device)
+    made_of = inputs(job)
+    frozen = fuse(files.read(job.frozen) if job.frozen else None, None)
+    with applied(pipeline.unet, frozen):
+        training = prepare(
+            pipeline, pixels, job.recipe, team.share, team.device, tell=team.tell, bar=team.bar
+        )
+        if job.fresh and team.main:
+            job.state.unlink(missing_ok=True)
+        team.wait()
+        if job.state.is_file():
+            checkpoint.resume(training, job.state)
+            team.tell(f"Going on from step {training.done} of {job.recipe.steps} ({job.state}).")
+        started, first = time.perf_counter(), training.done
+        _run(training, job.state, team)
+        seconds = time.perf_counter() - started
+    if team.main:
+        finish(job, training, pixels, made_of, seconds / max(1, training.done - first))
+    team.wait()
+    return job.output
+
+
+def prepare(
+    pipeline: StableDiffusionXLPipeline,
+    pixels: list[Tensor],
+    recipe: TrainingRecipe,
+    share: Share | None = None,
+    device: torch.device | None = None,
+    loras: int = 1,
+    tell: Callable[[str], None] = say,
+    bar: bool = True,
+) -> Training:
+    """Encodes pictures and prompt once, frees the encoders, and makes the run ready.
+
+    pixels: each (1, 3, H, W) in -1..1. `pipeline` keeps only its UNet on the device afterwards. device: where to
+    compute, if not where the pipeline is. loras: how many of this rank will be trained at once. tell: is given a line
+    for the user on the memory mode. bar: whether to draw progress bars.
+    """
+    device = device or pipeline.unet.device
+    encoders = torch.nn.ModuleList((pipeline.text_encoder, pipeline.text_encoder_2))
+    for part in (pipeline.vae, *encoders):
+        cast(part, device)
+    with shown("Encoding the prompt", bar) as ran, watched(encoders, ran):
+        conditioning = encode_prompt(pipeline, recipe.prompt, recipe.resolution)
+    for part in encoders:
+        cast(part, torch.device("cpu"))
+    moments = []
+    for number, picture in enumerate(pixels, start=1):
+        what = f"Encoding picture {number} of {len(pixels)}"
+        with shown(what, bar) as ran, watched(pipeline.vae.encoder, ran):
+            moments.append(encode_picture(pipeline, picture))
+    cast(pipeline.vae, torch.device("cpu"))
+    gc.collect()
+    denoiser = DiffusersDenoiser(pipeline.unet, pipeline.scheduler.config, device)
+    mode, why = _mode(recipe, pipeline.unet, device, moments, loras)
+    if why:
+        tell(why)
+    return Training(denoiser, moments, conditioning, recipe, share=share, mode=mode, tell=tell)
+
+
+def inputs(job: TrainJob) -> dict[str, str]:
+    """What a training is made of beside its recipe: the model's name, digests of the pictures and the frozen B-LoRA.
+
+    Raises ImageError, OSError where a file is missing.
+    """
+    pictures = b"".join(_digest(path) for path in list_pictures(job.image))
+    return {
+        "model": Path(job.model).name,  # no path: it would tell who trained it, and change with the folder
+        "picture": hashlib.sha256(pictures).hexdigest()[:16],
+        "frozen B-LoRA": _digest(job.frozen).hex()[:16] if job.frozen else "",
+    }
+
+
+def _digest(path: Path) -> bytes:
+    return hashlib.sha256(path.read_bytes()).digest()
+
+
+def finish(
+    job: TrainJob, training: Training, pixels: list[Tensor], made_of: dict[str, str], seconds_per_step: float
+) -> None:
+    """Writes the trained B-LoRA, which says what it was made of, and the log; drops the state."""
+    blora = training.blora()
+    blora = replace(blora, metadata={**blora.metadata, INPUTS: json.dumps(made_of)})
+    files.write(blora, job.output, thumbnail=jpeg(pixels[0][0] / 2 + 0.5), title=job.output.stem)
+    job.state.unlink(missing_ok=True)
+    if job.log:
+        write_log(training, seconds_per_step, job.log)
+
+
+def _mode(
+    recipe: TrainingRecipe, unet: Any, device: torch.device, moments: list[LatentMoments], loras: int
+) -> tuple[MemoryMode, str]:
+    """The mode, and why, where that is worth a word."""
+    if recipe.memory != "auto":
+        return recipe.memory, ""
+    area = max(m.mean.shape[-2] * m.mean.shape[-1] for m in moments)
+    empty_cache(device)
+    free, base = free_memory(device), weights_size(unet)
+    if in_ram(device) or unet.device == device:
+        free += base
+    rank, itemsize = recipe.rank * loras, unet.dtype.itemsize
+    mode, why = choose_mode(free, base, area, recipe.batch_size, rank, itemsize, in_ram(device))
+    return mode, "" if in_ram(device) and mode == "fast" else why
+
+
+def _share(here: PartialState) -> Share:
+    def average(tensors: list[Tensor]) -> None:
+        flat = reduce(
+            torch.cat([t.reshape(-1) for t in tensors]), "mean"
+        )  # one message a step instead of 321
+        for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+    if here.num_processes == 1:
+        return Share()
+    return Share(here.process_index, here.num_processes, average)
+
+
+def _run(training: Training, state: Path, team: Team) -> None:
+    from tqdm import tqdm
+
+    total, first = training.recipe.steps, training.done
+    bar = tqdm(total=total, initial=first, desc="Training", unit="step", disable=not team.bar, ascii=True)
+    try:
+        with bar, held_back() as between_steps:
+            for step in training.steps():
+                bar.update()
+                if step.number % 10 == 0 or step.number == total:
+                    bar.set_postfix(loss=f"{float(step.loss):.4f}")
+                team.stepped(step)
+                if team.main and step.number % SAVE_EVERY == 0 and step.number < total:
+                    checkpoint.save(training, state)
+                between_steps()
+    except StoppedBetweenSteps:
+        if not team.main:
+            raise
+        checkpoint.save(training, state)
+        raise KeyboardInterrupt(
+            f"Stopped at step {training.done} of {total}; the same command goes on from there ({state})."
+        ) from None
+
+
+def write_log(training: Training, seconds_per_step: float, path: Path) -> None:
+    """Losses, speed, peak memory and recipe as JSON, whole or not at all."""
+    log: dict[str, Any] = {
+        "recipe": training.recipe.to_json(),
+        "losses": training.loss_values(),
+        "seconds_per_step": seconds_per_step,
+        "peak_memory_bytes": peak_memory(training.denoiser.device),
+        "processes": training.share.world,
+        "torch": torch.__version__,
+        "device": str(training.denoiser.device),
+    }
+    write_bytes((json.dumps(log, indent=1).encode(),), path)

@@ -1,0 +1,260 @@
+"""Pictures of a glyph's structure, for a ControlNet or as masks: edges, skeleton, distance, filled outlines.
+
+All work on arrays (H, W); `structure_map` is the door for pictures in ComfyUI's layout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ImageError
+from ..images import rgb
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Array = Any  # a NumPy array; NumPy's own generic types differ between the versions that hosts have
+
+_TG22 = 13573  # tan(22.5 degrees) in 15 bits, as OpenCV has it
+_LINE_WIDTH = 0.004  # of the shorter side: what is thinner throughout is an outline and not a solid shape
+_FALLOFF = 1 / 16  # of the shorter side
+
+
+def structure_map(kind: str, image: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    """IMAGE (B, H, W, 3) of the kind's map, white on black, of a MASK (B, H, W) or an IMAGE (B, H, W, C) in 0..1.
+
+    A picture's ink is found by its darkness unless `kind` is "canny-cv2", which looks at the colours themselves.
+    Raises ImageError without input, or on an unknown kind.
+    """
+    import numpy as np
+    import torch
+
+    if kind not in KINDS:
+        raise ImageError(f"There is no structure map '{kind}'; choose one of {', '.join(KINDS)}.")
+    if mask is not None:
+        sources = [m.float().cpu().numpy() for m in (mask if mask.ndim == 3 else mask[None])]
+    elif image is None:
+        raise ImageError("There is nothing to map: connect a MASK or an IMAGE.")
+    elif kind == "canny-cv2":
+        sources = [rgb(picture).cpu().numpy() for picture in image]
+    else:
+        sources = [ink(picture).numpy() for picture in image]
+    maps = [torch.from_numpy(np.ascontiguousarray(KINDS[kind](s), dtype=np.float32)) for s in sources]
+    return torch.stack(maps)[..., None].expand(-1, -1, -1, 3).contiguous()
+
+
+def ink(picture: Tensor) -> Tensor:
+    """Where the ink is, (H, W) bool, in a picture (H, W, C) in 0..1: the side of Otsu's grey that touches the border
+    less. Nothing in a picture of one colour."""
+    import torch
+
+    from .picture import otsu
+
+    grey = rgb(picture).cpu().mean(-1) if picture.ndim == 3 else picture.float().cpu()
+    if float(grey.max() - grey.min()) < 0.02:
+        return torch.zeros(grey.shape, dtype=torch.bool)
+    dark = grey < otsu(grey)
+    border = torch.cat([dark[0], dark[-1], dark[:, 0], dark[:, -1]])
+    return ~dark if border.float().mean() > 0.5 else dark
+
+
+# Edges
+
+
+def canny(picture: Array, low: int = 100, high: int = 200) -> Array:
+    """Edges (H, W), True or False, of a uint8 picture (H, W) or (H, W, C), equal to cv2.Canny(picture, low, high).
+
+    Sobel of width 3, |dx| + |dy|, the strongest of the channels, non-maximum suppression in four directions in
+    OpenCV's integer arithmetic, hysteresis over eight neighbours (Canny, 1986; OpenCV, canny.cpp).
+    """
+    import numpy as np
+    from scipy import ndimage
+
+    dx, dy = _sobel(picture if picture.ndim == 3 else picture[..., None])
+    size = np.abs(dx) + np.abs(dy)  # (H, W, C)
+    strongest = size.argmax(-1)[..., None]
+    dx, dy, size = (np.take_along_axis(t, strongest, -1)[..., 0] for t in (dx, dy, size))
+    peaks = _peaks(dx, dy, size) & (size > low)
+    labels, count = ndimage.label(peaks, np.ones((3, 3)))
+    kept = np.zeros(count + 1, bool)
+    kept[labels[peaks & (size > high)]] = True
+    return kept[labels]
+
+
+def _sobel(picture: Array) -> tuple[Array, Array]:
+    """Derivatives (H, W, C) in int32; the border is replicated."""
+    import numpy as np
+
+    p = np.pad(picture.astype(np.int32), ((1, 1), (1, 1), (0, 0)), mode="edge")
+    across, down = p[:, 2:] - p[:, :-2], p[2:] - p[:-2]
+    dx = across[:-2] + 2 * across[1:-1] + across[2:]
+    return dx, down[:, :-2] + 2 * down[:, 1:-1] + down[:, 2:]
+
+
+def _peaks(dx: Array, dy: Array, size: Array) -> Array:
+    """Where the size is a maximum along the gradient; ties go to one side, as in OpenCV."""
+    import numpy as np
+
+    p = np.pad(size, 1)
+    height, width = size.shape
+
+    def at(y: int, x: int) -> Array:
+        return p[1 + y : 1 + y + height, 1 + x : 1 + x + width]
+
+    x, y = np.abs(dx).astype(np.int64), np.abs(dy).astype(np.int64) << 15
+    flat = y < x * _TG22
+    steep = y > x * _TG22 + (x << 16)
+    falling = (dx ^ dy) < 0
+    diagonal = np.where(
+        falling, (size > at(-1, 1)) & (size > at(1, -1)), (size > at(-1, -1)) & (size > at(1, 1))
+    )
+    vertical = (size > at(-1, 0)) & (size >= at(1, 0))
+    horizontal = (size > at(0, -1)) & (size >= at(0, 1))
+    return np.where(flat, horizontal, np.where(steep, vertical, diagonal))
+
+
+# Shapes
+
+
+def skeleton(mask: Array) -> Array:
+    """The one-pixel skeleton (H, W) of a mask (Guo and Hall, 1989): thin, inside the mask, as connected as it is."""
+    import numpy as np
+
+    thin = np.pad(np.asarray(mask) >= 0.5, 1).astype(np.uint8)
+    tables, changed = _thinning_tables(), True
+    while changed:
+        changed = False
+        for table in tables:
+            y, x = np.nonzero(thin)
+            code = sum(thin[y + dy, x + dx] << bit for bit, (dy, dx) in enumerate(_RING))
+            gone = table[code]
+            thin[y[gone], x[gone]] = 0
+            changed |= bool(gone.any())
+    return thin[1:-1, 1:-1].astype(bool)
+
+
+_RING = (
+    (-1, 0),
+    (-1, 1),
+    (0, 1),
+    (1, 1),
+    (1, 0),
+    (1, -1),
+    (0, -1),
+    (-1, -1),
+)  # P2 ... P9, clockwise from above
+
+
+def _thinning_tables() -> tuple[Array, Array]:
+    """For each of the 256 neighbourhoods, whether its middle goes in the first and in the second pass."""
+    import numpy as np
+
+    p2, p3, p4, p5, p6, p7, p8, p9 = ((np.arange(256) >> bit) & 1 == 1 for bit in range(8))
+
+    def count(*pairs: tuple[Array, Array]) -> Array:
+        return np.sum([one | other for one, other in pairs], axis=0)
+
+    sides = ((~p2 & (p3 | p4)), (~p4 & (p5 | p6)), (~p6 & (p7 | p8)), (~p8 & (p9 | p2)))
+    branches = np.sum(sides, axis=0)
+    near = np.minimum(
+        count((p9, p2), (p3, p4), (p5, p6), (p7, p8)), count((p2, p3), (p4, p5), (p6, p7), (p8, p9))
+    )
+    border = (branches == 1) & (near >= 2) & (near <= 3)
+    return border & ~((p2 | p3 | ~p5) & p4), border & ~((p6 | p7 | ~p9) & p8)
+
+
+def distance(mask: Array) -> Array:
+    """Euclidean distance to the nearest cell outside the mask, the largest being 1; 0 everywhere for an empty mask."""
+    import numpy as np
+    from scipy import ndimage
+
+    found = ndimage.distance_transform_edt(np.pad(np.asarray(mask) >= 0.5, 1))[1:-1, 1:-1]
+    return found / max(found.max(), 1.0)
+
+
+def filled(mask: Array) -> Array:
+    """The shape that lines enclose, the lines included, by the even-odd rule: a ring's inner line leaves its hole.
+
+    A solid shape, thicker somewhere than a line, stays as it is.
+    """
+    import numpy as np
+    from scipy import ndimage
+
+    lines = np.pad(np.asarray(mask) >= 0.5, 1)
+    half_width = ndimage.distance_transform_edt(lines).max()
+    if not lines.any() or half_width > max(2.0, _LINE_WIDTH * min(np.shape(mask))):
+        return lines[1:-1, 1:-1]
+    regions, count = ndimage.label(~lines)
+    contours, _ = ndimage.label(lines, np.ones((3, 3)))
+    depth = np.full(count + 1, -1)
+    depth[0] = 1  # the lines themselves
+    depth[regions[0, 0]] = 0
+    _flood(depth, _neighbours(regions, contours), int(regions[0, 0]))
+    return (depth[regions] % 2 == 1)[1:-1, 1:-1]
+
+
+def _neighbours(regions: Array, contours: Array) -> set[tuple[int, int]]:
+    """Pairs (region, contour) that touch side by side."""
+    import numpy as np
+
+    pairs = []
+    for a, b in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
+        for one, other in ((a, b), (b, a)):
+            touching = (regions[one] > 0) & (contours[other] > 0)
+            pairs.append(np.stack([regions[one][touching], contours[other][touching]], 1))
+    return {(int(r), int(c)) for r, c in np.unique(np.concatenate(pairs), axis=0)}
+
+
+def _flood(depth: Array, pairs: set[tuple[int, int]], outside: int) -> None:
+    """Writes how many contours lie between each region and the outside."""
+    by_region: dict[int, set[int]] = {}
+    by_contour: dict[int, set[int]] = {}
+    for region, contour in pairs:
+        by_region.setdefault(region, set()).add(contour)
+        by_contour.setdefault(contour, set()).add(region)
+    front, crossed = [outside], set[int]()
+    while front:
+        region = front.pop(0)
+        for contour in by_region.get(region, set()) - crossed:
+            crossed.add(contour)
+            for other in by_contour[contour]:
+                if depth[other] < 0:
+                    depth[other] = depth[region] + 1
+                    front.append(other)
+
+
+# Masks as tensors, for the layout
+
+
+def fill(mask: Tensor) -> Tensor:
+    """`filled` of a mask (H, W), on its own device."""
+    import torch
+
+    return torch.from_numpy(filled(mask.cpu().numpy())).to(mask)
+
+
+def distance_falloff(mask: Tensor) -> Tensor:
+    """1 inside a mask (H, W), falling in a straight line to 0 at a sixteenth of the shorter side outside it."""
+    import torch
+    from scipy import ndimage
+
+    outside = (mask < 0.5).cpu().numpy()
+    if outside.all():
+        return torch.zeros_like(mask)
+    away = torch.from_numpy(ndimage.distance_transform_edt(outside)).to(mask)
+    return (1 - away / (_FALLOFF * min(mask.shape))).clamp(0, 1)
+
+
+def _canny_of(source: Array) -> Array:
+    import numpy as np
+
+    return canny(np.rint(np.clip(source, 0, 1) * 255).astype(np.uint8))
+
+
+KINDS: Mapping[str, Callable[[Array], Array]] = {
+    "canny-cv2": _canny_of,
+    "skeleton": skeleton,
+    "distance": distance,
+    "fill": filled,
+}

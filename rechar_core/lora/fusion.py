@@ -1,0 +1,220 @@
+"""Alpha-controlled fusion: the structure block of one B-LoRA and the style block of another, each with a strength.
+
+The two blocks share no layer, so the fusion is a union and its order does not matter (B-LoRA, Frenkel et al.,
+ECCV 2024, section 4).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, cast
+
+from ..errors import LoraError, ModelError, listed
+from .blocks import BLOCKS, STRUCTURE, STYLE, Block, block_of
+from .blora import BLora, LoraPair
+from .key_formats import PASSTHROUGH
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
+
+AlphaMode = Literal["linear", "reference"]
+
+# The published code multiplies down and up by alpha each, so its delta grows with the square (../shared/spec/blora.md).
+_STRENGTHS: Mapping[str, Callable[[float], float]] = {
+    "linear": lambda alpha: alpha,
+    "reference": lambda alpha: alpha * alpha,
+}
+ALPHA_MODES: tuple[str, ...] = tuple(_STRENGTHS)
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """What is to be added to a model. Nothing in it has strength 0.
+
+    pairs: diffusers module path -> (pair, strength). passthrough: module path -> (part -> tensor, strength), for the
+    kinds that only the host can apply.
+    """
+
+    pairs: Mapping[str, tuple[LoraPair, float]]
+    passthrough: Mapping[str, tuple[Mapping[str, Tensor], float]]
+
+    def __str__(self) -> str:
+        """What goes into the model, a line for each block."""
+        lines = []
+        for block in BLOCKS:
+            parts = (*self.pairs.items(), *self.passthrough.items())
+            strengths = [factor for path, (_, factor) in parts if block_of(path) is block]
+            found = f"{len(strengths)} layers at strength {strengths[0]:g}" if strengths else "nothing"
+            lines.append(f"{block.name}: {found}")
+        return "\n".join(lines)
+
+    def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Compare every layer with the model's weight shapes: module path -> (out, in), or (out, in, 1, 1).
+
+        Raises ModelError listing up to ten layers that the model lacks or has in another shape.
+        """
+        changes: list[tuple[str, tuple[int, ...]]] = []
+        changes += [(path, (pair.up.shape[0], pair.down.shape[1])) for path, (pair, _) in self.pairs.items()]
+        changes += [(path, _whole_shape(parts)) for path, (parts, _) in self.passthrough.items()]
+        misfits = [m for m in (_misfit(path, shape, shapes) for path, shape in changes) if m]
+        if misfits:
+            raise ModelError(
+                f"The LoRA does not fit this model in {len(misfits)} of {len(changes)} layers ({listed(misfits)}); "
+                "choose the SDXL model it was trained for."
+            )
+
+
+def strength(alpha: float, mode: str = "linear") -> float:
+    """The factor of the delta that a user's alpha means: alpha, or alpha^2 in "reference" mode.
+
+    Raises LoraError if alpha is not finite or the mode is unknown.
+    """
+    if mode not in _STRENGTHS:
+        raise LoraError(f"There is no alpha mode '{mode}'; choose one of {listed(ALPHA_MODES)}.")
+    if not math.isfinite(alpha):
+        raise LoraError(f"Alpha is {alpha}; give a finite number, usually between 0 and 2.")
+    return _STRENGTHS[mode](float(alpha))
+
+
+def alpha_list(text: str) -> list[float]:
+    """Alphas from a list in text ("0, 0.5, 1"). Raises LoraError if it is empty, too long, or not numbers."""
+    try:
+        alphas = [
+            float(part) for part in text.replace("\uff0c", ",").replace("\n", ",").split(",") if part.strip()
+        ]
+    except ValueError:
+        raise LoraError(
+            f"'{text}' is no list of alphas; write numbers separated by commas, like 0, 0.5, 1."
+        ) from None
+    if not 1 <= len(alphas) <= 32 or not all(math.isfinite(a) for a in alphas):
+        raise LoraError(f"'{text}' gives {len(alphas)} alphas; give 1 to 32 finite numbers.")
+    return alphas
+
+
+def fuse(
+    structure: BLora | None,
+    style: BLora | None,
+    structure_alpha: float = 1.0,
+    style_alpha: float = 1.0,
+    alpha_mode: str = "linear",
+) -> Fusion:
+    """The structure block of `structure` and the style block of `style`; either may be None, alpha 0 leaves it out.
+
+    Raises LoraError if a given LoRA has nothing in its block, or an alpha or the mode is unusable.
+    """
+    pairs: dict[str, tuple[LoraPair, float]] = {}
+    passthrough: dict[str, tuple[Mapping[str, Tensor], float]] = {}
+    for block, blora, alpha in ((STRUCTURE, structure, structure_alpha), (STYLE, style, style_alpha)):
+        factor = strength(alpha, alpha_mode)
+        part = None if blora is None else selected(blora, block)
+        if part is not None and factor != 0:
+            pairs.update({path: (pair, factor) for path, pair in part.pairs.items()})
+            passthrough.update({path: (parts, factor) for path, parts in part.passthrough.items()})
+    return Fusion(pairs, passthrough)
+
+
+@contextmanager
+def applied(unet: Module, fusion: Fusion) -> Iterator[None]:
+    """While open, the linear layers of a diffusers UNet carry the fusion; afterwards their own weights are back.
+
+    The original tensors are set aside, never written to, so what comes back is bit-identical. The fusion is checked
+    against the UNet before anything changes. Raises LoraError for kinds that only ComfyUI can apply, ModelError if
+    the fusion does not fit.
+    """
+    import torch
+
+    kinds = sorted(
+        {PASSTHROUGH[p] for parts, _ in fusion.passthrough.values() for p in parts if p in PASSTHROUGH}
+    )
+    if kinds:
+        raise LoraError(
+            f"Only ComfyUI can apply {listed(kinds)} weights; use this file there, or a plain LoRA here."
+        )
+    fusion.check(weight_shapes(unet))
+    modules = {path: unet.get_submodule(path) for path in fusion.pairs}
+    originals = {path: module._parameters["weight"] for path, module in modules.items()}
+    try:
+        for path, (pair, factor) in fusion.pairs.items():
+            weight = patched(cast("Tensor", originals[path]), pair, factor)
+            modules[path]._parameters["weight"] = torch.nn.Parameter(weight, requires_grad=False)
+        yield
+    finally:
+        for path, original in originals.items():
+            modules[path]._parameters["weight"] = original
+
+
+def patched(weight: Tensor, pair: LoraPair, strength: float) -> Tensor:
+    """A copy of a layer's weight (out, in) with the pair added, computed in fp32 and cast back.
+
+    With a DoRA scale m the changed weight is W' = m * (W + delta) / ||W + delta||, the norm taken per output for m
+    (out, 1) and per input for m (1, in) (DoRA, Liu et al. 2024, eq. 5); strength moves from W to W' in a straight line.
+    """
+    import torch
+
+    with torch.no_grad():
+        base = weight.detach().flatten(1).to(torch.promote_types(weight.dtype, torch.float32))
+        delta = pair.delta().to(base)
+        if pair.dora_scale is not None:
+            delta = _decomposed(base + delta, pair.dora_scale.to(base)) - base
+        return (base + strength * delta).reshape(weight.shape).to(weight.dtype)
+
+
+def weight_shapes(unet: Module) -> dict[str, tuple[int, ...]]:
+    """Module path -> shape of its weight, for all modules of a torch model that have one."""
+    suffix = ".weight"
+    return {n.removesuffix(suffix): tuple(p.shape) for n, p in unet.named_parameters() if n.endswith(suffix)}
+
+
+def _decomposed(weight: Tensor, magnitude: Tensor) -> Tensor:
+    import torch
+
+    per_output = magnitude.shape[0] == weight.shape[0]
+    norm = torch.linalg.vector_norm(weight, dim=1 if per_output else 0, keepdim=True)  # (out, 1) or (1, in)
+    changed: Tensor = weight * (magnitude / norm.clamp_min(torch.finfo(weight.dtype).tiny))
+    return changed
+
+
+def selected(blora: BLora, block: Block) -> BLora:
+    """The part of a LoRA that lies in `block`. Raises LoraError if there is none, saying what it has."""
+    part = blora.select(block)
+    if not part.modules:
+        has = listed(b.name for b in blora.blocks) or "nothing"
+        raise LoraError(
+            f"The {block.name} LoRA has no weights in the {block.name} block ({block.path}), it has {has}; "
+            f"give a B-LoRA trained for {block.name}."
+        )
+    return part
+
+
+def _whole_shape(parts: Mapping[str, Tensor]) -> tuple[int, ...]:
+    """Shape of the change that a full difference, LoHa or LoKr makes; () for kinds whose parts do not tell it."""
+    if "diff" in parts:
+        return tuple(parts["diff"].shape)
+    if any(part.endswith(("_t1", "_t2")) for part in parts):  # Tucker cores, of convolutions
+        return ()
+    first, second = _product(parts, "lokr_w1"), _product(parts, "lokr_w2")
+    if first and second:  # a Kronecker product
+        return first[0] * second[0], first[1] * second[1]
+    return _product(parts, "hada_w1")
+
+
+def _product(parts: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
+    """Shape of a matrix stored whole, or as NAME_a @ NAME_b; () if it is neither."""
+    if name in parts:
+        return tuple(parts[name].shape[:2])
+    factors = parts.get(f"{name}_a"), parts.get(f"{name}_b")
+    return () if factors[0] is None or factors[1] is None else (factors[0].shape[0], factors[1].shape[1])
+
+
+def _misfit(path: str, wanted: tuple[int, ...], shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+    """What keeps a change of this shape from fitting the model's layer, or None."""
+    if path not in shapes:
+        return f"{path} is not in the model"
+    shape = tuple(shapes[path])
+    if not wanted or (shape[: len(wanted)] == wanted and all(n == 1 for n in shape[len(wanted) :])):
+        return None
+    return f"{path} is {list(wanted)} in the LoRA and {list(shape)} in the model"

@@ -1,0 +1,133 @@
+"""What a B-LoRA file holds, in numbers: the report behind `rechar_core inspect` and the Inspect node."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..errors import listed
+from .blocks import block_of
+from .blora import BLora, LoraPair
+from .key_formats import PASSTHROUGH
+
+_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Report:
+    """Facts about one B-LoRA.
+
+    layers: module path -> energy, the Frobenius norm of its delta. energies: block name -> the same over the block
+    (root of the sum of squares). shares: block name -> its share of the squared energy, 0..1. dtypes and kinds:
+    name -> number of layers; kinds are those that only the host can apply, whose energy is not computed. dora: number
+    of layers with a DoRA scale, whose energy is that of the low-rank part. outside: keys not used, and the first ten.
+    """
+
+    format: str
+    blocks: tuple[str, ...]
+    energies: Mapping[str, float]
+    shares: Mapping[str, float]
+    layers: Mapping[str, float]
+    ranks: tuple[int, ...]
+    alphas: tuple[float, ...]
+    trigger: str
+    recipe: Mapping[str, Any]
+    dtypes: Mapping[str, int]
+    kinds: Mapping[str, int]
+    dora: int
+    outside: int
+    outside_first: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as values that JSON knows."""
+        result: dict[str, Any] = json.loads(json.dumps(asdict(self), default=str))
+        return result
+
+    def by_block(self) -> dict[str, dict[str, float]]:
+        """Block name -> {layer inside the block: energy}."""
+        tables: dict[str, dict[str, float]] = {name: {} for name in self.blocks}
+        for path, value in self.layers.items():
+            block = block_of(path)
+            if block:
+                tables[block.name][path.removeprefix(block.path + ".")] = value
+        return tables
+
+    def __str__(self) -> str:
+        """A table in ASCII: consoles on Windows cannot show more."""
+        text = "\n".join((*_head(self), "", *_table(self)))
+        return text.encode("ascii", "backslashreplace").decode("ascii")
+
+
+def inspect(blora: BLora) -> Report:
+    """Measure a B-LoRA. The deltas are never built: a full-size file takes well under a second."""
+    layers = {path: energy(pair) for path, pair in blora.pairs.items()}
+    squares = {b.name: sum(e**2 for path, e in layers.items() if block_of(path) is b) for b in blora.blocks}
+    total = sum(squares.values())
+    return Report(
+        format=blora.source_format,
+        blocks=tuple(squares),
+        energies={name: math.sqrt(square) for name, square in squares.items()},
+        shares={name: square / total if total else 0.0 for name, square in squares.items()},
+        layers=layers,
+        ranks=blora.ranks,
+        alphas=blora.alphas,
+        trigger=blora.trigger,
+        recipe=dict(blora.recipe),
+        dtypes=dict(Counter(str(p.up.dtype).removeprefix("torch.") for p in blora.pairs.values())),
+        kinds=_kinds(blora),
+        dora=sum(p.dora_scale is not None for p in blora.pairs.values()),
+        outside=len(blora.outside),
+        outside_first=blora.outside[:_SHOWN],
+    )
+
+
+def energy(pair: LoraPair) -> float:
+    """The Frobenius norm of a pair's delta: ||up down||^2 = <up^T up, down down^T>, two rank x rank matrices.
+
+    In fp64, because the inner product cancels.
+    """
+    up, down = pair.up.double(), pair.down.double()
+    square = ((up.T @ up) * (down @ down.T)).sum().item()
+    return abs(pair.scale) * math.sqrt(max(square, 0.0))
+
+
+def _kinds(blora: BLora) -> dict[str, int]:
+    found: Counter[str] = Counter()
+    for parts in blora.passthrough.values():
+        found.update({PASSTHROUGH[p] for p in parts if p in PASSTHROUGH})
+    return dict(found)
+
+
+def _head(report: Report) -> list[str]:
+    rows = {
+        "format": report.format,
+        "blocks": listed(report.blocks),
+        "rank": listed(map(str, report.ranks)),
+        "alpha": listed(f"{a:g}" for a in report.alphas),
+        "trigger": report.trigger or "unknown",
+        "recipe": listed((f"{k}={v}" for k, v in report.recipe.items()), 50) or "unknown",
+        "weights": listed(f"{n} x {name}" for name, n in report.dtypes.items()),
+        "DoRA": f"{report.dora} layers" if report.dora else "",
+        "ComfyUI only": listed(f"{n} x {kind}" for kind, n in report.kinds.items()),
+        "outside": f"{report.outside} keys, not used" if report.outside else "none",
+    }
+    lines = [f"{name:<13}{text}" for name, text in rows.items() if text]
+    return lines + [f"{'':<13}{key}" for key in report.outside_first]
+
+
+def _table(report: Report) -> list[str]:
+    width = max(map(len, (*report.layers, "layer")))
+    lines = [f"{'layer':<{width}}  energy"]
+    for name, value in report.energies.items():
+        lines.append(f"{name + ' block':<{width}}  {value:.4g}  ({report.shares[name]:.1%})")
+        lines += [f"{p:<{width}}  {e:.4g}" for p, e in report.layers.items() if _block_name(p) == name]
+    return lines
+
+
+def _block_name(path: str) -> str:
+    block = block_of(path)
+    return block.name if block else ""

@@ -1,0 +1,44 @@
+"""PEFT keeps alpha in its settings and not beside the weights: where they are, and what they say for a layer."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import FileError, LoraError
+from .metadata import json_object
+
+
+def adapter_config_of(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """PEFT's settings of the UNet's adapter, as diffusers stores them ("unet.lora_alpha": 32, ...), {} if none."""
+    stored = json_object(metadata.get("lora_adapter_metadata", ""))
+    return {k.removeprefix("unet."): v for k, v in stored.items() if k.startswith("unet.")}
+
+
+def adapter_config_beside(path: Path) -> dict[str, Any]:
+    """PEFT's `save_pretrained` keeps alpha in adapter_config.json beside adapter_model.safetensors."""
+    beside = path.with_name("adapter_config.json")
+    if path.name != "adapter_model.safetensors" or not beside.is_file():
+        return {}
+    try:
+        config = json.loads(beside.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FileError(f"'{beside}' beside the LoRA cannot be read: {error}.") from error
+    return config if isinstance(config, dict) else {}
+
+
+def configured_alpha(config: Mapping[str, Any], module: str, rank: int) -> float:
+    """The alpha that PEFT's settings give a layer; a file without any means alpha = rank."""
+    alpha = config.get("lora_alpha", rank)
+    patterns = config.get("alpha_pattern") or {}
+    for pattern, value in patterns.items() if isinstance(patterns, dict) else ():
+        if f".{module}".endswith("." + str(pattern).lstrip("^")):
+            alpha = value
+            break
+    if not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
+        raise LoraError(f"The LoRA's PEFT settings give {module} the alpha '{alpha}', which is no number.")
+    # Rank-stabilised LoRA scales by alpha / sqrt(rank) (Kalajdzievski 2023).
+    return float(alpha) * (math.sqrt(rank) if config.get("use_rslora") else 1.0)

@@ -1,1 +1,0 @@
-"""ReChar without ComfyUI: training and generation on diffusers and accelerate, and the command line."""

@@ -1,0 +1,198 @@
+"""A word from single characters: each in its own square, all with one look, put together again with alpha."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..errors import ImageError
+from ..images import LATENT_SCALE
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SHARES = ("noise and statistics", "noise", "off")
+MATTES = ("glyph", "drawn", "square")
+_SEEDS_EACH = 3  # one for each pass
+_LEAST_INK = 1e-3  # of the picture: less has no statistics
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A square of the word's canvas, in its pixels; it may reach over the canvas' edges."""
+
+    top: int
+    left: int
+    side: int
+
+
+def cells(characters: Tensor, side: int, margin: float) -> tuple[Tensor, list[Cell]]:
+    """Each character's mask in a square of its own, (N, side, side), and where the squares lie.
+
+    characters: MASK (N, H, W), one a character at its place in the word. All squares are equally large, so that
+    strokes keep their relative widths; the largest character fills its square less the margin (part of the side).
+    Raises ImageError on a character without ink, and unless the side is whole latent cells.
+    """
+    import torch
+
+    if side < LATENT_SCALE or side % LATENT_SCALE:
+        raise ImageError(f"The side is {side} pixels; give a multiple of {LATENT_SCALE}, such as 1024.")
+    boxes = [_box(mask, number) for number, mask in enumerate(characters)]
+    room = 1 - 2 * margin
+    edge = max(1, *(round(max(bottom - top, right - left) / room) for top, bottom, left, right in boxes))
+    places = [
+        Cell(round((top + bottom - edge) / 2), round((left + right - edge) / 2), edge)
+        for top, bottom, left, right in boxes
+    ]
+    cut = torch.stack([_cut(mask.float(), place) for mask, place in zip(characters, places, strict=True)])
+    return _resized(cut[:, None], side)[:, 0].clamp(0, 1), places
+
+
+def _box(mask: Tensor, number: int) -> tuple[int, int, int, int]:
+    """Top, bottom, left, right of the ink; bottom and right are one past it."""
+    rows, columns = (mask >= 0.5).any(1).nonzero(), (mask >= 0.5).any(0).nonzero()
+    if not len(rows):
+        raise ImageError(
+            f"Character {number + 1} has no ink; connect the output 'characters' of the Glyph node."
+        )
+    return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+
+
+def _cut(mask: Tensor, cell: Cell) -> Tensor:
+    """The cell's part of a mask (H, W); nothing is outside the canvas."""
+    import torch
+
+    found = torch.zeros(cell.side, cell.side)
+    inside = _inside(cell, (mask.shape[0], mask.shape[1]))
+    if inside is not None:
+        canvas, own = inside
+        found[own] = mask[canvas].cpu()
+    return found
+
+
+def _inside(cell: Cell, size: tuple[int, int]) -> tuple[tuple[slice, slice], tuple[slice, slice]] | None:
+    """The part of a cell that lies on the canvas (height, width): where on the canvas, and where in the cell."""
+    spans = []
+    for start, length in ((cell.top, size[0]), (cell.left, size[1])):
+        first, last = max(0, start), min(length, start + cell.side)
+        if first >= last:
+            return None
+        spans.append((slice(first, last), slice(first - start, last - start)))
+    return (spans[0][0], spans[1][0]), (spans[0][1], spans[1][1])
+
+
+def composed(pictures: Tensor, mattes: Tensor, places: Sequence[Cell], size: tuple[int, int]) -> Tensor:
+    """The word as (H, W, 4), colours and alpha, straight (not premultiplied).
+
+    pictures: IMAGE (N, S, S, 3), mattes: (N, S, S), each scaled into its cell; later ones lie over earlier ones.
+    """
+    import torch
+
+    colour, alpha = torch.zeros(*size, 3), torch.zeros(*size, 1)
+    for picture, matte, cell in zip(pictures, mattes, places, strict=True):
+        layer = torch.cat([picture[..., :3].cpu().float() * matte[..., None], matte[..., None]], -1)
+        small = _resized(layer.movedim(-1, 0)[None], cell.side)[0].movedim(0, -1).clamp(0, 1)
+        inside = _inside(cell, size)
+        if inside is not None:
+            canvas, own = inside
+            over, cover = small[own][..., :3], small[own][..., 3:]
+            colour[canvas] = over + colour[canvas] * (1 - cover)
+            alpha[canvas] = cover + alpha[canvas] * (1 - cover)
+    return torch.cat([(colour / alpha.clamp_min(1e-6)).clamp(0, 1), alpha], -1)
+
+
+def mattes_of(kind: str, pictures: Tensor, masks: Tensor) -> Tensor:
+    """How much of each picture (N, S, S, 3) belongs to the word, (N, S, S).
+
+    "glyph": the character's own mask. "drawn": what is drawn there, found by colour and texture, so that strokes that
+    grew or shrank are whole. "square": all of it. Raises ImageError on an unknown kind.
+    """
+    import torch
+
+    if kind not in MATTES:
+        raise ImageError(f"There is no matte '{kind}'; choose one of {', '.join(MATTES)}.")
+    if kind == "square":
+        return torch.ones_like(masks)
+    if kind == "glyph":
+        return masks
+    return torch.stack([_drawn(picture, mask) for picture, mask in zip(pictures, masks, strict=True)])
+
+
+def _drawn(picture: Tensor, mask: Tensor) -> Tensor:
+    """The glyph as it is in the picture, its edge softened over a pixel."""
+    import torch
+    from scipy import ndimage
+
+    from ..metrics.segment import glyph_mask
+
+    found = glyph_mask(picture[..., :3].double().cpu().numpy(), (mask >= 0.5).cpu().numpy())
+    return torch.from_numpy(ndimage.gaussian_filter(found.astype("float32"), 0.7)).to(mask)
+
+
+def _resized(images: Tensor, side: int) -> Tensor:
+    import torch.nn.functional as F
+
+    return F.interpolate(images, (side, side), mode="bilinear", antialias=True)
+
+
+def seed_of(share: str, seed: int, number: int) -> int:
+    """The seed of character `number`: the same noise for all, unless nothing is shared. Raises ImageError."""
+    if share not in SHARES:
+        raise ImageError(f"There is no way to share '{share}'; choose one of {', '.join(SHARES)}.")
+    return seed + (_SEEDS_EACH * number if share == "off" else 0)
+
+
+class SharedLook:
+    """Latent statistics that all characters share: those of the first, at every step, for ink and ground apart.
+
+    Adaptive instance normalisation (Huang and Belongie, 2017) of the denoised latent: inside the character's own mask
+    its channels get the mean and spread that the first character had inside its mask at the same step, and outside
+    likewise. Apart, because characters differ in how much ink they have, not in its colour.
+    """
+
+    def __init__(self) -> None:
+        self._steps: list[list[tuple[Tensor, Tensor] | None]] = []
+
+    def each_step(self, mask: Tensor) -> Callable[[Tensor], Tensor]:
+        """What to do with the denoised latent (1, C, h, w) of each step of one character, whose mask is (H, W).
+
+        The first character's is only looked at.
+        """
+        first, step = not self._steps, -1
+
+        def change(latent: Tensor) -> Tensor:
+            nonlocal step
+            step += 1
+            ink = _on_grid(mask, latent)
+            regions = [w if float(w.mean()) > _LEAST_INK else None for w in (ink, 1 - ink)]
+            if first:
+                self._steps.append([None if w is None else _statistics(latent, w) for w in regions])
+                return latent
+            kept = self._steps[min(step, len(self._steps) - 1)]
+            inside, outside = (_aligned(latent, w, k) for w, k in zip(regions, kept, strict=True))
+            return ink * inside + (1 - ink) * outside
+
+        return change
+
+
+def _on_grid(mask: Tensor, latent: Tensor) -> Tensor:
+    import torch.nn.functional as F
+
+    small = F.adaptive_avg_pool2d(mask.float()[None, None], (latent.shape[-2], latent.shape[-1]))
+    return small.to(latent)
+
+
+def _statistics(latent: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Weighted mean and standard deviation of each channel, (1, C, 1, 1) each."""
+    total = weights.sum()
+    mean = (latent * weights).sum((2, 3), keepdim=True) / total
+    spread = (((latent - mean) ** 2 * weights).sum((2, 3), keepdim=True) / total).sqrt()
+    return mean, spread
+
+
+def _aligned(latent: Tensor, weights: Tensor | None, wanted: tuple[Tensor, Tensor] | None) -> Tensor:
+    if weights is None or wanted is None:
+        return latent
+    mean, spread = _statistics(latent, weights)
+    return (latent - mean) / spread.clamp_min(1e-6) * wanted[1] + wanted[0]

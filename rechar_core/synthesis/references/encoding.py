@@ -1,0 +1,115 @@
+"""A reference picture on its way into an adapter: which image tokens a mask keeps, and what stands for no picture."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ...images import CLIP_STATISTICS, rgb
+from .attention import Reference
+from .errors import AdapterError
+from .layout import ROLES
+from .projection import Adapter
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_TOUCH = 0.02  # of a token's area: the strokes of a glyph are narrower than a token
+
+
+def reference_of(
+    adapter: Adapter,
+    role: str,
+    seen: Tensor,
+    unseen: Tensor,
+    kept: Tensor | None = None,
+    weight: float = 1.0,
+) -> Reference:
+    """A reference from image features: seen (B, ...), unseen (1, ...), pooled (plain) or hidden states (plus).
+
+    kept: (B, N - 1) bool, the image tokens that stay. With it the dropped ones leave the sequence, and with them the
+    first token, which has seen the whole picture. Raises AdapterError if nothing would be left, and unless there is one
+    mask for all pictures or one for each.
+    """
+    import torch
+
+    if role not in ROLES:
+        raise AdapterError(f"There is no role '{role}'; choose one of {', '.join(ROLES)}.")
+    if kept is None:
+        rows = adapter.tokens(seen)
+        none = adapter.tokens(unseen).expand(len(seen), -1, -1)
+        return Reference(adapter, role, rows.flatten(0, 1), none.flatten(0, 1), weight)
+    if len(kept) not in (1, len(seen)):
+        raise AdapterError(
+            f"There are {len(kept)} masks for {len(seen)} reference pictures; give one mask, or one for each picture."
+        )
+    parts = [_kept(adapter, kept[i if len(kept) > 1 else 0]) for i in range(len(seen))]
+    rows = torch.cat([adapter.tokens(seen[i : i + 1, part])[0] for i, part in enumerate(parts)])
+    none = torch.cat([adapter.tokens(unseen[:, part])[0] for part in parts])
+    return Reference(adapter, role, rows, none, weight)
+
+
+def kept_parts(mask: Tensor | None, picture: tuple[int, int], seen: Tensor) -> Tensor | None:
+    """`kept` for reference_of: the image tokens of features `seen` that a MASK of a picture (height, width) keeps.
+
+    Features of a plain adapter have no parts; then one that is kept stands for them, which reference_of refuses.
+    """
+    import torch
+
+    if mask is None:
+        return None
+    if seen.ndim != 3:
+        return torch.ones(1, 1, dtype=torch.bool)
+    return kept_tokens(mask if mask.ndim == 3 else mask[None], picture, int((seen.shape[1] - 1) ** 0.5))
+
+
+def clip_pixels(images: Tensor, side: int) -> Tensor:
+    """What CLIP sees of IMAGE (B, H, W, C): the middle square, (B, 3, side, side), normalised.
+
+    Bicubic with antialiasing, the shorter side to `side`, rounded to 8 bits, as ComfyUI's clip_preprocess does.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    pictures = rgb(images).movedim(-1, 1)
+    height, width = pictures.shape[-2:]
+    if (height, width) != (side, side):
+        scale = side / min(height, width)
+        size = (round(scale * height), round(scale * width))
+        pictures = F.interpolate(pictures, size, mode="bicubic", antialias=True)
+        top, left = (size[0] - side) // 2, (size[1] - side) // 2
+        pictures = pictures[:, :, top : top + side, left : left + side]
+    pictures = (255 * pictures).clamp(0, 255).round() / 255
+    mean, spread = (torch.tensor(v, device=pictures.device).view(3, 1, 1) for v in CLIP_STATISTICS)
+    return (pictures - mean) / spread
+
+
+def _kept(adapter: Adapter, kept: Tensor) -> Tensor:
+    """Positions of the kept tokens in the encoder's sequence."""
+    if adapter.kind == "plain":
+        raise AdapterError(
+            f"The adapter '{adapter.name}' sees one embedding of the whole picture, from which no part can be "
+            "dropped; disconnect the mask, or use a plus adapter."
+        )
+    found = kept.nonzero().flatten() + 1
+    if not len(found):
+        raise AdapterError(
+            "The mask keeps no part of the reference picture; paint where the picture matters."
+        )
+    return found
+
+
+def kept_tokens(mask: Tensor, picture: tuple[int, int], side: int) -> Tensor:
+    """Which of side x side image tokens a MASK (B, H, W) keeps, (B, side * side) bool: those it touches.
+
+    The encoder sees the middle square of a picture (height, width), so the mask is first brought to the picture's
+    shape and cut alike.
+    """
+    import torch.nn.functional as F
+
+    mask = mask.float()
+    if tuple(mask.shape[-2:]) != picture:
+        mask = F.interpolate(mask[:, None], picture, mode="bilinear", antialias=True)[:, 0]
+    edge = min(picture)
+    top, left = (picture[0] - edge) // 2, (picture[1] - edge) // 2
+    square = mask[:, top : top + edge, left : left + edge]
+    return F.adaptive_avg_pool2d(square[:, None], side).flatten(1) > _TOUCH

@@ -1,0 +1,180 @@
+"""The intensity layout map: where text, structure and style act.
+
+The framework figure of ReChar (SIGGRAPH Asia 2025, doi 10.1145/3757376.3771409) leaves the operator open, so there are
+two readings. Branch i has a map M_i of area a_i and the gate g_i = sigmoid(|union of all maps| / a_i):
+
+    R1: omega = softmax_i(g_i M_i / tau)        R2: omega_i = g_i M_i softmax_i(M / tau)
+
+"off" is the official code: text everywhere, each reference times its own mask.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ...glyph.structure_map import distance_falloff, fill
+from .errors import AdapterError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TEXT = "text"
+ROLES = ("structure", "style")
+Grid = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Maps of the branches, (H, W) in 0..1 by "text", "structure" and "style"; one without a map acts everywhere.
+
+    reading: "off", "R1" or "R2". temperature: tau of both. mask_mode: how a map comes to a layer's grid.
+    Copies are the object itself: nothing changes it, and the host deep-copies every patch when a MODEL is cloned.
+    """
+
+    masks: Mapping[str, Tensor] = field(default_factory=dict)
+    reading: str = "off"
+    temperature: float = 1.0
+    mask_mode: str = "area"
+    _known: dict[Any, tuple[Tensor | None, list[Tensor | None]]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def __post_init__(self) -> None:
+        if self.reading not in READINGS:
+            raise AdapterError(f"There is no reading '{self.reading}'; choose one of {', '.join(READINGS)}.")
+        if self.mask_mode not in MASK_MODES:
+            raise AdapterError(
+                f"There is no mask mode '{self.mask_mode}'; choose one of {', '.join(MASK_MODES)}."
+            )
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise AdapterError(f"The temperature is {self.temperature}; it must be above 0.")
+        for role, mask in self.masks.items():
+            if mask.ndim != 2 or not mask.numel():
+                raise AdapterError(
+                    f"The {role} mask has the shape {tuple(mask.shape)}; give one (height, width)."
+                )
+
+    def __deepcopy__(self, _: Any) -> Layout:
+        return self
+
+    def weights(self, roles: Sequence[str], grid: Grid) -> tuple[Tensor | None, list[Tensor | None]]:
+        """The text's weight and each reference's on a layer's grid: (1, height * width, 1), None for 1 everywhere.
+
+        Worked out once for a grid: every layer asks for it at every step.
+        """
+        key = (tuple(roles), grid)
+        if key not in self._known:
+            self._known[key] = self._weights(roles, grid)
+        return self._known[key]
+
+    def _weights(self, roles: Sequence[str], grid: Grid) -> tuple[Tensor | None, list[Tensor | None]]:
+        maps = [self._map(TEXT, grid), *(self._map(role, grid) for role in roles)]
+        text, *others = READINGS[self.reading](maps, self.temperature)
+        return _column(text), [_column(other) for other in others]
+
+    def _map(self, role: str, grid: Grid) -> Tensor | None:
+        """A branch's map, flat, (cells,)."""
+        mask = self.masks.get(role)
+        return None if mask is None else MASK_MODES[self.mask_mode](mask.float(), grid)
+
+
+def _column(weight: Tensor | None) -> Tensor | None:
+    return None if weight is None else weight[None, :, None]
+
+
+# Readings: maps (cells,) with the text's first -> weights in the same order
+
+
+def gates(maps: Tensor) -> Tensor:
+    """g_i = sigmoid(|union| / a_i) of maps (branches, cells); a branch without area has gate 1. (branches, 1)"""
+    import torch
+
+    areas = maps.mean(1, keepdim=True)
+    union = maps.amax(0).mean()
+    return torch.where(areas > 0, torch.sigmoid(union / areas.clamp_min(1e-12)), torch.ones_like(areas))
+
+
+def _off(maps: Sequence[Tensor | None], _: float) -> list[Tensor | None]:
+    return [None, *maps[1:]]
+
+
+def _r1(maps: Sequence[Tensor | None], temperature: float) -> list[Tensor | None]:
+    full = _full(maps)
+    return list((gates(full) * full / temperature).softmax(0))
+
+
+def _r2(maps: Sequence[Tensor | None], temperature: float) -> list[Tensor | None]:
+    full = _full(maps)
+    return list(gates(full) * full * (full / temperature).softmax(0))
+
+
+def _full(maps: Sequence[Tensor | None]) -> Tensor:
+    """(branches, cells) in 0..1; a branch without a map acts everywhere."""
+    import torch
+
+    one = next((torch.ones_like(m) for m in maps if m is not None), torch.ones(1))
+    return torch.stack([one if m is None else m for m in maps]).clamp(0, 1)
+
+
+READINGS: Mapping[str, Callable[[Sequence[Tensor | None], float], list[Tensor | None]]] = {
+    "off": _off,
+    "R1": _r1,
+    "R2": _r2,
+}
+
+
+# Mask modes: (H, W) -> (cells,)
+
+
+def official_grid(mask: Grid, cells: int) -> Grid:
+    """The grid that diffusers gives a mask (IPAdapterMaskProcessor.downsample); its area may differ from `cells`."""
+    height = max(
+        1, int(math.sqrt(cells / (mask[1] / mask[0])))
+    )  # diffusers divides by 0 for a very flat mask
+    height += int(cells % height != 0)
+    return height, cells // height
+
+
+def _official(mask: Tensor, grid: Grid) -> Tensor:
+    """Binarised, bicubic without antialiasing, not clamped; padded with 0 or cut where the aspects differ."""
+    import torch.nn.functional as F
+
+    cells = grid[0] * grid[1]
+    size = official_grid((mask.shape[0], mask.shape[1]), cells)
+    binary = (mask >= 0.5).to(mask)[None, None]
+    flat = F.interpolate(binary, size, mode="bicubic").flatten()[:cells]
+    return F.pad(flat, (0, cells - len(flat)))
+
+
+def _area(mask: Tensor, grid: Grid) -> Tensor:
+    import torch.nn.functional as F
+
+    return F.adaptive_avg_pool2d(mask[None, None], grid).flatten()
+
+
+def _maxpool(mask: Tensor, grid: Grid) -> Tensor:
+    import torch.nn.functional as F
+
+    return F.adaptive_max_pool2d(mask[None, None], grid).flatten()
+
+
+def _fill(mask: Tensor, grid: Grid) -> Tensor:
+    """What the mask's lines enclose, by area."""
+    return _area(fill(mask), grid)
+
+
+def _distance(mask: Tensor, grid: Grid) -> Tensor:
+    """Falls off outside the mask, by area: thin strokes keep weight on coarse grids."""
+    return _area(distance_falloff(mask), grid)
+
+
+MASK_MODES: Mapping[str, Callable[[Tensor, Grid], Tensor]] = {
+    "official": _official,
+    "area": _area,
+    "maxpool": _maxpool,
+    "fill": _fill,
+    "distance": _distance,
+}

@@ -1,0 +1,91 @@
+"""Several LoRAs of the same pictures trained side by side: other seeds, ranks or blocks, one prefix for all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ..errors import RecipeError
+from .loop import Step, Training
+from .prefetch import Ready
+
+_OWN = {
+    "seed",
+    "rank",
+    "target",
+    "learning_rate",
+    "optimizer",
+    "weight_decay",
+    "betas",
+    "epsilon",
+    "max_grad_norm",
+}
+
+
+class Company:
+    """Trainings of one denoiser, one set of pictures, one prompt and one sequence of noises, in lock-step.
+
+    Each learns what it would learn alone with the same recipe; the part of the UNet before the LoRAs is computed once
+    for all. Raises RecipeError if their noises or anything else they share would differ.
+    """
+
+    def __init__(self, trainings: Sequence[Training]):
+        self.trainings = tuple(trainings)
+        first = _shared(self.trainings[0])
+        for training in self.trainings[1:]:
+            other = _shared(training)
+            differing = [name for name in first if first[name] != other[name]]
+            if differing:
+                raise RecipeError(
+                    f"LoRAs trained side by side must have the same {', '.join(differing)}; "
+                    "give all of them the same values (noise_seed: one for all)."
+                )
+        self._ready: Ready | None = None
+
+    @property
+    def done(self) -> int:
+        """Steps that all have taken."""
+        return min(training.done for training in self.trainings)
+
+    def steps(self) -> Iterator[list[Step]]:
+        """Each step of all, from the last that all have taken. Raises TrainingError as Training.steps."""
+        total = self.trainings[0].recipe.steps
+        try:
+            while self.done < total:
+                number = self.done
+                yield [step for t in self.trainings if t.done == number for step in [self._step(t)]]
+        finally:
+            self._ready = None
+            for training in self.trainings:
+                training.rest()
+
+    def _step(self, training: Training) -> Step:
+        while True:
+            with training.adapters.attached():
+                step = training.step(lambda: self._made(training.done))
+            if step is not None:
+                return step
+            self._ready = None
+            for each in self.trainings:  # one denoiser, one mode
+                tell, each.tell = each.tell, each.tell if each is training else lambda text: None
+                each.step_down()
+                each.tell = tell
+
+    def _made(self, number: int) -> Ready:
+        if self._ready is None or self._ready.number != number:
+            self._ready = None  # its memory goes before the next comes
+            self._ready = self.trainings[0].look_ahead().step(number)
+        return self._ready
+
+
+def _shared(training: Training) -> dict[str, object]:
+    """What must be the same, by the name that a message uses."""
+    recipe = training.recipe.to_json()
+    noise = recipe["noise_seed"] if recipe["noise_seed"] is not None else recipe["seed"]
+    return {
+        **{name: value for name, value in recipe.items() if name not in _OWN},
+        "noise_seed": noise,
+        "model": id(training.denoiser),
+        "memory mode": training.mode,
+        "pictures": [id(picture.mean) for picture in training.pictures],
+        "prompt": id(training.conditioning.context),
+    }
