@@ -125,7 +125,7 @@ def test_a_failed_job_stops_no_other_is_named_and_is_tried_again(tmp_path, capsy
         ([{"image": 5}], "line 1: image is 5; it must be a name in quotes."),
         ([{"model": None}], "line 1: model is None; it must be a name in quotes."),
         ([{"fresh": 1}], "line 1: fresh is 1; it must be true or false."),
-        ([{"gradient_checkpointing": "maybe"}], "line 1: gradient_checkpointing is 'maybe'; choose one of"),
+        ([{"mixed_precision": "maybe"}], "line 1: mixed_precision is 'maybe'; choose one of"),
         ([{"output": "a"}, {"output": "a"}], "several jobs write"),
         ([{"log_json": "a.json"}, {"log_json": "a.json"}], "several jobs write"),
         ([{}, {"fp8_base": True, "frozen": "a"}], "line 2: A B-LoRA cannot be put into a base in fp8"),

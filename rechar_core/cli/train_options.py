@@ -16,8 +16,6 @@ from ..errors import RecipeError
 if TYPE_CHECKING:
     from .train import TrainJob
 
-_CHECKPOINTING = {"auto": "auto", "on": "normal", "off": "fast"}  # the option before --memory
-
 
 def add_options(sub: argparse.ArgumentParser) -> None:
     """The options of train; one that is not given is not there, so that another default can take its place."""
@@ -39,6 +37,14 @@ def add_options(sub: argparse.ArgumentParser) -> None:
         default=unset,
         help="settings to start from (b-lora; for the model 'demo' its own)",
     )
+    _add_recipe_options(sub)
+    add("--frozen", type=Path, help="B-LoRA whose structure block stays in the model while training")
+    add("--log-json", type=Path, help="write losses, seconds per step and peak memory here")
+    add("--fresh", action="store_true", help="forget an unfinished run of this output")
+
+
+def _add_recipe_options(sub: argparse.ArgumentParser) -> None:
+    add, unset = sub.add_argument, argparse.SUPPRESS
     add("--target", choices=("both", "structure", "style"), default=unset, help="blocks to train (both)")
     add("--rank", type=int, default=unset, help="(64)")
     add("--steps", type=int, default=unset, help="(the recipe's: 1000 in b-lora)")
@@ -60,11 +66,7 @@ def add_options(sub: argparse.ArgumentParser) -> None:
         "NVIDIA and AMD GPUs (as published), no (fp32, twice the memory) on a CPU and where fp16 fails",
     )
     add("--memory", choices=("auto", "fast", "normal", "low"), default="auto", help="speed against memory")
-    add("--gradient-checkpointing", choices=tuple(_CHECKPOINTING), default=unset, help=argparse.SUPPRESS)
     add("--fp8-base", action="store_true", help="base weights in 8 bits: half the memory, another result")
-    add("--frozen", type=Path, help="B-LoRA whose structure block stays in the model while training")
-    add("--log-json", type=Path, help="write losses, seconds per step and peak memory here")
-    add("--fresh", action="store_true", help="forget an unfinished run of this output")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -122,8 +124,6 @@ def job_of(given: Mapping[str, Any], tell: Callable[[str], None]) -> TrainJob:
     _check(values)
     named = values.pop("mixed_precision")
     values["precision"] = precision_to_train_in(named, processes().device)
-    if "gradient_checkpointing" in values:
-        values["memory"] = _CHECKPOINTING[values.pop("gradient_checkpointing")]
     places = {name: values.pop(name) for name in ("image", "output", "log_json", "frozen")}
     image, output, log, frozen = (place and Path(place) for place in places.values())
     model, fresh = values.pop("model"), values.pop("fresh")
@@ -143,10 +143,6 @@ def _check(values: Mapping[str, Any]) -> None:
             raise RecipeError(f"{name} is {value!r}; it must be a name in quotes.")
     if not isinstance(values["fresh"], bool):
         raise RecipeError(f"fresh is {values['fresh']!r}; it must be true or false.")
-    chosen = {"gradient_checkpointing": "auto", **values}
-    for name, known in (
-        ("gradient_checkpointing", tuple(_CHECKPOINTING)),
-        ("mixed_precision", get_args(TrainingPrecision)),
-    ):
-        if chosen[name] not in known:
-            raise RecipeError(f"{name} is {chosen[name]!r}; choose one of {', '.join(known)}.")
+    if values["mixed_precision"] not in get_args(TrainingPrecision):
+        known = ", ".join(get_args(TrainingPrecision))
+        raise RecipeError(f"mixed_precision is {values['mixed_precision']!r}; choose one of {known}.")

@@ -17,7 +17,7 @@ from ..lora.files import read_state, write_state
 from .denoiser import Denoiser
 from .loop import Training
 
-_FORMAT = "rechar training state 2"  # 2: prediction and noise schedule are part of the job
+_FORMAT = "rechar training state"
 _HASHED = {  # name in a job -> what a message calls it
     "picture": "picture",
     "conditioning": "conditioning",

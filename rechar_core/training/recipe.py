@@ -16,8 +16,6 @@ Target = Literal["both", "structure", "style"]
 Optimizer = Literal["adamw", "adamw8bit", "prodigy"]
 Loss = Literal["prediction", "x0"]
 
-_FORMER = ("gradient_checkpointing",)  # settings of files before 0.2 that never changed a result
-
 
 @dataclass(frozen=True)
 class TrainingRecipe:
@@ -125,8 +123,7 @@ class TrainingRecipe:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> TrainingRecipe:
-        """The inverse of `to_json`, of older files too. Raises RecipeError on an unknown name."""
-        values = {name: value for name, value in values.items() if name not in _FORMER}
+        """The inverse of `to_json`. Raises RecipeError on an unknown name."""
         unknown = sorted(set(values) - {f.name for f in fields(cls)})
         if unknown:
             raise RecipeError(f"The recipe has unknown settings: {', '.join(unknown)}; remove them.")
