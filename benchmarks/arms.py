@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
-from rechar_core.backend.renderer import DiffusersPainter, Readers
-from rechar_core.synthesis.modes import MODES, Mode
-from rechar_core.synthesis.passes import Drawing, Passes
+from rechar_core.backend.renderer import DiffusersRenderer, IPAdapters
+from rechar_core.synthesis.modes import MODES, PipelineConfig
+from rechar_core.synthesis.passes import Passes, RenderJob
 
 _KEPT_PICTURES = 128  # of passes that several cells have in common
 
@@ -24,7 +24,7 @@ class Arm:
     """
 
     name: str
-    mode: Mode
+    mode: PipelineConfig
     loras: bool = False
     references: bool = False
     control: bool = False
@@ -37,13 +37,13 @@ class Arm:
 
     def run(self, leads: Leads, cell: Cell) -> tuple[Tensor, Tensor | None]:
         """The result (1, H, W, 3), and the style picture if one was drawn."""
-        painter = replace(
-            leads.painter,
-            readers=leads.painter.readers if self.references else Readers(),
-            control_net=leads.painter.control_net if self.control else None,
+        renderer = replace(
+            leads.renderer,
+            ip_adapters=leads.renderer.ip_adapters if self.references else IPAdapters(),
+            control_net=leads.renderer.control_net if self.control else None,
         )
         passes = Passes(
-            Remembering(painter, leads.remembered),
+            Remembering(renderer, leads.remembered),
             cell.glyph,
             cell.mask,
             self.mode,
@@ -64,7 +64,7 @@ class Arm:
 class Leads:
     """The painter with all that is there, and the names of what is not."""
 
-    painter: DiffusersPainter
+    renderer: DiffusersRenderer
     adapters_missing: tuple[str, ...]
     control_missing: tuple[str, ...]
     remembered: dict[Any, Tensor]
@@ -91,14 +91,14 @@ class Cell:
 class Remembering:
     """A Painter that draws a pass without references once: structure and style pictures are shared by many cells."""
 
-    def __init__(self, painter: DiffusersPainter, remembered: dict[Any, Tensor]):
-        self.painter, self.remembered = painter, remembered
-        self.control_net, self.adapter = painter.control_net, painter.adapter
-        self.check, self.refer = painter.check, painter.refer
+    def __init__(self, renderer: DiffusersRenderer, remembered: dict[Any, Tensor]):
+        self.renderer, self.remembered = renderer, remembered
+        self.control_net, self.adapter = renderer.control_net, renderer.adapter
+        self.check, self.encode_reference = renderer.check, renderer.encode_reference
 
-    def draw(self, drawing: Drawing) -> Tensor:
+    def draw(self, drawing: RenderJob) -> Tensor:
         if drawing.references:
-            return self.painter.draw(drawing)
+            return self.renderer.draw(drawing)
         hint = None if drawing.hint is None else drawing.hint.numpy().tobytes()
         fusion = tuple((path, id(pair), strength) for path, (pair, strength) in drawing.fusion.pairs.items())
         words = (drawing.positive, drawing.negative, drawing.size, drawing.seed, drawing.steps, drawing.cfg)
@@ -106,14 +106,14 @@ class Remembering:
         if key not in self.remembered:
             while len(self.remembered) >= _KEPT_PICTURES:
                 self.remembered.pop(next(iter(self.remembered)))
-            self.remembered[key] = self.painter.draw(drawing)
+            self.remembered[key] = self.renderer.draw(drawing)
         return self.remembered[key]
 
 
 def arms(steps: int, guidance: float) -> list[Arm]:
     """The arms of the table. steps, guidance: 0 is each mode's own, else the same for all (a base may ask for it)."""
 
-    def own(mode: Mode) -> Mode:
+    def own(mode: PipelineConfig) -> PipelineConfig:
         mode = replace(mode, steps=steps) if steps else mode
         return replace(mode, cfg=(guidance,) * 3) if guidance else mode
 
@@ -137,8 +137,8 @@ CHANGES: Mapping[str, Mapping[str, Any]] = {
     "structure LoRA only in its own pass": {"structure_stays": False},
     "words dropped": {"keep": "auto"},
     "no image tokens dropped": {"drop": False},
-    "layout R1": {"reading": "R1"},
-    "layout R2": {"reading": "R2"},
+    "layout softmax": {"operator": "softmax"},
+    "layout gated_softmax": {"operator": "gated_softmax"},
     "mask official": {"mask_mode": "official"},
     "mask maxpool": {"mask_mode": "maxpool"},
     "mask distance": {"mask_mode": "distance"},

@@ -15,7 +15,7 @@ from rechar_core.backend.denoiser import DiffusersDenoiser
 from rechar_core.training.denoiser import Conditioning, LatentMoments
 from rechar_core.training.loop import Training
 from rechar_core.training.memory import LADDER, MemoryMode
-from rechar_core.training.noise import SeededDraws
+from rechar_core.training.noise import SeededNoise
 from rechar_core.training.recipe import TrainingRecipe
 
 SCHEDULE = {
@@ -125,7 +125,7 @@ def published(
     """
     device = str(unet.device)
     gpu = device.startswith("cuda")
-    draws, scheduler = SeededDraws(recipe.seed), DDPMScheduler.from_config(SCHEDULE)
+    draws, scheduler = SeededNoise(recipe.seed), DDPMScheduler.from_config(SCHEDULE)
     layers = add_peft(unet, recipe, draws)
     unet.train()
     unet.enable_gradient_checkpointing()
@@ -172,7 +172,7 @@ def published_optimizer(parameters: list[Any], recipe: TrainingRecipe, gpu: bool
     )
 
 
-def add_peft(unet: Any, recipe: TrainingRecipe, draws: SeededDraws) -> dict[str, Any]:
+def add_peft(unet: Any, recipe: TrainingRecipe, draws: SeededNoise) -> dict[str, Any]:
     """PEFT layers on the same projections, with our initial values."""
     from peft import LoraConfig
 

@@ -68,9 +68,9 @@ def drawing(pixels: int) -> Iterator[str]:
         for _ in sample(pipeline, plain, fuse(None, None), [0], progress=False):
             yield f"drawing, plain fusion: {_gb(count.peak)} at most"
         count.reset()
-        painter = _painter(pipeline)
+        renderer = _painter(pipeline)
         yield f"drawing: weights with ControlNet {_gb(count.alive)}"
-        painter.draw(_tuned(painter, pixels))
+        renderer.draw(_tuned(renderer, pixels))
         yield f"drawing, tuned with ControlNet and adapters: {_gb(count.peak)} at most"
 
 
@@ -78,35 +78,35 @@ def _painter(pipeline: Any) -> Any:
     """With a ControlNet of diffusers' full size and a plus adapter (16 tokens) for both roles."""
     from diffusers import ControlNetModel
 
-    from rechar_core.backend.renderer import DiffusersPainter, Readers, _cross_attentions
-    from rechar_core.synthesis.references.projection import Adapter
+    from rechar_core.backend.renderer import DiffusersRenderer, IPAdapters, _cross_attentions
+    from rechar_core.synthesis.references.projection import IPAdapter
 
     with torch.device("meta"):
         net = ControlNetModel.from_unet(pipeline.unet, load_weights_from_unet=False)
     widths = [layer.inner_dim for layer in _cross_attentions(pipeline.unet)[1]]
     matrices = {width: torch.zeros(width, 2048) for width in set(widths)}
     each = tuple(matrices[width] for width in widths)
-    adapter = Adapter("counted", "plus", {}, each, each)
-    return DiffusersPainter(pipeline, Readers(adapter, adapter), base.cast(net, torch.float16))
+    adapter = IPAdapter("counted", "plus", {}, each, each)
+    return DiffusersRenderer(pipeline, IPAdapters(adapter, adapter), base.cast(net, torch.float16))
 
 
-def _tuned(painter: Any, pixels: int) -> Any:
-    from rechar_core.synthesis.elements import compose
+def _tuned(renderer: Any, pixels: int) -> Any:
+    from rechar_core.synthesis.elements import build_prompt
     from rechar_core.synthesis.modes import MODES
-    from rechar_core.synthesis.passes import Drawing
+    from rechar_core.synthesis.passes import RenderJob
     from rechar_core.synthesis.references.attention import Reference
 
     mode = MODES["tuned"]
     rows = torch.zeros(16, 2048)
-    return Drawing(
+    return RenderJob(
         fuse(None, None),
-        compose("A [c] in [s] style"),
-        compose(mode.negative, mode="all"),
+        build_prompt("A [c] in [s] style"),
+        build_prompt(mode.negative, mode="all"),
         (pixels, pixels),
         seed=0,
         steps=1,
         cfg=mode.cfg[2],
-        references=tuple(Reference(painter.adapter(r), r, rows, rows) for r in ("structure", "style")),
+        references=tuple(Reference(renderer.adapter(r), r, rows, rows) for r in ("structure", "style")),
         scales={"structure": mode.structure_scale, "style": mode.style_scale},
         hint=torch.zeros(1, pixels, pixels, 3),
         control=mode.control[2],

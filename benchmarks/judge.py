@@ -10,7 +10,7 @@ import numpy as np
 from rechar_core.errors import FileError
 from rechar_core.glyph import find, known, open_face, render
 from rechar_core.metrics.legibility import rank, rivals
-from rechar_core.metrics.score import RANKS, Target, black_on_white, controls, leak, score
+from rechar_core.metrics.score import RANKS, GlyphTarget, black_on_white, controls, leak, score
 from rechar_core.metrics.segment import glyph_mask
 
 Array = Any
@@ -67,7 +67,7 @@ class Judge:
         self.face, self.side = open_face(find(font, known())), side
         self.weights: list[Weights | VggGram] = []
         self.soft = self._mask(character, side)
-        self.target = Target(self.soft >= 0.5)
+        self.target = GlyphTarget(self.soft >= 0.5)
         self.rivals = self._rivals(character, kind)
 
     def _mask(self, character: str, side: int) -> Array:

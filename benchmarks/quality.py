@@ -34,15 +34,15 @@ from benchmarks.arms import Arm, Cell, Leads, arms, style_pictures, variants  # 
 from benchmarks.judge import GLYPHS, SCRIPTS, Judge, VggGram, Weights  # noqa: E402
 from benchmarks.ocr import Reader  # noqa: E402
 from benchmarks.trainings import Trainings, content_of  # noqa: E402
-from rechar_core.backend.adapters import control_net, readers  # noqa: E402
+from rechar_core.backend.ip_adapters import control_net, ip_adapters  # noqa: E402
 from rechar_core.backend.pipeline import DEMO, load  # noqa: E402
 from rechar_core.backend.processes import processes, say  # noqa: E402
-from rechar_core.backend.renderer import DiffusersPainter, Readers  # noqa: E402
+from rechar_core.backend.renderer import DiffusersRenderer, IPAdapters  # noqa: E402
 from rechar_core.demo.build import WEIGHTS, read_config  # noqa: E402
 from rechar_core.errors import FileError, ReCharError  # noqa: E402
 from rechar_core.images import png, read, to_pil  # noqa: E402
 from rechar_core.storage import write_bytes  # noqa: E402
-from rechar_core.training.recipes import PRESETS  # noqa: E402
+from rechar_core.training.recipes import RECIPES  # noqa: E402
 
 _ABOUT = 1  # raised when the same settings mean another measurement
 
@@ -101,7 +101,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     add("--vgg", type=Path, help="VGG19 as .safetensors: adds the Gram distance to the style picture")
     add("--ocr", action="store_true", help="adds whether Tesseract, if installed, reads the character")
-    add("--recipe", choices=tuple(PRESETS), help="of the B-LoRAs (demo: its own; else b-lora, as published)")
+    add("--recipe", choices=tuple(RECIPES), help="of the B-LoRAs (demo: its own; else b-lora, as published)")
     add("--training-steps", type=int, help="of the B-LoRAs, instead of the recipe's")
     add("--variants", action="store_true", help="`tuned` and what it becomes with one default changed")
     options = parser.parse_args(arguments)
@@ -138,13 +138,13 @@ class Run:
         half = here.device.type == "cuda"
         self.where = (torch.float16 if half else torch.float32, here.device)
         self.leads = self._leads()
-        self.side = options.side or int(self.leads.painter.pipeline.unet.config.sample_size) * 8
+        self.side = options.side or int(self.leads.renderer.pipeline.unet.config.sample_size) * 8
         self.styles = style_pictures(options.styles)
         self.contents = {name: content_of(path) for name, path in self.styles.items()}
         self.model = demo_version() if options.model == DEMO else shown(Path(options.model))
         self.trainings = Trainings(
             options,
-            self.leads.painter.pipeline,
+            self.leads.renderer.pipeline,
             self.side,
             self.model,
             self.styles,
@@ -165,14 +165,14 @@ class Run:
 
     def _leads(self) -> Leads:
         o = self.options
-        painter = DiffusersPainter(load(o.model, *self.where))
-        found, missing = Readers(), []
+        renderer = DiffusersRenderer(load(o.model, *self.where))
+        found, missing = IPAdapters(), []
         given = (o.composition_adapter, o.style_adapter, o.image_encoder)
         try:
             if None in given:
                 missing = ["No --composition-adapter, --style-adapter and --image-encoder are given."]
             else:
-                found = readers(*given, *self.where)
+                found = ip_adapters(*given, *self.where)
         except FileError as error:
             missing = [told_here(error)]
         net, no_net = None, ["No --control-net is given."]
@@ -181,8 +181,8 @@ class Run:
             no_net = [] if net is not None else no_net
         except FileError as error:
             no_net = [told_here(error)]
-        painter = replace(painter, readers=found, control_net=net)
-        return Leads(painter, tuple(missing), tuple(no_net), {})
+        renderer = replace(renderer, ip_adapters=found, control_net=net)
+        return Leads(renderer, tuple(missing), tuple(no_net), {})
 
     def about(self) -> dict[str, Any]:
         """What all cells have in common."""

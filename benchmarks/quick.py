@@ -37,8 +37,8 @@ from rechar_core.lora.blora import BLora  # noqa: E402
 from rechar_core.lora.fusion import applied, fuse  # noqa: E402
 from rechar_core.training import objective  # noqa: E402
 from rechar_core.training.loop import Training  # noqa: E402
-from rechar_core.training.noise import StepDraws  # noqa: E402
-from rechar_core.training.recipes import PRESETS, recipe  # noqa: E402
+from rechar_core.training.noise import StepNoise  # noqa: E402
+from rechar_core.training.recipes import RECIPES, recipe  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 PUBLISHED = 1000
@@ -49,7 +49,7 @@ CURVES = {
     2e-4: (50, 100, 150, 200, 250, 300, 350, 400),
     4e-4: (50, 100, 150, 200, 250),
 }
-CHOSEN_RATE = PRESETS["quick"][
+CHOSEN_RATE = RECIPES["quick"][
     "learning_rate"
 ]  # the highest that a published SDXL recipe of these layers takes
 
@@ -105,7 +105,7 @@ class Bench:
         losses = []
         with applied(self.pipeline.unet, fuse(blora, blora)):
             for part in torch.linspace(10, 989, 48).round().long().split(16):
-                drawn = StepDraws(
+                drawn = StepNoise(
                     torch.randn(shape, generator=draw), torch.randn(shape, generator=draw), part
                 )
                 latents = run.pictures[0].sample(drawn.posterior)

@@ -186,9 +186,7 @@ class Session:
         for file in self.kept.iterdir():
             file.unlink()
         again = self.training(picture, "whole")
-        again["train"]["inputs"]["preset"] = (
-            "fast (12 GB or more)"  # another input, the same job: it runs again
-        )
+        again["train"]["inputs"]["memory"] = "fast"  # another input, the same job: it runs again
         seen, _ = self.queue("train", again)
         assert seen == [1, 2, 3]
         (kept,) = self.kept.glob("*.safetensors")
@@ -232,7 +230,7 @@ class Session:
             "file": node("CheckpointLoaderSimple", ckpt_name=self.options.path.name),
             "typed": node("ModelComputeDtype", model=["file", 0], dtype=dtype),  # else a CPU computes in fp32
             "picture": node("LoadImage", image=picture),
-            "train": node("ReCharTrainBLoRA", target="both", preset="auto", **wires, **recipe),
+            "train": node("ReCharTrainBLoRA", target="both", memory="auto", **wires, **recipe),
             "save": node("ReCharSaveBLoRA", name=name, **parts),
         }
 

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from rechar_core.backend import pipeline as base
-from rechar_core.backend.renderer import DiffusersPainter, Readers
+from rechar_core.backend.renderer import DiffusersRenderer, IPAdapters
 from rechar_core.demo.build import read_config
 from rechar_core.demo.extras import load_adapters, load_controlnet, load_encoder
 from rechar_core.lora.fusion import fuse
-from rechar_core.synthesis.elements import Word
-from rechar_core.synthesis.passes import Drawing
+from rechar_core.synthesis.elements import PromptToken
+from rechar_core.synthesis.passes import RenderJob
 
 from .held_out import enlarge, glyph_mask, glyph_picture, style_picture
 from .metrics import foreground, gram_distance, halve, histogram_distance, iou
@@ -33,24 +33,24 @@ class Extras:
 
     def __init__(self) -> None:
         found = load_adapters()
-        readers = Readers(found["composition"], found["style"], load_encoder())
+        readers = IPAdapters(found["composition"], found["style"], load_encoder())
         pipeline = base.load("demo", torch.float32, torch.device("cpu"))
-        self.painter = DiffusersPainter(pipeline, readers, load_controlnet())
+        self.painter = DiffusersRenderer(pipeline, readers, load_controlnet())
 
     def draw(self, number: int, **options: object) -> np.ndarray:
         """A picture at 128 px, its seed counted from the sample's number."""
         recipe = read_config()["recipe"]
         fixed = {
-            "positive": (Word(NEUTRAL, "normal"),),
-            "negative": (Word("", "normal"),),
+            "positive": (PromptToken(NEUTRAL, "normal"),),
+            "negative": (PromptToken("", "normal"),),
             "size": (256, 256),
         }
         fixed |= {"steps": recipe["sampler_steps"], "cfg": recipe["guidance"], "seed": 100 * number}
-        return halve(self.painter.draw(Drawing(fuse(None, None), **fixed, **options))[0].numpy())
+        return halve(self.painter.draw(RenderJob(fuse(None, None), **fixed, **options))[0].numpy())
 
-    def refer(self, picture: np.ndarray, role: str) -> dict[str, object]:
+    def encode_reference(self, picture: np.ndarray, role: str) -> dict[str, object]:
         pixels = torch.from_numpy(np.ascontiguousarray(enlarge(picture)))[None]
-        return {"references": (self.painter.refer(pixels, role, None),), "scales": {role: 1.0}}
+        return {"references": (self.painter.encode_reference(pixels, role, None),), "scales": {role: 1.0}}
 
     def row(self, number: int, other: int) -> Row:
         """IoU with the glyph (edges, structure reference) and distances to the style picture (style reference)."""
@@ -60,9 +60,9 @@ class Extras:
         for name, source in (("own", number), ("other", other)):
             drawn = self.draw(number, hint=_hint(glyph_mask(source)), control=1.0)
             row[f"control_{name}"] = iou(foreground(drawn), target)
-            drawn = self.draw(number, **self.refer(glyph_picture(source), "structure"))
+            drawn = self.draw(number, **self.encode_reference(glyph_picture(source), "structure"))
             row[f"structure_{name}"] = iou(foreground(drawn), target)
-            drawn = self.draw(number, **self.refer(style_picture(source), "style"))
+            drawn = self.draw(number, **self.encode_reference(style_picture(source), "style"))
             row |= _distances(drawn, picture, name)
         return row
 

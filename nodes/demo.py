@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .sockets import Adapters
+from .sockets import IPAdapters
 
 
 class ReCharDemoModel(io.ComfyNode):
@@ -54,7 +54,7 @@ class ReCharDemoReferences(io.ComfyNode):
                 "model only. For real pictures use Load Reference Adapters and Load ControlNet Model."
             ),
             outputs=[
-                Adapters.Output(
+                IPAdapters.Output(
                     "adapters", display_name="adapters", tooltip="For Encode Reference and ReChar Pipeline."
                 ),
                 io.ControlNet.Output(

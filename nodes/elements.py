@@ -81,10 +81,10 @@ class ReCharElementPrompt(io.ComfyNode):
         element_weight: float,
         region: Any = None,
     ) -> io.NodeOutput:
-        from ..rechar_core.synthesis.elements import compose, kept_text
+        from ..rechar_core.synthesis.elements import build_prompt, kept_text
         from .host.elements import element_conditioning
 
-        words = compose(template, structure_trigger, style_trigger, elements, keep, element_weight)
+        words = build_prompt(template, structure_trigger, style_trigger, elements, keep, element_weight)
         return io.NodeOutput(element_conditioning(clip, words, region), kept_text(words))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from .options import ELEMENTS, MODES, PASSES_GUIDANCE, PASSES_SEED, PASSES_STEPS
-from .sockets import Adapters, BLora
+from .sockets import BLora, IPAdapters
 
 
 class ReCharPipeline(io.ComfyNode):
@@ -66,7 +66,7 @@ class ReCharPipeline(io.ComfyNode):
                 ),
                 BLora.Input("structure", optional=True, tooltip="Only its structure block is used."),
                 BLora.Input("style", optional=True, tooltip="Only its style block is used."),
-                Adapters.Input("adapters", optional=True, tooltip="From Load Reference Adapters."),
+                IPAdapters.Input("adapters", optional=True, tooltip="From Load Reference Adapters."),
                 io.ControlNet.Input(
                     "control_net", optional=True, tooltip="A canny ControlNet; it gets the glyph's edges."
                 ),
@@ -105,12 +105,12 @@ class ReCharPipeline(io.ComfyNode):
         from ..rechar_core.images import one_mask
         from ..rechar_core.synthesis.modes import mode_named
         from ..rechar_core.synthesis.passes import Passes
-        from .host.pipeline import HostPainter, run_passes
+        from .host.pipeline import HostRenderer, run_passes
 
         mode = mode_named(pipeline_mode, steps, guidance)
-        painter = HostPainter(model, clip, vae, adapters, control_net)
+        renderer = HostRenderer(model, clip, vae, adapters, control_net)
         texts: dict[str, Any] = {"elements": elements, "template": template, "style_template": style_prompt}
-        passes = Passes(painter, glyph[:1], one_mask(glyph_mask), mode, seed, **texts, **style)
+        passes = Passes(renderer, glyph[:1], one_mask(glyph_mask), mode, seed, **texts, **style)
         first = {"glyph": f"the first of {len(glyph)}"} if len(glyph) > 1 else {}
         return io.NodeOutput(*run_passes(passes), mode.settings(seed=seed, **texts, **first))
 

@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from .host.references import adapter_names
-from .sockets import Adapters, Layout, References
+from .sockets import IPAdapters, Layout, References
 
 _SCALE = {"min": -5.0, "max": 5.0, "step": 0.05}
 _PART = {"min": 0.0, "max": 1.0, "step": 0.01}
@@ -42,7 +42,7 @@ class ReCharLoadAdapters(io.ComfyNode):
                     tooltip="The image encoder that both were trained with, usually CLIP-ViT-H-14.",
                 ),
             ],
-            outputs=[Adapters.Output("adapters", display_name="adapters", tooltip="For Encode Reference.")],
+            outputs=[IPAdapters.Output("adapters", display_name="adapters", tooltip="For Encode Reference.")],
         )
 
     @classmethod
@@ -66,7 +66,7 @@ class ReCharEncodeReference(io.ComfyNode):
                 "through 'previous' for any number of references."
             ),
             inputs=[
-                Adapters.Input("adapters", tooltip="From Load Reference Adapters."),
+                IPAdapters.Input("adapters", tooltip="From Load Reference Adapters."),
                 io.Image.Input("image", tooltip="The reference; of a batch, all pictures are seen together."),
                 io.Combo.Input(
                     "role",
@@ -134,14 +134,17 @@ class ReCharLayout(io.ComfyNode):
                 io.Mask.Input("structure_mask", optional=True, tooltip="Where structure references act."),
                 io.Mask.Input("style_mask", optional=True, tooltip="Where style references act."),
                 io.Mask.Input(
-                    "text_mask", optional=True, tooltip="Where the prompt acts; for R1 and R2 only."
+                    "text_mask",
+                    optional=True,
+                    tooltip="Where the prompt acts; for softmax and gated_softmax only.",
                 ),
                 io.Combo.Input(
-                    "reading",
-                    options=["off", "R1", "R2"],
+                    "operator",
+                    options=["off", "softmax", "gated_softmax"],
                     tooltip=(
-                        "off: the prompt everywhere, each reference times its mask. R1: the branches compete for every "
-                        "cell by a softmax of gated masks. R2: gate times mask times a softmax of the masks."
+                        "How masks become weights. off: the prompt everywhere, each reference times its mask. softmax: "
+                        "the branches compete for every cell by a softmax of gated masks. gated_softmax: gate times "
+                        "mask times a softmax of the masks (ReChar's)."
                     ),
                 ),
                 io.Float.Input(
@@ -150,7 +153,7 @@ class ReCharLayout(io.ComfyNode):
                     min=0.01,
                     max=100.0,
                     step=0.01,
-                    tooltip="Of the softmax in R1 and R2: small lets the strongest branch take all.",
+                    tooltip="Of the softmax: small lets the strongest branch take all.",
                 ),
                 io.Combo.Input(
                     "mask_mode",
@@ -173,10 +176,10 @@ class ReCharLayout(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, reading: str, temperature: float, mask_mode: str, **masks: Any) -> io.NodeOutput:
+    def execute(cls, operator: str, temperature: float, mask_mode: str, **masks: Any) -> io.NodeOutput:
         from ..rechar_core.synthesis.references.preview import layout_of, preview
 
-        layout = layout_of(masks, reading, temperature, mask_mode)
+        layout = layout_of(masks, operator, temperature, mask_mode)
         return io.NodeOutput(layout, preview(layout))
 
 

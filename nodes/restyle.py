@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from .host import soulstyler as host
-from .sockets import Guide, Target
+from .sockets import Guide, ObjectRegion
 
 # What both nodes of the CLIP-guided engine ask for
 _MASK: dict[str, Any] = {"tooltip": "The object, from any node. An empty mask gives the picture back."}
@@ -53,13 +53,13 @@ class SoulstylerPrepare(io.ComfyNode):
             outputs=[
                 io.Model.Output("sampled_model", display_name="MODEL", tooltip="For KSampler."),
                 io.Latent.Output("latent", display_name="LATENT", tooltip="For KSampler."),
-                Target.Output("target", display_name="TARGET", tooltip="For Finish Restyle."),
+                ObjectRegion.Output("target", display_name="TARGET", tooltip="For Finish Restyle."),
             ],
         )
 
     @classmethod
     def execute(cls, model: Any, vae: Any, image: Any, mask: Any) -> io.NodeOutput:
-        from ..rechar_core.soulstyler.compose import Target as Place
+        from ..rechar_core.soulstyler.compositing import ObjectRegion as Place
 
         target = Place.of(image, mask)
         return io.NodeOutput(*host.prepare(model, vae, target), target)
@@ -77,7 +77,7 @@ class SoulstylerFinish(io.ComfyNode):
             description="Puts the restyled object back: where the mask is 0, every pixel is the source's, bit for bit.",
             inputs=[
                 io.Image.Input("image", tooltip="What VAE Decode made of the sampled latent."),
-                Target.Input("restyle_target", tooltip="From Prepare Restyle."),
+                ObjectRegion.Input("restyle_target", tooltip="From Prepare Restyle."),
             ],
             outputs=[io.Image.Output("restyled", display_name="IMAGE", tooltip="The finished picture.")],
         )

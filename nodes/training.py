@@ -8,15 +8,8 @@ from comfy_api.latest import io
 
 from .sockets import BLora
 
+
 # How the base is run, by what the card has. More is decided by the recipe inputs.
-_PRESETS = {
-    "auto": "auto",
-    "fast (12 GB or more)": "fast",
-    "low VRAM (8 GB)": "normal",
-    "lowest VRAM (6 GB)": "low",
-}
-
-
 class ReCharTrainBLoRA(io.ComfyNode):
     """Trains natively on the MODEL in the graph."""
 
@@ -53,10 +46,14 @@ class ReCharTrainBLoRA(io.ComfyNode):
                     tooltip="Which blocks to train.",
                 ),
                 io.Combo.Input(
-                    "preset",
-                    options=list(_PRESETS),
+                    "memory",
+                    options=["auto", "fast", "normal", "low"],
                     default="auto",
-                    tooltip="Speed against memory; the result is the same up to rounding.",
+                    tooltip=(
+                        "Speed against memory; the result is the same up to rounding. Training SDXL at 1024 px, "
+                        "fast is for a card of 10 GB or more, normal for 8 GB, low for 6 GB. auto takes the fastest "
+                        "that fits."
+                    ),
                 ),
                 io.Int.Input(
                     "steps",
@@ -173,7 +170,7 @@ class ReCharTrainBLoRA(io.ComfyNode):
         clip: Any,
         vae: Any,
         image: Any,
-        preset: str,
+        memory: str,
         recipe: str = "b-lora",
         trials: int = 1,
         choose: int = 1,
@@ -181,15 +178,15 @@ class ReCharTrainBLoRA(io.ComfyNode):
     ) -> io.NodeOutput:
         from ..rechar_core.lora import files
         from ..rechar_core.lora.blocks import STRUCTURE, STYLE
-        from ..rechar_core.training import recipes as presets
+        from ..rechar_core.training import recipes
         from .host.candidates import candidates, check_choice
         from .host.training import train
 
         check_choice(choose, trials)
-        # what is left at "the recipe's own" is not a wish
-        own = {"steps": 0, "learning_rate": 0, "target": "both"}
-        wished = {name: value for name, value in settings.items() if own.get(name) != value}
-        chosen = presets.recipe(recipe, {**wished, "memory": _PRESETS[preset]})
+        # these values mean: as the recipe has it
+        unset = {"steps": 0, "learning_rate": 0, "target": "both"}
+        changed = {name: value for name, value in settings.items() if unset.get(name) != value}
+        chosen = recipes.recipe(recipe, {**changed, "memory": memory})
         done = train(model, clip, vae, image, chosen, trials)
         picked = done[choose - 1]
         blora, drawn = picked.blora, image if trials == 1 else candidates(model, clip, vae, done, chosen)

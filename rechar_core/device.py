@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Precision = Literal["no", "fp16", "bf16"]  # accelerate's words; "no" is fp32
 Float = Literal["fp32", "fp16", "bf16"]
-DrawingPrecision = Literal["auto", "fp32", "fp16", "bf16"]
+RenderPrecision = Literal["auto", "fp32", "fp16", "bf16"]
 TrainingPrecision = Literal["auto", "no", "fp16", "bf16"]
 # Cards of Nvidia's Turing generation without tensor cores, whose fp16 convolutions give NaN, by a part of their names
 _FP16_GIVES_NAN = (
@@ -119,7 +119,7 @@ def precision_to_train_in(name: TrainingPrecision, device: torch.device) -> Prec
     return training_precision(device) if name == "auto" else name
 
 
-def drawing_precision(device: torch.device) -> Float:
+def render_precision(device: torch.device) -> Float:
     """The UNet's and text encoders' type in drawing: fp16, in which SDXL was published, where the device has it.
 
     fp32 on a CPU (bf16 halves the memory there, and is slower as a rule), and where fp16 gives NaN.
@@ -127,9 +127,9 @@ def drawing_precision(device: torch.device) -> Float:
     return "fp16" if _has_fp16(device) else "fp32"
 
 
-def drawing_type(name: DrawingPrecision, device: torch.device) -> torch.dtype:
-    """The type that a drawing command computes in: the one named, or for "auto" `drawing_precision`."""
-    return float_named(drawing_precision(device) if name == "auto" else name)
+def render_dtype(name: RenderPrecision, device: torch.device) -> torch.dtype:
+    """The type that a drawing command computes in: the one named, or for "auto" `render_precision`."""
+    return float_named(render_precision(device) if name == "auto" else name)
 
 
 def float_named(name: Float | Precision) -> torch.dtype:

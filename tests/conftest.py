@@ -23,7 +23,7 @@ BOUNDS = (
     "glyph",
     "images",
     "inspect",
-    "painter",
+    "renderer",
     "references",
     "soulstyler_words",
     "stored",

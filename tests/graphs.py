@@ -24,7 +24,7 @@ def train(image: str = "glyph", **changes: Any) -> dict[str, Any]:
     settings = {
         "prompt": "A [v]",
         "target": "both",
-        "preset": "auto",
+        "memory": "auto",
         "optimizer": "adamw",
         **RECIPE,
         **changes,
@@ -84,7 +84,7 @@ def word(text: str = "永山", **changes: Any) -> Workflow:
         "elements": "",
         "side": 256,
         "margin": 0.15,
-        "share": "noise and statistics",
+        "shared_style": "noise and statistics",
         "matte": "glyph",
         "structure_steps": 3,
         "structure_rate": 1e-2,

@@ -155,7 +155,7 @@ def vision():
     picture = INPUTS["picture"]
     output = encoder.encode_image(picture)
     found = {"hidden": output["penultimate_hidden_states"], "pooled": output["image_embeds"]}
-    both = HOST.Adapters(
+    both = HOST.IPAdapters(
         *(
             part("rechar_core.synthesis.references.projection").read_adapter(
                 FOLDER / f"adapter_{n}.safetensors"
@@ -181,7 +181,7 @@ def vision():
         lambda: HOST.encode_reference(both, picture, "style", keep, "zeros", 1.0),
         lambda: HOST.encode_reference(both, picture, "structure", keep * 0, "zeros", 1.0),
         lambda: HOST.encode_reference(
-            HOST.Adapters(None, None, encoder), picture, "style", None, "zeros", 1.0
+            HOST.IPAdapters(None, None, encoder), picture, "style", None, "zeros", 1.0
         ),
         lambda: HOST.encoder_widths(object()),
     ):

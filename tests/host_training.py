@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 def plain(run):
     """The same run in the simplest way: the host's whole UNet, one step after the other."""
     recipe, denoiser, cond = run.recipe, run.denoiser, run.conditioning
-    optimizer = torch.optim.AdamW(run.adapters.parameters(), lr=recipe.learning_rate, weight_decay=1e-4)
+    optimizer = torch.optim.AdamW(run.lora_layers.parameters(), lr=recipe.learning_rate, weight_decay=1e-4)
     objective, losses = part("rechar_core.training.objective"), []
     sizes = [int(v) for v in cond.time_ids[0].tolist()]
     y = denoiser.model.encode_adm(
@@ -31,7 +31,7 @@ def plain(run):
         target_height=sizes[4],
         target_width=sizes[5],
     )
-    with run.adapters.attached():
+    with run.lora_layers.attached():
         for number in range(recipe.steps):
             picture = run.pictures[run.draws.picture(number, len(run.pictures))]
             drawn = run.draws.step(number, tuple(picture.mean.shape), 1000)
@@ -42,7 +42,7 @@ def plain(run):
             wanted = objective.target(denoiser.prediction, x0, drawn.noise, abar)
             loss = torch.nn.functional.mse_loss(answer, wanted)
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(run.adapters.parameters(), recipe.max_grad_norm)
+            torch.nn.utils.clip_grad_norm_(run.lora_layers.parameters(), recipe.max_grad_norm)
             optimizer.step()
             optimizer.zero_grad()
             losses.append(float(loss))

@@ -22,16 +22,16 @@ def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Te
 
 
 def pair(
-    seed: int = 0, *, rank: int = 4, out: int = 12, width: int = 8, alpha: float | None = None
+    seed: int = 0, *, rank: int = 4, out: int = 12, width: int = 8, network_alpha: float | None = None
 ) -> LoraPair:
     down, up = random(rank, width, seed=2 * seed), random(out, rank, seed=2 * seed + 1)
-    return LoraPair(down, up, float(rank if alpha is None else alpha))
+    return LoraPair(down, up, float(rank if network_alpha is None else network_alpha))
 
 
 def blora(modules=MODULES, **changes) -> BLora:
     """Every layer of both blocks, with alpha 3 where the rank is 4."""
     made = BLora(
-        {m: pair(i, alpha=3.0) for i, m in enumerate(modules)},
+        {m: pair(i, network_alpha=3.0) for i, m in enumerate(modules)},
         trigger="A [v]",
         recipe={"seed": 5, "steps": 9},
     )

@@ -25,7 +25,7 @@ from rechar_core.cli.main import main
 from rechar_core.images import fit, read
 from rechar_core.lora import files
 from rechar_core.training import objective
-from rechar_core.training.noise import SeededDraws
+from rechar_core.training.noise import SeededNoise
 from rechar_core.training.recipe import TrainingRecipe
 
 ROOT = Path(__file__).parents[1]
@@ -77,7 +77,7 @@ def loras(tmp_path_factory) -> dict[str, Path]:
 def test_train_writes_a_b_lora_and_a_log(loras):
     blora = files.read(loras["structure"])
     assert [b.name for b in blora.blocks] == ["structure", "style"]
-    assert (blora.ranks, blora.alphas, blora.trigger) == ((4,), (4.0,), "A [v]")
+    assert (blora.ranks, blora.network_alphas, blora.trigger) == ((4,), (4.0,), "A [v]")
     log = json.loads(loras["log"].read_text(encoding="utf-8"))
     assert len(log["losses"]) == 4 and log["seconds_per_step"] > 0 and log["peak_memory_bytes"] > 2**20
     leftovers = {p.name for p in loras["structure"].parent.iterdir()}
@@ -260,7 +260,7 @@ def base_loss_of_two_samples(pictures: list[Path]) -> float:
     from rechar_core.backend.denoiser import DiffusersDenoiser
 
     pipe = tiny.pipeline()
-    denoiser, draws = DiffusersDenoiser(pipe.unet, pipe.scheduler.config), SeededDraws(0)
+    denoiser, draws = DiffusersDenoiser(pipe.unet, pipe.scheduler.config), SeededNoise(0)
     conditioning = encode_prompt(pipe, "A [v]", 64)
     chosen = [draws.picture(k, 2) for k in range(2)]
     assert sorted(chosen) == [0, 1]

@@ -13,7 +13,7 @@ import tiny
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from test_painter import control_net, encoder, pipe, states  # noqa: F401
+from test_renderer import control_net, encoder, pipe, states  # noqa: F401
 
 from rechar_core.cli.decorate import DecorateJob
 from rechar_core.cli.main import main
@@ -67,7 +67,7 @@ def test_references_only_from_the_command_line(folder: Path, tmp_path: Path):
     changes: list[list[str]] = [
         ["--style-scale", "2"],
         ["--structure-scale", "0"],
-        ["--reading", "R1", "--temperature", "0.5"],
+        ["--operator", "softmax", "--temperature", "0.5"],
         ["--mask-mode", "distance"],
         ["--guidance", "1"],
         ["--seed", "4"],

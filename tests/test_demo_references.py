@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from rechar_core.backend import pipeline as base
-from rechar_core.backend.adapters import control_net, readers
-from rechar_core.backend.renderer import DiffusersPainter
+from rechar_core.backend.ip_adapters import control_net, ip_adapters
+from rechar_core.backend.renderer import DiffusersRenderer
 from rechar_core.demo import build, extras
 from rechar_core.errors import FileError
 from rechar_core.synthesis.modes import MODES, mode_named
@@ -23,7 +23,7 @@ DEMO = Path(base.DEMO)
 
 
 @pytest.fixture(scope="module")
-def painter(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def renderer(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """As generate --mode makes it with "demo" for all files."""
     pack = tmp_path_factory.mktemp("pack")
     folder = pack / "rechar_core" / "demo"
@@ -35,34 +35,34 @@ def painter(tmp_path_factory: pytest.TempPathFactory) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(extras, "ADAPTERS", folder / extras.ADAPTERS.name)
         patch.setattr(extras, "CONTROLNET", folder / extras.CONTROLNET.name)
-        found = readers(DEMO, DEMO, DEMO, *CPU)
-        yield DiffusersPainter(base.load("demo", *CPU), found, control_net(DEMO, *CPU))
+        found = ip_adapters(DEMO, DEMO, DEMO, *CPU)
+        yield DiffusersRenderer(base.load("demo", *CPU), found, control_net(DEMO, *CPU))
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_every_mode_draws_on_the_demo_model(painter: DiffusersPainter, mode: str):
+def test_every_mode_draws_on_the_demo_model(renderer: DiffusersRenderer, mode: str):
     """One step a pass: the adapters fit the UNet, the ControlNet its residuals; each changes the picture."""
     picture = base_picture("glyph_luo")
     mask = (picture.mean(-1) < 0.5).float()
     style = {"style_image": base_picture("style_a"), "elements": "flowers"}
-    result, *_ = Passes(painter, picture, mask, mode_named(mode, 1, 1.0), 0, **style).run()
+    result, *_ = Passes(renderer, picture, mask, mode_named(mode, 1, 1.0), 0, **style).run()
     assert result.shape == (1, 256, 256, 3) and result.std() > 0.001
     without = Passes(
-        DiffusersPainter(painter.pipeline), picture, mask, mode_named("tuned", 1, 1.0), 0, **style
+        DiffusersRenderer(renderer.pipeline), picture, mask, mode_named("tuned", 1, 1.0), 0, **style
     )
     assert not torch.equal(without.result(picture, style["style_image"]), result)
 
 
-def test_the_demos_own_files_draw_in_half_precision(painter: DiffusersPainter):
+def test_the_demos_own_files_draw_in_half_precision(renderer: DiffusersRenderer):
     """As on a GPU, in bf16, which a CPU can compute. A failure means that fp32 weights meet half-precision latents."""
     where = (torch.bfloat16, torch.device("cpu"))
-    half = DiffusersPainter(
-        base.load("demo", *where), readers(DEMO, DEMO, DEMO, *where), control_net(DEMO, *where)
+    half = DiffusersRenderer(
+        base.load("demo", *where), ip_adapters(DEMO, DEMO, DEMO, *where), control_net(DEMO, *where)
     )
     picture = base_picture("glyph_luo")
     mask, style = (picture.mean(-1) < 0.5).float(), {"style_image": base_picture("style_a")}
     one, two = (
-        Passes(p, picture, mask, mode_named("tuned", 1, 1.0), 0, **style).run()[0] for p in (painter, half)
+        Passes(p, picture, mask, mode_named("tuned", 1, 1.0), 0, **style).run()[0] for p in (renderer, half)
     )
     assert (one - two).abs().mean() < 0.05
 
@@ -78,4 +78,4 @@ def test_a_missing_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     gone = tmp_path / f"{name.lower()}.safetensors"
     monkeypatch.setattr(extras, name, gone)
     with pytest.raises(FileError, match=str(gone)):
-        _ = readers(DEMO, DEMO, DEMO, *CPU) if name == "ADAPTERS" else control_net(DEMO, *CPU)
+        _ = ip_adapters(DEMO, DEMO, DEMO, *CPU) if name == "ADAPTERS" else control_net(DEMO, *CPU)

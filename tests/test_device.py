@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rechar_core import device
-from rechar_core.device import drawing_precision, float_named, free_memory, in_ram, training_precision
+from rechar_core.device import float_named, free_memory, in_ram, render_precision, training_precision
 
 GIB = 2**30
 
@@ -50,7 +50,7 @@ def card(monkeypatch, name="NVIDIA GeForce RTX 3060", capability=(8, 6), arch=No
 def test_precision_of_each_kind_of_card(monkeypatch, about, training, drawing):
     """A failure means pictures or losses of NaN on that card, or a base of twice the size that it need be."""
     it = card(monkeypatch, **about)
-    assert (training_precision(it), drawing_precision(it)) == (training, drawing)
+    assert (training_precision(it), render_precision(it)) == (training, drawing)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_precision_of_each_kind_of_card(monkeypatch, about, training, drawing):
 def test_precision_elsewhere(monkeypatch, kind, release, training, drawing):
     monkeypatch.setattr(device.platform, "mac_ver", lambda: (release, ("", "", ""), ""))
     it = torch.device(kind)
-    assert (training_precision(it), drawing_precision(it)) == (training, drawing)
+    assert (training_precision(it), render_precision(it)) == (training, drawing)
 
 
 def test_the_names_of_precisions_are_those_of_recipes_and_of_options():

@@ -5,30 +5,37 @@ from __future__ import annotations
 import pytest
 
 from rechar_core.errors import RecipeError
-from rechar_core.synthesis.elements import Word, compose, kept_text, prompt, split_elements, without_elements
+from rechar_core.synthesis.elements import (
+    PromptToken,
+    build_prompt,
+    kept_text,
+    prompt,
+    split_elements,
+    without_elements,
+)
 
 TEMPLATE = "A [c] in [s] style"
 
 
 def test_auto_keeps_triggers_and_content_words():
-    words = compose(TEMPLATE, "A [v]", "the [s1]", "plum blossoms, a crane")
+    words = build_prompt(TEMPLATE, "A [v]", "the [s1]", "plum blossoms, a crane")
     assert prompt(words) == "A [ v ] in [ s1 ] style with plum blossoms , a crane"
     assert kept_text(words) == "[ v ] [ s1 ] plum blossoms crane"
 
 
 def test_all_keeps_everything_and_nothing_is_lost():
-    words = compose("an old [e] tree", elements="plum, 梅の花", mode="all")
+    words = build_prompt("an old [e] tree", elements="plum, 梅の花", mode="all")
     assert kept_text(words) == prompt(words) == "an old plum , 梅の花 tree"
 
 
 def test_brackets_keep_what_they_mark():
-    words = compose("a [golden] [c] on paper", "A [v]", elements="one [red] crane", mode="brackets")
+    words = build_prompt("a [golden] [c] on paper", "A [v]", elements="one [red] crane", mode="brackets")
     assert prompt(words) == "a golden [ v ] on paper with one red crane"
     assert kept_text(words) == "golden [ v ] red"
 
 
 def test_weight_is_the_elements_alone():
-    words = compose(TEMPLATE, "A [v]", "A [s]", "stars", weight=1.5)
+    words = build_prompt(TEMPLATE, "A [v]", "A [s]", "stars", weight=1.5)
     assert {w.text for w in words if w.weight != 1} == {"stars"}
 
 
@@ -37,7 +44,7 @@ def weights(words) -> list[tuple[str, float]]:
 
 
 def test_parentheses_emphasise_as_in_every_prompt_of_comfyui():
-    words = compose(
+    words = build_prompt(
         "a (bold:1.2) sign", elements="(plum, crane:1.4), (moon), \\(x\\)", mode="all", weight=2.0
     )
     assert weights(words) == [
@@ -56,24 +63,24 @@ def test_parentheses_emphasise_as_in_every_prompt_of_comfyui():
 
 
 def test_emphasis_around_a_slot_holds_for_what_fills_it():
-    words = compose("([c]:1.5) of ([e]:0.5)", "A (v)", elements="stars")
+    words = build_prompt("([c]:1.5) of ([e]:0.5)", "A (v)", elements="stars")
     assert weights(words) == [("(", 1.5), ("v", 1.5), (")", 1.5), ("of", 1), ("stars", 0.5)]
 
 
 def test_an_embedding_stays_whole():
-    words = compose("[e]", elements="embedding:my-style/one, (embedding:two:1.3)")
+    words = build_prompt("[e]", elements="embedding:my-style/one, (embedding:two:1.3)")
     assert weights(w for w in words if w.kept) == [("embedding:my-style/one", 1), ("embedding:two", 1.3)]
 
 
 def test_brackets_reach_over_commas_slots_and_emphasis():
-    words = compose("[old (gold:1.2) [c]] x", "A [v]", elements="[plum, a crane] moon", mode="brackets")
+    words = build_prompt("[old (gold:1.2) [c]] x", "A [v]", elements="[plum, a crane] moon", mode="brackets")
     assert kept_text(words) == "old gold [ v ] plum , a crane"
 
 
 def test_region_leaves_the_rest_of_the_prompt_outside():
-    words = compose("A [c]", "A [v]", elements="stars")
+    words = build_prompt("A [c]", "A [v]", elements="stars")
     assert prompt(without_elements(words)) == "A [ v ]"
-    assert without_elements(words)[0] == Word("A", "normal", 1.0, False)
+    assert without_elements(words)[0] == PromptToken("A", "normal", 1.0, False)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +99,7 @@ def test_element_lists_of_every_script(text, elements):
 
 def test_apostrophes_and_hyphens_do_not_tear_words():
     assert (
-        prompt(compose("[e]", elements="baby's-breath, art-deco fans", mode="all"))
+        prompt(build_prompt("[e]", elements="baby's-breath, art-deco fans", mode="all"))
         == "baby's-breath , art-deco fans"
     )
 
@@ -112,4 +119,4 @@ def test_apostrophes_and_hyphens_do_not_tear_words():
 )
 def test_bad_input_says_what_is_wrong(arguments, words):
     with pytest.raises(RecipeError, match=words):
-        compose(**arguments)
+        build_prompt(**arguments)

@@ -55,7 +55,7 @@ def test_a_kohya_file_comes_back_whole(tmp_path):
     back = files.read(path)
     assert (back.source_format, back.trigger, back.recipe) == ("kohya", "A [v]", {"seed": 5, "steps": 9})
     assert (
-        back.alphas == (3.0,)
+        back.network_alphas == (3.0,)
         and back.ranks == (4,)
         and [b.name for b in back.blocks] == ["structure", "style"]
     )
@@ -73,7 +73,7 @@ def test_deltas_are_equal_in_every_format(tmp_path, format):
     assert back.trigger == "A [v]"
 
 
-@pytest.mark.parametrize("format", [g.name for g in keys.GRAMMARS])
+@pytest.mark.parametrize("format", [g.name for g in keys.KEY_FORMATS])
 def test_deltas_are_equal_in_every_format_that_is_read(format):
     made = blora([m for m in MODULES if ".to_" in m])
     parts = {(m, p): t for m, one in made.pairs.items() for p, t in (("down", one.down), ("up", one.up))}
@@ -112,7 +112,7 @@ def test_the_extension_is_added(tmp_path):
 
 
 def test_alpha_is_halved_in_the_weights_where_a_format_has_no_place_for_it():
-    made = BLora({TO_Q: pair(alpha=2.0)})
+    made = BLora({TO_Q: pair(network_alpha=2.0)})
     state = files.convert(made, "peft")
     assert torch.equal(state[f"unet.{TO_Q}.lora_B.weight"], made.pairs[TO_Q].up / 2)
     assert len(state) == 2
@@ -170,7 +170,7 @@ def test_one_by_one_convolutions_are_matrices():
     made = files.from_tensors(
         kohya(down=random(4, 8, 1, 1), up=random(12, 4, 1, 1), alpha=torch.tensor([2.0]))
     )
-    assert made.pairs[TO_Q].delta().shape == (12, 8) and made.pairs[TO_Q].alpha == 2.0
+    assert made.pairs[TO_Q].delta().shape == (12, 8) and made.pairs[TO_Q].network_alpha == 2.0
 
 
 def test_a_missing_alpha_means_the_rank():
@@ -306,7 +306,7 @@ def predicted(unet, reference):
 def fitting(unet, reference, *, dora: bool):
     """The reference's style run with alpha 3 (rank 8), with DoRA scales if wanted."""
     run = files.read(reference / "style_lora.safetensors")
-    pairs = {m: replace(p, alpha=3.0) for m, p in run.pairs.items()}
+    pairs = {m: replace(p, network_alpha=3.0) for m, p in run.pairs.items()}
     if dora:
         norms = {m: 1.1 * unet.get_submodule(m).weight.detach().norm(dim=1, keepdim=True) for m in pairs}
         pairs = {m: replace(p, dora_scale=norms[m]) for m, p in pairs.items()}

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from rechar_core.errors import LoraError, ModelError
 from rechar_core.lora import files
 from rechar_core.lora.blora import BLora
-from rechar_core.lora.fusion import Fusion, applied, fuse, patched, strength, weight_shapes
+from rechar_core.lora.fusion import Fusion, applied, effective_alpha, fuse, patched, weight_shapes
 
 CASES = {
     "none": {},
@@ -111,16 +111,16 @@ def test_alpha_zero_is_the_same_as_no_lora(loras):
 
 
 def test_doubling_alpha_doubles_the_change():
-    weight, one = torch.zeros(12, 8), pair(alpha=3.0)
+    weight, one = torch.zeros(12, 8), pair(network_alpha=3.0)
     assert torch.equal(patched(weight, one, 2.0), 2 * patched(weight, one, 1.0))
     assert torch.equal(patched(weight, one, -1.0), -patched(weight, one, 1.0))
     assert torch.equal(patched(weight, one, 1.0), one.delta())
-    assert torch.equal(patched(weight, replace(one, alpha=6.0), 1.0), 2 * one.delta())
+    assert torch.equal(patched(weight, replace(one, network_alpha=6.0), 1.0), 2 * one.delta())
 
 
 @pytest.mark.parametrize(("mode", "factor"), [("linear", -0.5), ("reference", 0.25)])
 def test_strength_follows_the_mode(mode, factor):
-    assert strength(-0.5, mode) == factor
+    assert effective_alpha(-0.5, mode) == factor
     assert next(iter(fuse(blora(), None, -0.5, alpha_mode=mode).pairs.values()))[1] == factor
 
 
@@ -144,7 +144,7 @@ def test_a_one_by_one_convolution_is_patched_as_a_matrix():
 def test_dora_equals_pefts_own_layer():
     peft = pytest.importorskip("peft")
     base = torch.nn.Sequential(torch.nn.Linear(8, 12, bias=False))
-    weight, one = base[0].weight.detach().clone(), pair(alpha=3.0)
+    weight, one = base[0].weight.detach().clone(), pair(network_alpha=3.0)
     config = peft.LoraConfig(r=4, lora_alpha=3, target_modules=["0"], use_dora=True)
     layer = peft.get_peft_model(base, config).base_model.model[0]
     magnitude = random(12, seed=9).abs() + 1

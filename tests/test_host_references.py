@@ -16,7 +16,7 @@ from test_host_demo import random_parts, state_of
 from torch import Tensor
 
 from rechar_core.demo import build
-from rechar_core.synthesis.references.projection import adapter_of
+from rechar_core.synthesis.references.projection import ip_adapter_of
 
 pytestmark = pytest.mark.host
 
@@ -145,7 +145,7 @@ def run_vision(inputs: dict[str, Tensor], states: list[adapters.State], model: A
     given = CLIPImageProcessor()(Image.fromarray(pixels), return_tensors="pt").pixel_values
     seen = model(given, output_hidden_states=True)
     unseen = model(torch.zeros_like(given), output_hidden_states=True)
-    plus, plain = (adapter_of(state, "x") for state in states)
+    plus, plain = (ip_adapter_of(state, "x") for state in states)
     hidden, nothing = seen.hidden_states[-2], unseen.hidden_states[-2]
     # the right half of 672 columns, of which the middle 448 are seen: of 8 patches in a row the last four
     patches = [1 + y * 8 + x for y in range(8) for x in range(4, 8)]

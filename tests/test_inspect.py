@@ -15,7 +15,7 @@ from rechar_core.lora.inspect import energy, inspect
 
 
 def test_energy_is_the_norm_of_the_delta():
-    for one in (pair(alpha=3.0), pair(1, rank=1), pair(2, alpha=-2.0), pair(3, rank=16)):
+    for one in (pair(network_alpha=3.0), pair(1, rank=1), pair(2, network_alpha=-2.0), pair(3, rank=16)):
         assert energy(one) == pytest.approx(one.delta().norm().item(), rel=1e-6)
     nothing = replace(pair(), up=torch.zeros(12, 4))
     assert energy(nothing) == 0.0
@@ -24,7 +24,7 @@ def test_energy_is_the_norm_of_the_delta():
 def test_the_reference_runs_report(reference):
     made = files.read(reference / "style_lora.safetensors")
     report = inspect(made)
-    assert (report.format, report.blocks, report.ranks, report.alphas) == (
+    assert (report.format, report.blocks, report.ranks, report.network_alphas) == (
         "diffusers",
         ("structure", "style"),
         (8,),

@@ -15,7 +15,7 @@ from rechar_core.glyph import find, known, open_face, render
 from rechar_core.glyph.structure_map import canny, skeleton
 from rechar_core.metrics import legibility, pictures, segment, shapes
 from rechar_core.metrics.report import chart, to_json
-from rechar_core.metrics.score import Target, best_of, black_on_white, controls, leak, score, score_batch
+from rechar_core.metrics.score import GlyphTarget, best_of, black_on_white, controls, leak, score, score_batch
 
 PUBLISHED_SSIM = 0.8690
 
@@ -174,7 +174,7 @@ def test_a_blank_picture_beats_the_published_ssim():
 
 
 def test_the_measures_that_rank_are_won_by_the_glyph_alone(luo: np.ndarray):
-    target = Target(luo)
+    target = GlyphTarget(luo)
     found = {name: score(picture, target) for name, picture in controls(luo).items()}
     kept = score(textured(luo, WOOD, GRASS), target)
     for measure in ("iou", "dice", "iou_otsu", "skeleton_recall", "edge_f1"):
@@ -189,7 +189,7 @@ def test_the_measures_that_rank_are_won_by_the_glyph_alone(luo: np.ndarray):
 def test_grey_ssim_punishes_a_noisy_copy_and_the_glyphs_shape_does_not(luo: np.ndarray):
     draw = np.random.default_rng(0)
     copy = np.clip(black_on_white(luo) * 0.6 + 0.2 + 0.2 * draw.standard_normal((*luo.shape, 3)), 0, 1)
-    found = score(copy, Target(luo))
+    found = score(copy, GlyphTarget(luo))
     assert found["ssim_grey"] < 0.4 and found["iou"] > 0.95 and found["skeleton_recall"] > 0.95
 
 

@@ -9,7 +9,7 @@ import pytest
 from rechar_core.errors import RecipeError
 from rechar_core.synthesis.elements import KEEP_MODES
 from rechar_core.synthesis.modes import MODES, mode_named
-from rechar_core.synthesis.references.layout import MASK_MODES, READINGS
+from rechar_core.synthesis.references.layout import MASK_MODES, OPERATORS
 
 
 def test_official_is_the_published_code():
@@ -18,7 +18,7 @@ def test_official_is_the_published_code():
     assert (mode.steps, mode.cfg, mode.control) == (50, (5.0, 5.0, 17.5), (0.5, 0.5, 0.5))
     assert (mode.structure_scale, mode.style_scale) == (1.5, 0.8)
     assert mode.structure_stays is False
-    assert (mode.mask, mode.mask_mode, mode.reading, mode.drop, mode.keep) == (
+    assert (mode.mask, mode.mask_mode, mode.operator, mode.drop, mode.keep) == (
         "edges",
         "official",
         "off",
@@ -38,7 +38,7 @@ def test_tuned_has_none_of_its_faults():
 
 @pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
 def test_a_mode_names_what_exists_and_survives_json(mode):
-    assert mode.reading in READINGS and mode.mask_mode in MASK_MODES and mode.keep in KEEP_MODES
+    assert mode.operator in OPERATORS and mode.mask_mode in MASK_MODES and mode.keep in KEEP_MODES
     kept = json.loads(mode.settings(seed=3))
     assert kept["seed"] == 3 and kept["name"] == mode.name and tuple(kept["cfg"]) == mode.cfg
 

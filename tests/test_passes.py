@@ -15,10 +15,10 @@ from rechar_core.errors import RecipeError
 from rechar_core.glyph.structure_map import structure_map
 from rechar_core.synthesis.elements import kept_text, prompt
 from rechar_core.synthesis.modes import MODES, mode_named
-from rechar_core.synthesis.passes import Drawing, Passes
+from rechar_core.synthesis.passes import Passes, RenderJob
 from rechar_core.synthesis.references.attention import Reference
 from rechar_core.synthesis.references.errors import AdapterError
-from rechar_core.synthesis.references.projection import adapter_of
+from rechar_core.synthesis.references.projection import ip_adapter_of
 
 SIZE = (64, 48)
 
@@ -27,24 +27,24 @@ SIZE = (64, 48)
 class Notebook:
     """A painter that writes down each drawing and gives a picture of its number."""
 
-    readers: dict[str, Any] = field(default_factory=dict)
+    ip_adapters: dict[str, Any] = field(default_factory=dict)
     control_net: Any = None
-    drawings: list[Drawing] = field(default_factory=list)
+    drawings: list[RenderJob] = field(default_factory=list)
     seen: dict[str, tuple[Tensor, Tensor | None]] = field(default_factory=dict)
 
     def adapter(self, role: str) -> Any:
-        return self.readers.get(role)
+        return self.ip_adapters.get(role)
 
     def check(self) -> None:
-        for role, adapter in self.readers.items():
+        for role, adapter in self.ip_adapters.items():
             if adapter.name == "misfit":
                 raise AdapterError(f"The {role} adapter does not fit.")
 
-    def refer(self, picture: Tensor, role: str, keep: Tensor | None) -> Reference:
+    def encode_reference(self, picture: Tensor, role: str, keep: Tensor | None) -> Reference:
         self.seen[role] = (picture, keep)
-        return Reference(self.readers[role], role, torch.zeros(1, 8), torch.zeros(1, 8))
+        return Reference(self.ip_adapters[role], role, torch.zeros(1, 8), torch.zeros(1, 8))
 
-    def draw(self, drawing: Drawing) -> Tensor:
+    def draw(self, drawing: RenderJob) -> Tensor:
         self.drawings.append(drawing)
         return torch.full((1, *drawing.size, 3), len(self.drawings) / 10)
 
@@ -55,40 +55,40 @@ def glyph() -> dict[str, Tensor]:
     return {"glyph": (1 - mask)[..., None].expand(-1, -1, -1, 3), "mask": mask}
 
 
-def both_readers() -> dict[str, Any]:
+def both_adapters() -> dict[str, Any]:
     return {
-        "structure": adapter_of(adapters.plus([8], 8), "x"),
-        "style": adapter_of(adapters.plain([8], 8), "y"),
+        "structure": ip_adapter_of(adapters.plus([8], 8), "x"),
+        "style": ip_adapter_of(adapters.plain([8], 8), "y"),
     }
 
 
-def passes(mode: str, painter: Notebook, **changes: Any) -> Passes:
+def passes(mode: str, renderer: Notebook, **changes: Any) -> Passes:
     given = {
         "structure": loras.blora(trigger="A c1"),
         "style": loras.blora(trigger="A s1"),
         "elements": "a crane, pines",
         **glyph(),
     }
-    return Passes(painter, mode=mode_named(mode), seed=7, **(given | changes))
+    return Passes(renderer, mode=mode_named(mode), seed=7, **(given | changes))
 
 
 def test_official_is_the_published_order_of_passes():
     """Which LoRA, prompt, seed, guidance, hint, adapters and masks each pass of inference.py has."""
-    painter = Notebook(both_readers(), control_net="canny")
-    run = passes("official", painter)
+    renderer = Notebook(both_adapters(), control_net="canny")
+    run = passes("official", renderer)
     result, structure, style = run.run()
-    first, second, third = painter.drawings
-    assert [d.seed for d in painter.drawings] == [7, 8, 9]
-    assert [d.cfg for d in painter.drawings] == [5.0, 5.0, 17.5]
-    assert [d.control for d in painter.drawings] == [0.5] * 3
-    assert all(torch.equal(d.hint, structure_map("canny-cv2", run.glyph)) for d in painter.drawings)
-    assert [prompt(d.positive) for d in painter.drawings] == [
+    first, second, third = renderer.drawings
+    assert [d.seed for d in renderer.drawings] == [7, 8, 9]
+    assert [d.cfg for d in renderer.drawings] == [5.0, 5.0, 17.5]
+    assert [d.control for d in renderer.drawings] == [0.5] * 3
+    assert all(torch.equal(d.hint, structure_map("canny-cv2", run.glyph)) for d in renderer.drawings)
+    assert [prompt(d.positive) for d in renderer.drawings] == [
         "A c1 content",
         "A s1 style",
         "A c1 in s1 style with a crane , pines",
     ]
-    assert all(w.kept for d in painter.drawings for w in d.positive)
-    blocks = [{path.split(".")[3] for path in d.fusion.pairs} for d in painter.drawings]
+    assert all(w.kept for d in renderer.drawings for w in d.positive)
+    blocks = [{path.split(".")[3] for path in d.fusion.pairs} for d in renderer.drawings]
     assert blocks == [
         {"0"},
         {"1"},
@@ -97,62 +97,64 @@ def test_official_is_the_published_order_of_passes():
     assert first.references == second.references == ()
     assert [r.role for r in third.references] == ["structure", "style"]
     assert third.scales == {"structure": 1.5, "style": 0.8}
-    assert (third.layout.reading, third.layout.mask_mode) == ("off", "official")
+    assert (third.layout.operator, third.layout.mask_mode) == ("off", "official")
     edges = structure_map("canny-cv2", structure)[0, ..., 0]
     assert torch.equal(third.layout.masks["structure"], edges) and "style" not in third.layout.masks
-    assert painter.seen["structure"][0] is structure and painter.seen["structure"][1] is None
-    assert painter.seen["style"][0] is style
+    assert renderer.seen["structure"][0] is structure and renderer.seen["structure"][1] is None
+    assert renderer.seen["style"][0] is style
     assert [float(p.max()) for p in (structure, style, result)] == pytest.approx([0.1, 0.2, 0.3])
 
 
 def test_paper_adds_the_layout_map_and_both_drops():
-    painter = Notebook(both_readers())
-    run = passes("paper", painter)
+    renderer = Notebook(both_adapters())
+    run = passes("paper", renderer)
     run.run()
-    third = painter.drawings[2]
-    assert third.layout.reading == "R2" and torch.equal(third.layout.masks["structure"], run.mask[0])
-    assert painter.seen["structure"][1] is run.mask
+    third = renderer.drawings[2]
+    assert third.layout.operator == "gated_softmax" and torch.equal(
+        third.layout.masks["structure"], run.mask[0]
+    )
+    assert renderer.seen["structure"][1] is run.mask
     assert kept_text(third.positive) == "c1 s1 crane pines" and prompt(third.positive).startswith("A c1 in")
     assert third.hint is None  # no ControlNet is there
 
 
 def test_tuned_keeps_the_style_picture_free_of_the_glyph():
-    painter = Notebook(both_readers(), control_net="canny")
-    passes("tuned", painter).run()
-    first, second, third = painter.drawings
+    renderer = Notebook(both_adapters(), control_net="canny")
+    passes("tuned", renderer).run()
+    first, second, third = renderer.drawings
     assert second.hint is None and first.hint is not None and third.hint is not None
     assert {path.split(".")[3] for path in third.fusion.pairs} == {"0", "1"}
     assert "text" not in prompt(third.negative)
 
 
 def test_references_only_draws_once():
-    painter, image = Notebook(both_readers()), torch.rand(1, 64, 64, 3)
-    run = passes("references-only", painter, style_image=image)
+    renderer, image = Notebook(both_adapters()), torch.rand(1, 64, 64, 3)
+    run = passes("references-only", renderer, style_image=image)
     _, structure, style = run.run()
     assert structure is run.glyph and torch.equal(style, image)
-    assert len(painter.drawings) == 1
-    assert {path.split(".")[3] for path in painter.drawings[0].fusion.pairs} == {"0", "1"}
+    assert len(renderer.drawings) == 1
+    assert {path.split(".")[3] for path in renderer.drawings[0].fusion.pairs} == {"0", "1"}
 
 
 def test_a_plain_adapter_for_structure_drops_no_tokens():
-    readers = dict.fromkeys(("structure", "style"), both_readers()["style"])
-    painter = Notebook(readers)
-    passes("tuned", painter).run()
-    assert painter.seen["structure"][1] is None
+    ip_adapters = dict.fromkeys(("structure", "style"), both_adapters()["style"])
+    renderer = Notebook(ip_adapters)
+    passes("tuned", renderer).run()
+    assert renderer.seen["structure"][1] is None
 
 
 @pytest.mark.parametrize(("elements", "kept"), [("a crane", "c1 s1 crane"), ("", None)])
 def test_words_are_dropped_only_where_there_are_elements(elements: str, kept: str | None):
-    painter = Notebook(both_readers())
-    passes("paper", painter, elements=elements).run()
-    words = painter.drawings[2].positive
+    renderer = Notebook(both_adapters())
+    passes("paper", renderer, elements=elements).run()
+    words = renderer.drawings[2].positive
     assert kept_text(words) == (kept or prompt(words))
 
 
 def test_templates_are_the_users():
-    painter = Notebook()
-    passes("tuned", painter, template="[c], gold leaf", style_template="A landscape in v101 style").run()
-    assert [prompt(d.positive) for d in painter.drawings[1:]] == [
+    renderer = Notebook()
+    passes("tuned", renderer, template="[c], gold leaf", style_template="A landscape in v101 style").run()
+    assert [prompt(d.positive) for d in renderer.drawings[1:]] == [
         "A landscape in v101 style",
         "c1 , gold leaf with a crane , pines",
     ]
@@ -166,10 +168,10 @@ def test_templates_are_the_users():
     ],
 )
 def test_what_is_missing_is_said_before_anything_is_drawn(mode: str, changes: dict[str, Any], message: str):
-    painter = Notebook()
+    renderer = Notebook()
     with pytest.raises(RecipeError, match=message):
-        passes(mode, painter, **changes).run()
-    assert painter.drawings == []
+        passes(mode, renderer, **changes).run()
+    assert renderer.drawings == []
 
 
 PICTURE = torch.zeros(1, 8, 8, 3)
@@ -177,7 +179,7 @@ NO_LORAS = {"structure": None, "style": None, "style_image": PICTURE}
 
 
 @pytest.mark.parametrize(
-    ("mode", "readers", "control", "changes", "message"),
+    ("mode", "ip_adapters", "control", "changes", "message"),
     [
         ("tuned", (), None, NO_LORAS, "Nothing carries the glyph"),
         ("tuned", ("style",), None, NO_LORAS, "Nothing carries the glyph"),
@@ -199,35 +201,35 @@ NO_LORAS = {"structure": None, "style": None, "style_image": PICTURE}
     ],
 )
 def test_glyph_and_style_must_be_carried_by_something(
-    mode: str, readers: tuple[str, ...], control: Any, changes: dict[str, Any], message: str | None
+    mode: str, ip_adapters: tuple[str, ...], control: Any, changes: dict[str, Any], message: str | None
 ):
     """A failure means a drawing without the glyph or without the style, and not a word about it."""
-    painter = Notebook({role: both_readers()[role] for role in readers}, control)
-    run = passes(mode, painter, **changes)
+    renderer = Notebook({role: both_adapters()[role] for role in ip_adapters}, control)
+    run = passes(mode, renderer, **changes)
     if message is None:
-        assert run.run() and painter.drawings
+        assert run.run() and renderer.drawings
         return
     with pytest.raises(RecipeError, match=message):
         run.run()
-    assert painter.drawings == []
+    assert renderer.drawings == []
 
 
 def test_tuned_halves_style_references_beside_a_style_lora_alone():
     """A failure means overdone colours with a style LoRA, or a faint style without one."""
     for given, scale in (({}, 0.4), (NO_LORAS, 0.8)):
-        painter = Notebook(both_readers(), "canny")
-        passes("tuned", painter, **given).run()
-        assert painter.drawings[-1].scales["style"] == pytest.approx(scale)
+        renderer = Notebook(both_adapters(), "canny")
+        passes("tuned", renderer, **given).run()
+        assert renderer.drawings[-1].scales["style"] == pytest.approx(scale)
 
 
 def test_a_scale_or_strength_of_zero_carries_nothing():
-    painter = Notebook(both_readers(), "canny")
+    renderer = Notebook(both_adapters(), "canny")
     quiet = replace(mode_named("tuned"), control=(0.7, 0.0, 0.0), structure_scale=0.0)
     with pytest.raises(RecipeError, match="Nothing carries the glyph"):
-        replace(passes("tuned", painter, **NO_LORAS), mode=quiet).check()
+        replace(passes("tuned", renderer, **NO_LORAS), mode=quiet).check()
     quiet = replace(mode_named("tuned"), style_scale=0.0)
     with pytest.raises(RecipeError, match="Nothing carries the style"):
-        replace(passes("tuned", painter, **NO_LORAS), mode=quiet).check()
+        replace(passes("tuned", renderer, **NO_LORAS), mode=quiet).check()
 
 
 def test_a_b_lora_that_is_still_to_be_trained_counts():
@@ -239,15 +241,15 @@ def test_a_b_lora_that_is_still_to_be_trained_counts():
 
 def test_bad_input_is_found_before_the_first_pass():
     """An empty mask, an adapter of another model, a setting of the layout. A failure means: after two passes."""
-    painter = Notebook(both_readers())
+    renderer = Notebook(both_adapters())
     with pytest.raises(RecipeError, match="mask is empty"):
-        passes("tuned", painter, mask=torch.zeros(1, *SIZE)).run()
+        passes("tuned", renderer, mask=torch.zeros(1, *SIZE)).run()
     with pytest.raises(AdapterError, match="temperature is 0"):
-        replace(passes("tuned", painter), mode=replace(mode_named("tuned"), temperature=0.0)).run()
-    painter.readers["style"] = adapter_of(adapters.plain([8], 8), "misfit")
+        replace(passes("tuned", renderer), mode=replace(mode_named("tuned"), temperature=0.0)).run()
+    renderer.ip_adapters["style"] = ip_adapter_of(adapters.plain([8], 8), "misfit")
     with pytest.raises(AdapterError, match="style adapter does not fit"):
-        passes("tuned", painter).run()
-    assert painter.drawings == []
+        passes("tuned", renderer).run()
+    assert renderer.drawings == []
 
 
 def test_edges_are_found_once_and_only_where_they_are_asked_for(monkeypatch: pytest.MonkeyPatch):
@@ -256,9 +258,9 @@ def test_edges_are_found_once_and_only_where_they_are_asked_for(monkeypatch: pyt
         "rechar_core.synthesis.passes.structure_map",
         lambda kind, image: counted.append(kind) or structure_map(kind, image),
     )
-    passes("tuned", Notebook(both_readers())).run()
+    passes("tuned", Notebook(both_adapters())).run()
     assert counted == []
-    passes("official", Notebook(both_readers(), "canny")).run()
+    passes("official", Notebook(both_adapters(), "canny")).run()
     assert len(counted) == 2  # of the glyph, for all three passes, and of the structure picture
 
 

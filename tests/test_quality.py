@@ -23,7 +23,7 @@ from benchmarks.quality_report import clusters, interval, paired, summary
 from rechar_core.demo import extras
 from rechar_core.errors import FileError
 from rechar_core.metrics.pictures import lab
-from rechar_core.synthesis.modes import MODES, Mode
+from rechar_core.synthesis.modes import MODES, PipelineConfig
 
 ROOT = Path(__file__).parents[1]
 STYLE = np.full((32, 32, 3), (0.8, 0.2, 0.1))
@@ -172,7 +172,7 @@ def test_each_variant_changes_one_default_of_tuned():
     tuned = arms(0, 0.0)[-1]
     made = variants(tuned, alone=False)
     assert len(made) == 1 + len(CHANGES)
-    fields = set(Mode.__dataclass_fields__) - {"name"}
+    fields = set(PipelineConfig.__dataclass_fields__) - {"name"}
     for arm in made[1:]:
         changed = {f for f in fields if getattr(arm.mode, f) != getattr(tuned.mode, f)}
         assert 1 <= len(changed) <= 2, (arm.name, changed)

@@ -18,7 +18,7 @@ from rechar_core.synthesis.references.errors import AdapterError
 from rechar_core.synthesis.references.layers import block_weights, layers_of
 from rechar_core.synthesis.references.layout import Layout, gates, official_grid
 from rechar_core.synthesis.references.preview import layout_of, preview
-from rechar_core.synthesis.references.projection import Adapter, adapter_of, attend
+from rechar_core.synthesis.references.projection import IPAdapter, attend, ip_adapter_of
 
 CONTEXT = 64
 SIZES = [(16, 16), (16, 24), (24, 16), (17, 24)]
@@ -64,7 +64,7 @@ def features(kind: str, seed: int = 5) -> Tensor:
     return torch.randn(2, 17, 48, generator=draw) if kind == "plus" else torch.randn(2, 24, generator=draw)
 
 
-def reference(adapter: Adapter, role: str = "structure") -> Reference:
+def reference(adapter: IPAdapter, role: str = "structure") -> Reference:
     tokens = adapter.tokens(features(adapter.kind))
     return Reference(adapter, role, tokens[0], tokens[1])
 
@@ -85,7 +85,7 @@ def test_tokens_are_those_of_diffusers(unet: torch.nn.Module, states: list[adapt
     theirs = unet._convert_ip_adapter_image_proj_to_diffusers(
         adapters.halves(state)["image_proj"], low_cpu_mem_usage=False
     )
-    ours = adapter_of(state, "x")
+    ours = ip_adapter_of(state, "x")
     with torch.no_grad():
         expected = theirs(features(kind))
     assert ours.kind == kind
@@ -95,7 +95,7 @@ def test_tokens_are_those_of_diffusers(unet: torch.nn.Module, states: list[adapt
 
 def test_a_resampler_takes_any_number_of_tokens(states: list[adapters.State]):
     """Dropped image tokens leave the sequence, and none of the kept ones stands for them."""
-    adapter, seen = adapter_of(states[0], "x"), features("plus")
+    adapter, seen = ip_adapter_of(states[0], "x"), features("plus")
     changed = seen.clone()
     changed[:, 5:] = 100.0
     assert torch.equal(adapter.tokens(seen[:, :5]), adapter.tokens(changed[:, :5]))
@@ -123,7 +123,7 @@ def test_every_layer_is_that_of_diffusers(
     roles = ("structure", "style")
     with_mask = {"none": (), "both": roles, "first": roles[:1]}[masked]
     layout = Layout(dict.fromkeys(with_mask, shape), "off", mask_mode="official")
-    references = [reference(adapter_of(states[i], "x"), roles[n]) for n, i in enumerate(used)]
+    references = [reference(ip_adapter_of(states[i], "x"), roles[n]) for n, i in enumerate(used)]
     binary = (shape >= 0.5).float()[None, None]
     everywhere = torch.ones_like(binary)  # as no mask; diffusers before 0.33 takes no None beside a mask
     masks = (
@@ -186,25 +186,27 @@ def test_a_very_flat_mask_has_an_official_grid():
     assert layout.weights(["structure"], (1, 256))[1][0].shape == (1, 256, 1)
 
 
-@pytest.mark.parametrize(("reading", "tau"), [*itertools.product(["off", "R1", "R2"], [0.3, 1.0])])
-def test_a_mask_confines_the_effect(states: list[adapters.State], reading: str, tau: float):
-    """Outside a reference's mask a layer's output does not depend on the reference's picture ("off" and R2)."""
-    layer = reference(adapter_of(states[0], "x")).at_layer(0, 1.0)
+@pytest.mark.parametrize(
+    ("operator", "tau"), [*itertools.product(["off", "softmax", "gated_softmax"], [0.3, 1.0])]
+)
+def test_a_mask_confines_the_effect(states: list[adapters.State], operator: str, tau: float):
+    """Outside a reference's mask a layer's output does not depend on the reference's picture (not by softmax)."""
+    layer = reference(ip_adapter_of(states[0], "x")).at_layer(0, 1.0)
     other = Branch(layer.role, layer.scale, layer.keys.flip(2), layer.values.flip(2))
     half = torch.zeros(16, 16)
     half[:, :8] = 1
-    layout = Layout({"structure": half}, reading, tau)
+    layout = Layout({"structure": half}, operator, tau)
     draw = torch.Generator().manual_seed(0)
     query, text = torch.randn(2, 1, 256, 32, generator=draw)
     one, two = (blend(query, text, [b], layout, (16, 16), [0], 1) for b in (layer, other))
     moved = (one - two).abs().amax(-1).view(16, 16)
     assert moved[:, :8].min() > 1e-4
-    assert (moved[:, 8:].max() == 0) == (reading != "R1")  # R1's softmax leaves a share everywhere
+    assert (moved[:, 8:].max() == 0) == (operator != "softmax")  # softmax leaves a share everywhere
 
 
 def test_a_third_half_is_unconditional(states: list[adapters.State]):
     """Perp-Neg's empty prompt, 2 in the host's numbering. A failure means an IndexError in the middle of sampling."""
-    branch = reference(adapter_of(states[1], "x")).at_layer(0, 1.0)
+    branch = reference(ip_adapter_of(states[1], "x")).at_layer(0, 1.0)
     query = torch.randn(3, 16, branch.keys.shape[-1], generator=torch.Generator().manual_seed(0))
     found = branch.look(query, (2, 1, 0), 1)
     for row, half in enumerate((1, 1, 0)):
@@ -213,8 +215,8 @@ def test_a_third_half_is_unconditional(states: list[adapters.State]):
 
 def test_copies_of_a_branch_and_a_layout_are_themselves(states: list[adapters.State]):
     """The host deep-copies patches at every clone. A failure means another copy of all keys and values each time."""
-    branch = reference(adapter_of(states[1], "x")).at_layer(0, 1.0)
-    layout = halves_layout("R2")
+    branch = reference(ip_adapter_of(states[1], "x")).at_layer(0, 1.0)
+    layout = halves_layout("gated_softmax")
     assert copy.deepcopy([branch, layout]) == [branch, layout]
     assert all(a is b for a, b in zip(copy.deepcopy([branch, layout]), (branch, layout), strict=True))
 
@@ -222,12 +224,12 @@ def test_copies_of_a_branch_and_a_layout_are_themselves(states: list[adapters.St
 # Layout maps
 
 
-def halves_layout(reading: str, tau: float = 1.0, mode: str = "area") -> Layout:
+def halves_layout(operator: str, tau: float = 1.0, mode: str = "area") -> Layout:
     """Text everywhere, structure on the left half, style on the upper quarter."""
     structure, style = torch.zeros(2, 8, 8)
     structure[:, :4] = 1
     style[:2] = 1
-    return Layout({"structure": structure, "style": style}, reading, tau, mode)
+    return Layout({"structure": structure, "style": style}, operator, tau, mode)
 
 
 def sigmoid(x: float) -> float:
@@ -240,7 +242,7 @@ def test_gates_weigh_small_areas_more():
 
 
 def test_r1_in_closed_form():
-    text, (structure, style) = halves_layout("R1", 0.5).weights(["structure", "style"], (8, 8))
+    text, (structure, style) = halves_layout("softmax", 0.5).weights(["structure", "style"], (8, 8))
     logits = [sigmoid(1) / 0.5, sigmoid(2) / 0.5, sigmoid(4) / 0.5]
     total = sum(map(math.exp, logits))
     weights = torch.stack([text, structure, style]).view(3, 8, 8)
@@ -251,7 +253,7 @@ def test_r1_in_closed_form():
 
 
 def test_r2_in_closed_form():
-    text, (structure, style) = halves_layout("R2", 0.5).weights(["structure", "style"], (8, 8))
+    text, (structure, style) = halves_layout("gated_softmax", 0.5).weights(["structure", "style"], (8, 8))
     weights = torch.stack([text, structure, style]).view(3, 8, 8)
     assert weights[:, 0, 0].tolist() == pytest.approx([sigmoid(1) / 3, sigmoid(2) / 3, sigmoid(4) / 3])
     share = math.exp(2) / (math.exp(2) + 2)
@@ -259,10 +261,10 @@ def test_r2_in_closed_form():
 
 
 def test_limits_of_the_temperature():
-    """Hot: R1 is the same everywhere. Cold: R1 gives each cell to the branch with the highest gate there."""
-    text, weights = halves_layout("R1", 1e6).weights(["structure", "style"], (8, 8))
+    """Hot: softmax is the same everywhere. Cold: softmax gives each cell to the branch with the highest gate there."""
+    text, weights = halves_layout("softmax", 1e6).weights(["structure", "style"], (8, 8))
     assert torch.allclose(torch.stack([text, *weights]), torch.tensor(1 / 3), atol=1e-5)
-    text, (structure, style) = halves_layout("R1", 1e-4).weights(["structure", "style"], (8, 8))
+    text, (structure, style) = halves_layout("softmax", 1e-4).weights(["structure", "style"], (8, 8))
     assert torch.equal(style.view(8, 8)[:2], torch.ones(2, 8))
     assert torch.equal(structure.view(8, 8)[2:, :4], torch.ones(6, 4))
     assert torch.equal(text.view(8, 8)[2:, 4:], torch.ones(6, 4))
@@ -309,7 +311,7 @@ def test_weights_are_worked_out_once_for_a_grid(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"reading": "R3"}, "no reading 'R3'"),
+        ({"operator": "max"}, "no operator 'max'"),
         ({"mask_mode": "max"}, "no mask mode 'max'"),
         ({"temperature": 0.0}, "must be above 0"),
         ({"masks": {"style": torch.zeros(1, 8, 8)}}, "style mask has the shape"),
@@ -323,14 +325,14 @@ def test_a_layout_refuses_nonsense(change: dict, message: str):
 def test_an_error_names_what_fits(states: list[adapters.State], widths: tuple[int, ...]):
     real = adapters.plain([640], 2048, embedding=1280)
     with pytest.raises(AdapterError, match=r"gives 1024; load CLIP-ViT-bigG-14"):
-        adapter_of(real, "ip-adapter_sdxl").check_encoder(1280, 1024)
+        ip_adapter_of(real, "ip-adapter_sdxl").check_encoder(1280, 1024)
     with pytest.raises(AdapterError, match=r"CLIP-ViT-L-14\) gives 1024; load CLIP-ViT-H-14"):
-        adapter_of(adapters.plus([640], 2048, hidden=1280), "plus").check_encoder(1024, 768)
+        ip_adapter_of(adapters.plus([640], 2048, hidden=1280), "plus").check_encoder(1024, 768)
     with pytest.raises(AdapterError, match=rf"made for {len(widths)} .* MODEL has 2;"):
-        adapter_of(states[0], "x").check_layers(widths[:2])
+        ip_adapter_of(states[0], "x").check_layers(widths[:2])
     with pytest.raises(AdapterError, match="SD 1.5"):
-        adapter_of(adapters.plain([320] * 16, 768), "x").check_layers((640,) * 70)
-    adapter_of(states[0], "x").check_layers(widths)
+        ip_adapter_of(adapters.plain([320] * 16, 768), "x").check_layers((640,) * 70)
+    ip_adapter_of(states[0], "x").check_layers(widths)
 
 
 @pytest.mark.parametrize(
@@ -350,7 +352,7 @@ def test_an_error_names_what_fits(states: list[adapters.State], widths: tuple[in
 )
 def test_other_files_are_refused(state: adapters.State, message: str):
     with pytest.raises(AdapterError, match=message):
-        adapter_of(state, "x")
+        ip_adapter_of(state, "x")
 
 
 # Layers
@@ -410,7 +412,7 @@ def test_kept_tokens_follow_the_encoders_square():
 
 
 def test_pictures_of_a_batch_lie_side_by_side(states: list[adapters.State]):
-    adapter = adapter_of(states[0], "x")
+    adapter = ip_adapter_of(states[0], "x")
     seen, nothing = torch.randn(3, 17, 48), torch.zeros(1, 17, 48)
     made = reference_of(adapter, "style", seen, nothing)
     assert torch.equal(made.conditional, adapter.tokens(seen).flatten(0, 1))
@@ -423,7 +425,12 @@ def test_pictures_of_a_batch_lie_side_by_side(states: list[adapters.State]):
 
 
 def test_the_preview_shows_three_branches():
-    for layout in (Layout(), Layout({}, "R1"), halves_layout("R2"), halves_layout("off", mode="official")):
+    for layout in (
+        Layout(),
+        Layout({}, "softmax"),
+        halves_layout("gated_softmax"),
+        halves_layout("off", mode="official"),
+    ):
         page = preview(layout)
         assert page.shape[0] == 1 and page.shape[-1] == 3 and page.std() > 0.05
     joined = layout_of(

@@ -140,8 +140,8 @@ def test_a_cancelled_training_goes_on_to_the_same_result(comfy: Server):
     steps = [e["value"] for e in progress_of(resumed) if training(e, 9)]
     assert steps[0] > 3 and steps[-1] == 9
     shutil.rmtree(comfy.base / "user" / "rechar")
-    again = demo(train=train(seed=41, steps=9, preset="low VRAM (8 GB)"), loss=show(["train", 3]))
-    # another preset groups its steps in another way: equal up to rounding (bit-equality: tests/test_training.py)
+    again = demo(train=train(seed=41, steps=9, memory="normal"), loss=show(["train", 3]))
+    # another memory mode groups its steps in another way: equal up to rounding (bit-equality: tests/test_training.py)
     straight = json.loads(done(comfy.run(again)).text("loss"))["loss"]
     assert straight == pytest.approx(json.loads(resumed.text("loss"))["loss"], abs=1e-4)
 
@@ -218,8 +218,8 @@ def test_the_lowest_memory_learns_the_same_and_leaves_the_model_as_it_was(comfy:
     """A failure means that loading the UNet past the host's list of models loses a patch, or leaves one behind."""
     patched = {"structure": train(seed=77), "patched": fuse(["structure", 0])}
     runs: dict[str, Any] = {}
-    for name, preset in (("whole", "fast (12 GB or more)"), ("halves", "lowest VRAM (6 GB)")):
-        runs[name] = {**train(seed=78, preset=preset)}
+    for name, memory in (("whole", "fast"), ("halves", "low")):
+        runs[name] = {**train(seed=78, memory=memory)}
         runs[name]["inputs"] |= {"model": ["patched", 0]}
         runs[f"loss {name}"] = show([name, 3])
     before = done(comfy.run(demo(**draw(graphs.MODEL)))).images["save"]
@@ -495,7 +495,7 @@ def test_kinds_that_only_comfyui_applies_do_what_their_lora_does(comfy: Server, 
             "hada_w1_b": p.down,
             "hada_w2_a": torch.ones(len(p.up), 1),
             "hada_w2_b": torch.ones(1, p.down.shape[1]),
-            "alpha": torch.tensor(p.alpha),
+            "alpha": torch.tensor(p.network_alpha),
         },
         "lokr": lambda p: {"lokr_w1": torch.ones(1, 1), "lokr_w2": p.delta()},
         "full": lambda p: {"diff": p.delta()},

@@ -129,8 +129,8 @@ def applied(structure: float = 1.5, style: float = 0.8, **more: Any) -> dict[str
     return node("ReCharApplyReferences", model=MODEL, references=["style", 0], **scales, **(part | more))
 
 
-def layout(reading: str) -> dict[str, Any]:
-    choice = {"reading": reading, "temperature": 0.5, "mask_mode": "fill"}
+def layout(operator: str) -> dict[str, Any]:
+    choice = {"operator": operator, "temperature": 0.5, "mask_mode": "fill"}
     return node("ReCharLayout", structure_mask=["glyph", 1], **choice)
 
 
@@ -155,7 +155,7 @@ def done(made: Any) -> Any:
 
 
 def test_references_move_the_picture_and_zero_is_bit_identical_to_none(host: Server):
-    """Both roles, every reading of the layout, each a picture of its own; scale 0 is off."""
+    """Both roles, every operator of the layout, each a picture of its own; scale 0 is off."""
     ways = {
         "zero": applied(0.0, 0.0),
         "both": applied(),
@@ -163,11 +163,11 @@ def test_references_move_the_picture_and_zero_is_bit_identical_to_none(host: Ser
         "style_only": applied(structure=0.0),
         "never": applied(block_weights="*: 0"),
         "block": applied(block_weights="style: 3, *: 0"),
-        **{f"laid_{r}": applied(layout=[f"layout_{r}", 0]) for r in ("off", "R1", "R2")},
+        **{f"laid_{r}": applied(layout=[f"layout_{r}", 0]) for r in ("off", "softmax", "gated_softmax")},
     }
-    nodes = references() | {f"layout_{r}": layout(r) for r in ("off", "R1", "R2")}
+    nodes = references() | {f"layout_{r}": layout(r) for r in ("off", "softmax", "gated_softmax")}
     nodes |= {f"apply_{name}": way for name, way in ways.items()}
-    nodes |= {"seen": node("SaveImage", images=["layout_R2", 1], filename_prefix="rechar_test")}
+    nodes |= {"seen": node("SaveImage", images=["layout_gated_softmax", 1], filename_prefix="rechar_test")}
     for name in ways:
         nodes |= draw([f"apply_{name}", 0], name)
     made = done(host.run(demo(**nodes, **draw(MODEL, "plain"))))
@@ -328,7 +328,7 @@ def test_all_modes_of_the_pipeline_run(host: Server):
 def test_the_pipeline_is_the_single_nodes_in_a_row(host: Server):
     """References only, drawn by hand: the same picture, bit for bit."""
     mode = MODES["references-only"]
-    chosen = {"reading": mode.reading, "temperature": mode.temperature, "mask_mode": mode.mask_mode}
+    chosen = {"operator": mode.operator, "temperature": mode.temperature, "mask_mode": mode.mask_mode}
     words = {"template": "A [c] in [s] style", "structure_trigger": "A [v]", "style_trigger": "A [v]"}
     prompt = node(
         "ReCharElementPrompt", clip=["demo", 1], **words, elements="wood", keep=mode.keep, element_weight=1.0

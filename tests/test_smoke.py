@@ -64,7 +64,7 @@ def references() -> dict[str, Any]:
     nodes = refs.references() | {
         "cut": node("ReCharGlyphFromImage", image=["glyph", 0], width=256, height=256, **cut),
         "cut_image": save(["cut", 0]),
-        "layout": refs.layout("R2"),
+        "layout": refs.layout("gated_softmax"),
         "apply": refs.applied(layout=["layout", 0]),
         "map": refs.mapped("canny-cv2", glyph_mask=["glyph", 1]),
         "map_image": save(["map", 0]),

@@ -17,7 +17,7 @@ from rechar_core.cli.main import main
 from rechar_core.cli.restyle import RestyleJob
 from rechar_core.device import float_named
 from rechar_core.images import read
-from rechar_core.soulstyler.compose import Target, padded
+from rechar_core.soulstyler.compositing import ObjectRegion, padded
 from rechar_core.soulstyler.grammar import Pair
 
 RED = (220, 40, 20)
@@ -81,9 +81,9 @@ def engine(precision: str) -> Any:
     return work._Sdxl(job)
 
 
-def target(folder: Path, mask: str | None = "mask.png") -> Target:
+def target(folder: Path, mask: str | None = "mask.png") -> ObjectRegion:
     image = read(folder / "scene.png").movedim(1, -1)
-    return Target.of(image, read(folder / mask).mean(1) if mask else torch.ones(image.shape[:3]))
+    return ObjectRegion.of(image, read(folder / mask).mean(1) if mask else torch.ones(image.shape[:3]))
 
 
 def test_without_a_mask_it_is_diffusers_own_img2img(folder: Path):

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from rechar_core.errors import FileError, ImageError, ModelError, RecipeError
 from rechar_core.soulstyler import crops, losses
-from rechar_core.soulstyler.compose import composite, fit_mask, padded, shaped
+from rechar_core.soulstyler.compositing import composite, fit_mask, padded, shaped
 from rechar_core.soulstyler.guide import load_guide, load_vgg
 from rechar_core.soulstyler.network import StyleNet
 from rechar_core.soulstyler.stylise import Restyling, StyleRecipe, Stylisation

@@ -17,7 +17,7 @@ from server import find_host, host_environment
 
 from benchmarks.instructions import llm_reader
 from rechar_core.errors import FileError, ImageError, ModelError, RecipeError
-from rechar_core.soulstyler.compose import Target
+from rechar_core.soulstyler.compositing import ObjectRegion
 from rechar_core.soulstyler.folders import folders_of, pretrained
 from rechar_core.soulstyler.grammar import Request, parse
 from rechar_core.soulstyler.llm import Answered, Llm, checked, read_in_mode
@@ -255,7 +255,7 @@ def test_sweeps_are_rows_of_styles():
 def test_finish_puts_back_and_refuses_other_sizes():
     mask = torch.zeros(1, 30, 40)
     mask[:, 5:9, 5:9] = 1
-    target = Target.of(IMAGES[:1], mask)
+    target = ObjectRegion.of(IMAGES[:1], mask)
     out = target.finish(torch.zeros(3, 32, 40, 3))
     assert out.shape == (3, 30, 40, 3) and out[:, 5:9, 5:9].sum() == 0
     assert torch.equal(out[1][mask[0] == 0], IMAGES[0][mask[0] == 0])

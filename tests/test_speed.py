@@ -14,13 +14,12 @@ from server import find_host, run_inside
 from rechar_core.backend.denoiser import DiffusersDenoiser
 from rechar_core.backend.pipeline import encode_prompt
 from rechar_core.errors import RecipeError, TrainingError
-from rechar_core.training import checkpoint, objective
+from rechar_core.training import checkpoint, objective, recipes
 from rechar_core.training import prefetch as lookahead
-from rechar_core.training import recipes as presets
 from rechar_core.training.denoiser import LatentMoments
-from rechar_core.training.loop import Share
+from rechar_core.training.loop import DistributedContext
 from rechar_core.training.memory import LADDER, Grouping, choose_mode, grouping
-from rechar_core.training.offload import Lending
+from rechar_core.training.offload import Offload
 from rechar_core.training.recipe import TrainingRecipe
 
 SCRIPT = Path(__file__).parent / "host_training.py"
@@ -46,10 +45,10 @@ def plain_run(run) -> tuple[list[float], torch.Tensor]:
     """The same run written down in the simplest way: diffusers' own forward, one step after the other."""
     recipe, unet, cond = run.recipe, run.denoiser.unet, run.conditioning
     optimizer = torch.optim.AdamW(
-        run.adapters.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, foreach=False
+        run.lora_layers.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, foreach=False
     )
     losses = []
-    with run.adapters.attached():
+    with run.lora_layers.attached():
         for number in range(recipe.steps):
             picture = run.pictures[run.draws.picture(number, len(run.pictures))]
             drawn = run.draws.step(number, (recipe.batch_size, *picture.mean.shape[1:]), 1000)
@@ -66,7 +65,7 @@ def plain_run(run) -> tuple[list[float], torch.Tensor]:
             wanted = objective.target(run.denoiser.prediction, x0, drawn.noise, abar)
             loss = F.mse_loss(answer, wanted)
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(run.adapters.parameters(), recipe.max_grad_norm)
+            torch.nn.utils.clip_grad_norm_(run.lora_layers.parameters(), recipe.max_grad_norm)
             optimizer.step()
             optimizer.zero_grad()
             losses.append(float(loss.detach()))
@@ -233,8 +232,8 @@ def test_out_of_memory_goes_down_one_rung_and_on_from_the_last_step(pipe):
 def test_out_of_memory_in_the_optimizer_is_survived_where_nothing_was_changed_yet(pipe, monkeypatch):
     """A failure means that parameters are updated twice, or processes wait for each other for ever."""
     straight = tiny.finish(tiny.training(pipe, {"steps": 4}))
-    for share in (Share(), Share(0, 2)):
-        run = tiny.training(pipe, {"steps": 4}, share=share)
+    for distributed in (DistributedContext(), DistributedContext(0, 2)):
+        run = tiny.training(pipe, {"steps": 4}, distributed=distributed)
         step, failed = run.optimizer.step, []
 
         def once(*rest, step=step, failed=failed):
@@ -244,7 +243,7 @@ def test_out_of_memory_in_the_optimizer_is_survived_where_nothing_was_changed_ye
             return step(*rest)
 
         monkeypatch.setattr(run.optimizer, "step", once)
-        if share.world == 1:
+        if distributed.world == 1:
             assert tiny.finish(run).mode == "normal"
             theirs = deltas(straight.blora())
             assert (deltas(run.blora()) - theirs).norm() / theirs.norm() < 1e-4
@@ -348,7 +347,7 @@ def test_lent_weights_are_never_copied_back_and_are_the_very_same_at_home():
     halves = [torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3)]
     own = {id(t) for half in halves for t in (*half.parameters(), *half.buffers())}
     lent, cpu, meta = (
-        Lending(),
+        Offload(),
         torch.device("cpu"),
         torch.device("meta"),
     )  # no value can be had back from there
@@ -358,7 +357,7 @@ def test_lent_weights_are_never_copied_back_and_are_the_very_same_at_home():
         assert {t.device for t in halves[here].state_dict().values()} == {meta}
         assert {t.device for t in halves[away].state_dict().values()} == {cpu}
         assert {id(t) for t in (*halves[away].parameters(), *halves[away].buffers())} <= own
-    lent.go_home()
+    lent.restore()
     assert {id(t) for half in halves for t in (*half.parameters(), *half.buffers())} == own
 
 
@@ -424,7 +423,7 @@ def test_x0_loss_and_min_snr_are_their_definitions(pipe):
         "v_prediction": kept.sqrt() * noisy - (1 - kept).sqrt() * answer,
     }
     for prediction, guess in clean.items():
-        question = objective.Question(noisy, None, objective.target(prediction, x0, noise, kept), abar)
+        question = objective.NoisedBatch(noisy, None, objective.target(prediction, x0, noise, kept), abar)
         squares = (guess - x0).pow(2).mean((1, 2, 3))
         as_x0 = objective.weights(prediction, abar, "x0", 0)
         difference = (answer - question.target).pow(2).mean((1, 2, 3))
@@ -432,7 +431,7 @@ def test_x0_loss_and_min_snr_are_their_definitions(pipe):
         min_snr = objective.weights(prediction, abar, "prediction", 5.0)
         assert torch.allclose(difference * min_snr, squares * snr.clamp(max=5.0))
         assert objective.weights(prediction, abar, "prediction", 0) is None
-        question = objective.Question(noisy, None, question.target.float(), abar)
+        question = objective.NoisedBatch(noisy, None, question.target.float(), abar)
         found = objective.error(answer, question, as_x0)
         assert float(found) == pytest.approx(float(squares.mean()), rel=1e-5)
 
@@ -447,7 +446,7 @@ def test_noise_offset_shifts_whole_channels(pipe):
 
 
 def _questions(run):
-    lookahead = run.look_ahead()
+    lookahead = run.prefetcher()
     yield from (lookahead.step(n).question for n in range(run.recipe.steps))
 
 
@@ -460,20 +459,20 @@ def test_stages_change_loss_and_rate_at_their_step(pipe):
     assert run.loss_values()[2] != plain.loss_values()[2]
 
 
-def test_presets_are_recipes():
-    assert presets.recipe("b-lora", {}) == TrainingRecipe()
-    consislora = presets.recipe("consislora", {})
+def test_recipes_are_the_published_ones():
+    assert recipes.recipe("b-lora", {}) == TrainingRecipe()
+    consislora = recipes.recipe("consislora", {})
     assert (consislora.steps, consislora.stage(499), consislora.stage(500)) == (
         1500,
         ("prediction", 2e-4),
         ("x0", 1e-4),
     )
-    assert presets.recipe("consislora", {"steps": 15}).prediction_steps == 5
-    assert presets.recipe("quick", {"learning_rate": 1e-3}).learning_rate == 1e-3
-    assert presets.recipe("quick", {"optimizer": "prodigy"}).learning_rate == 1.0
-    assert presets.recipe("b-lora", {"optimizer": "prodigy", "learning_rate": 0.5}).learning_rate == 0.5
+    assert recipes.recipe("consislora", {"steps": 15}).prediction_steps == 5
+    assert recipes.recipe("quick", {"learning_rate": 1e-3}).learning_rate == 1e-3
+    assert recipes.recipe("quick", {"optimizer": "prodigy"}).learning_rate == 1.0
+    assert recipes.recipe("b-lora", {"optimizer": "prodigy", "learning_rate": 0.5}).learning_rate == 0.5
     with pytest.raises(RecipeError, match="choose one of b-lora, consislora"):
-        presets.recipe("blora", {})
+        recipes.recipe("blora", {})
     with pytest.raises(RecipeError, match="choose one of them"):
         TrainingRecipe(loss="x0", min_snr_gamma=5.0)
     with pytest.raises(RecipeError, match="prediction_rate"):
@@ -492,7 +491,7 @@ def test_presets_are_recipes():
 )
 def test_both_stages_rates_follow_the_optimizer_and_the_given_rate(settings, first, last):
     """A failure means that prodigy's first stage learns nothing (2e-4 of its rate), or a given rate half the run."""
-    recipe = presets.recipe("consislora", settings)
+    recipe = recipes.recipe("consislora", settings)
     assert [recipe.stage(step)[1] for step in (0, 1499)] == [pytest.approx(rate) for rate in (first, last)]
 
 

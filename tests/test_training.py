@@ -21,8 +21,8 @@ from rechar_core.lora import files, fusion
 from rechar_core.lora.blocks import STRUCTURE, STYLE
 from rechar_core.training import checkpoint, objective
 from rechar_core.training.denoiser import LatentMoments
-from rechar_core.training.loop import Share, Training
-from rechar_core.training.noise import StepDraws
+from rechar_core.training.loop import DistributedContext, Training
+from rechar_core.training.noise import StepNoise
 from rechar_core.training.recipe import TrainingRecipe
 
 
@@ -96,7 +96,7 @@ def test_objective_is_diffusers_own(prediction):
 
     probe = Probe()
     probe.prediction = prediction
-    assert objective.loss(probe, x0, StepDraws(noise, noise, t), None) < 1e-10
+    assert objective.loss(probe, x0, StepNoise(noise, noise, t), None) < 1e-10
 
 
 def test_base_is_untouched_and_no_hook_is_left(pipe):
@@ -122,7 +122,7 @@ def test_hooks_equal_merged_weights(pipe):
     x, t = torch.randn(2, 4, 8, 8), torch.tensor([10, 900])
     with torch.no_grad():
         plain = run.denoiser.predict(x, t, run.conditioning)
-        with run.adapters.attached():
+        with run.lora_layers.attached():
             hooked = run.denoiser.predict(x, t, run.conditioning)
         both = run.blora()
         with fusion.applied(pipe.unet, fusion.fuse(both, both)):
@@ -141,7 +141,7 @@ def test_half_precision_base_keeps_fp32_adapters():
     pipe = tiny.pipeline()
     pipe.unet.to(torch.bfloat16)
     run = tiny.finish(tiny.training(pipe, {"precision": "bf16", "learning_rate": 5e-5}))
-    assert {p.dtype for p in run.adapters.parameters()} == {torch.float32}
+    assert {p.dtype for p in run.lora_layers.parameters()} == {torch.float32}
     assert all(pair.up.any() for pair in run.blora().pairs.values())
     assert torch.isfinite(torch.tensor(run.loss_values())).all()
 
@@ -234,8 +234,10 @@ def test_another_prediction_type_or_noise_schedule_does_not_resume(pipe, tmp_pat
 
 def test_nan_loss_stops_at_once(pipe):
     run = tiny.training(pipe)
-    run.denoiser.suffix = lambda p, c: p.skips[0][:, :4] * run.adapters.parameters()[1].sum() * float("nan")
-    run.adapters.check_gradients = lambda: None
+    run.denoiser.suffix = lambda p, c: (
+        p.skips[0][:, :4] * run.lora_layers.parameters()[1].sum() * float("nan")
+    )
+    run.lora_layers.check_gradients = lambda: None
     with pytest.raises(TrainingError, match="NaN or infinite at step 1;.*bf16"):
         tiny.finish(run)
 
@@ -243,7 +245,7 @@ def test_nan_loss_stops_at_once(pipe):
 def test_layer_that_takes_no_part_is_an_error(pipe):
     """A failure means an attention implementation could bypass a layer and save it untrained."""
     run = tiny.training(pipe)
-    run.denoiser.suffix = lambda p, c: p.skips[0][:, :4] * run.adapters.parameters()[1].sum()
+    run.denoiser.suffix = lambda p, c: p.skips[0][:, :4] * run.lora_layers.parameters()[1].sum()
     with pytest.raises(TrainingError, match=r"attn1.to_k, .* and 28 more took no part"):
         tiny.finish(run)
 
@@ -274,7 +276,7 @@ def test_two_processes_average_two_samples():
     """A failure means that several processes do not train one LoRA on all their samples."""
     barrier, box = threading.Barrier(2), {}
 
-    def share(rank):
+    def distributed(rank):
         def average(tensors):
             box[rank] = [t.clone() for t in tensors]
             barrier.wait()
@@ -283,9 +285,9 @@ def test_two_processes_average_two_samples():
             for tensor, value in zip(tensors, mean, strict=True):
                 tensor.copy_(value)
 
-        return Share(rank, 2, average)
+        return DistributedContext(rank, 2, average)
 
-    runs = [tiny.training(tiny.pipeline(), share=share(rank)) for rank in range(2)]
+    runs = [tiny.training(tiny.pipeline(), distributed=distributed(rank)) for rank in range(2)]
     threads = [threading.Thread(target=tiny.finish, args=(run,)) for run in runs]
     for thread in threads:
         thread.start()

@@ -12,7 +12,7 @@ from rechar_core.backend.denoiser import DiffusersDenoiser
 from rechar_core.backend.pipeline import encode_prompt
 from rechar_core.training.denoiser import LatentMoments
 from rechar_core.training.loop import Training
-from rechar_core.training.noise import StepDraws
+from rechar_core.training.noise import StepNoise
 from rechar_core.training.recipe import TrainingRecipe
 
 REFERENCE = Path(__file__).parent / "data" / "blora_tiny"
@@ -68,9 +68,9 @@ class PublishedDraws:
     def picture(self, sample: int, count: int) -> int:
         return 0
 
-    def step(self, sample: int, shape: tuple[int, ...], timesteps: int) -> StepDraws:
+    def step(self, sample: int, shape: tuple[int, ...], timesteps: int) -> StepNoise:
         for _ in range(2):  # the data loader's base seed and its sampler's seed
             torch.empty((), dtype=torch.int64).random_(generator=self.generator)
         posterior = torch.randn(shape, generator=self.generator)
         noise = torch.randn(shape, generator=self.generator)
-        return StepDraws(posterior, noise, torch.randint(0, timesteps, shape[:1], generator=self.generator))
+        return StepNoise(posterior, noise, torch.randint(0, timesteps, shape[:1], generator=self.generator))

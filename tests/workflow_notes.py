@@ -39,8 +39,8 @@ _MODES = {
         "Juggernaut-XL-v9; CFG 17.5 saturates."
     ),
     "paper": (
-        "**paper** adds what only the framework figure shows: the intensity layout map (R2), and dropped image tokens "
-        "and words."
+        "**paper** adds what only the framework figure shows: the intensity layout map (gated softmax), and dropped "
+        "image tokens and words."
     ),
     "tuned": (
         "**tuned** is the mode for work: no ControlNet in the style pass, CFG 6, the glyph's own mask, and the "

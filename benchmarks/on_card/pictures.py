@@ -14,13 +14,13 @@ import torch
 from rechar_core.backend.denoiser import DiffusersDenoiser
 from rechar_core.backend.pipeline import cast
 from rechar_core.cli.generate import Sampling, sample
-from rechar_core.cli.train import Team, TrainJob, read_pictures, train_on
+from rechar_core.cli.train import RunContext, TrainJob, read_pictures, train_on
 from rechar_core.device import (
-    drawing_precision,
     empty_cache,
     float_named,
     forget_peak,
     peak_memory,
+    render_precision,
     training_precision,
 )
 from rechar_core.lora import files
@@ -76,7 +76,7 @@ class Bench:
                     self.pipeline,
                     job,
                     read_pictures(job),
-                    Team(task.device, bar=False, stepped=self._stepped),
+                    RunContext(task.device, bar=False, stepped=self._stepped),
                 )
                 loras.append(files.read(job.output))
                 marks.append(task.clock())
@@ -117,7 +117,7 @@ class Bench:
             "each": found,
             "peak_bytes": peaks,
             "steps": task.size.draw_steps,
-            "precision": drawing_precision(task.device),
+            "precision": render_precision(task.device),
         }
 
     def _random_fusion(self) -> Fusion:
@@ -141,7 +141,7 @@ class Bench:
         self._to("cpu", training_precision(self.task.device))
 
     def _for_drawing(self) -> None:
-        self._to(self.task.device, drawing_precision(self.task.device))
+        self._to(self.task.device, render_precision(self.task.device))
 
     def _to(self, device: Any, precision: Any) -> None:
         """The VAE stays in fp32. `generate` would read the file again: only then nothing is rounded twice."""

@@ -14,7 +14,7 @@ from benchmarks import quality
 from benchmarks.judge import GLYPHS
 from benchmarks.quality_report import write_report
 from rechar_core.backend.processes import processes
-from rechar_core.training.recipes import PRESETS
+from rechar_core.training.recipes import RECIPES
 
 from .task import Row, Task
 
@@ -72,7 +72,7 @@ def steps(task: Task) -> int:
     if task.size.name == "small":
         return 2
     ours = task.known.get("training", {}).get("rows", {}).get("ours, fast", {})
-    trainings, usual = len(GLYPHS) + STYLES["sdxl"], PRESETS["quick"]["steps"]
+    trainings, usual = len(GLYPHS) + STYLES["sdxl"], RECIPES["quick"]["steps"]
     most = (
         int((task.left / 2 / trainings - 2) / ours["seconds_a_step"]) if "seconds_a_step" in ours else usual
     )

@@ -18,7 +18,7 @@ Array = np.ndarray
 TEXTURED = "textured"  # the family of glyphs and shapes that show a ground: what stands for photographs
 FAMILY_NAMES = (*FAMILIES, TEXTURED)
 SELF_CONTAINED = ("mosaic", "stained glass", "knitted", "celadon", "carved stone")  # draw their own ground
-SHARES = {"black on white": 0.08, "named": 0.34, "random": 0.34, "textured": 0.15, "natural": 0.09}
+SHARED_STYLES = {"black on white": 0.08, "named": 0.34, "random": 0.34, "textured": 0.15, "natural": 0.09}
 FAINT = 0.13  # pictures whose glyph and ground differ less (RGB, mean) are thrown away
 
 
@@ -54,7 +54,7 @@ class Pictures:
 
 def random_plan(rng: np.random.Generator) -> Plan:
     """A style for one batch."""
-    chance = str(rng.choice(list(SHARES), p=list(SHARES.values())))
+    chance = str(rng.choice(list(SHARED_STYLES), p=list(SHARED_STYLES.values())))
     grounds = list(GROUNDS)
 
     def any_ground() -> str:

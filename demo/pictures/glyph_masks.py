@@ -78,7 +78,7 @@ FONTS: dict[str, tuple[str, ...]] = {
 }
 GREEK = "ΓΔΘΛΞΠΣΦΨΩαβγδεζηθλμξπστφχψω"
 ASCII = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789?!@#$%"
-SHARES = {
+SHARED_STYLES = {
     "han": 0.56,
     "latin": 0.11,
     "hangul": 0.08,
@@ -128,7 +128,9 @@ def carried_name(name: str) -> str:
 @lru_cache(maxsize=1)
 def kinds() -> tuple[list[str], list[float]]:
     """The kinds that can be drawn here, and their shares: some scripts need Pillow's raqm, and that FriBiDi."""
-    able = {kind: share for kind, share in SHARES.items() if kind not in SHAPED or features.check("raqm")}
+    able = {
+        kind: share for kind, share in SHARED_STYLES.items() if kind not in SHAPED or features.check("raqm")
+    }
     return list(able), [share / sum(able.values()) for share in able.values()]
 
 

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...rechar_core.synthesis.elements import Word, packed, without_elements
+from ...rechar_core.synthesis.elements import PromptToken, packed, without_elements
 from .inputs import check_clip
 
 Tokens = dict[str, list[list[tuple[Any, float]]]]
 
 
-def element_conditioning(clip: Any, words: tuple[Word, ...], region: Tensor | None) -> list[Any]:
+def element_conditioning(clip: Any, words: tuple[PromptToken, ...], region: Tensor | None) -> list[Any]:
     """CONDITIONING of the words; with a region (MASK) the elements act inside it only.
 
     Outside the region the same prompt without its elements is used; both parts tile the picture exactly.
@@ -29,7 +29,7 @@ def element_conditioning(clip: Any, words: tuple[Word, ...], region: Tensor | No
     return [inside, outside]
 
 
-def _encode(clip: Any, words: tuple[Word, ...]) -> list[Any]:
+def _encode(clip: Any, words: tuple[PromptToken, ...]) -> list[Any]:
     tokens, kept = _tokens(clip, words)
     context, pooled = clip.encode_from_tokens(tokens, return_pooled=True)  # (1, 77 * chunks, width)
     if not all(w.kept for w in words):
@@ -38,7 +38,7 @@ def _encode(clip: Any, words: tuple[Word, ...]) -> list[Any]:
     return [context, {"pooled_output": pooled}]
 
 
-def _tokens(clip: Any, words: tuple[Word, ...]) -> tuple[Tokens, list[int]]:
+def _tokens(clip: Any, words: tuple[PromptToken, ...]) -> tuple[Tokens, list[int]]:
     """What clip.tokenize would give for the prompt, and the rows of the kept words' tokens.
 
     Row 0, the start token, always stays: it has seen no word and serves the attention as a sink. The end token and

@@ -44,10 +44,10 @@ def patch_model(model: Any, fusion: Fusion) -> Any:
     shapes = {path: tuple(unet.get_submodule(module).weight.shape) for path, module in modules.items()}
     fusion.check(shapes)
     patched = model.clone()
-    for strength, (paths, state) in _by_strength(fusion).items():
+    for effective_alpha, (paths, state) in _by_alpha(fusion).items():
         targets = {layers[path]: f"{layers[path]}.weight" for path in paths}
         patches = comfy.lora.load_lora(state, targets, log_missing=False)
-        taken = set(patched.add_patches(patches, strength))
+        taken = set(patched.add_patches(patches, effective_alpha))
         missed = sorted(set(targets.values()) - taken)
         if missed:
             raise ModelError(
@@ -56,21 +56,25 @@ def patch_model(model: Any, fusion: Fusion) -> Any:
     return patched
 
 
-def _by_strength(fusion: Fusion) -> dict[float, tuple[set[str], dict[str, Tensor]]]:
+def _by_alpha(fusion: Fusion) -> dict[float, tuple[set[str], dict[str, Tensor]]]:
     """Strength -> the module paths that have it, and their weights under the host's keys."""
     import torch
 
     groups: dict[float, tuple[set[str], dict[str, Tensor]]] = defaultdict(lambda: (set(), {}))
-    for path, (pair, strength) in fusion.pairs.items():
+    for path, (pair, effective_alpha) in fusion.pairs.items():
         parts = {
             "down": pair.down,
             "up": pair.up,
-            "alpha": torch.tensor(pair.alpha),
+            "alpha": torch.tensor(pair.network_alpha),
             "dora_scale": pair.dora_scale,
         }
-        _add(groups[strength], path, {part: tensor for part, tensor in parts.items() if tensor is not None})
-    for path, (others, strength) in fusion.passthrough.items():
-        _add(groups[strength], path, others)
+        _add(
+            groups[effective_alpha],
+            path,
+            {part: tensor for part, tensor in parts.items() if tensor is not None},
+        )
+    for path, (others, effective_alpha) in fusion.passthrough.items():
+        _add(groups[effective_alpha], path, others)
     return groups
 
 

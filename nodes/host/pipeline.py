@@ -8,20 +8,20 @@ from typing import Any
 
 from torch import Tensor
 
-from ...rechar_core.synthesis.passes import Drawing, Passes
+from ...rechar_core.synthesis.passes import Passes, RenderJob
 from ...rechar_core.synthesis.references.attention import Reference
-from ...rechar_core.synthesis.references.projection import Adapter
+from ...rechar_core.synthesis.references.projection import IPAdapter
 from .elements import element_conditioning
 from .patch import patch_model
 from .progress import Progress
-from .references import Adapters, apply_references, check_adapters, encode_reference
+from .references import IPAdapters, apply_references, check_adapters, encode_reference
 from .sampling import sample
 
 _SAMPLER = {"sampler_name": "euler", "scheduler": "normal"}
 
 
 @dataclass(frozen=True)
-class HostPainter:
+class HostRenderer:
     """A Painter (see passes.py) with MODEL, CLIP and VAE. adapters, control_net: or None.
 
     progress: each drawing is its next part; None: each has a bar of its own.
@@ -30,22 +30,22 @@ class HostPainter:
     model: Any
     clip: Any
     vae: Any
-    adapters: Adapters | None = None
+    adapters: IPAdapters | None = None
     control_net: Any = None
     progress: Progress | None = None
 
-    def adapter(self, role: str) -> Adapter | None:
+    def adapter(self, role: str) -> IPAdapter | None:
         return None if self.adapters is None else getattr(self.adapters, role)
 
     def check(self) -> None:
         if self.adapters is not None:
             check_adapters(self.model, self.adapters)
 
-    def refer(self, picture: Tensor, role: str, keep: Tensor | None) -> Reference:
+    def encode_reference(self, picture: Tensor, role: str, keep: Tensor | None) -> Reference:
         assert self.adapters is not None  # or `adapter` had said so
         return encode_reference(self.adapters, picture, role, keep, "diffusers", 1.0)
 
-    def draw(self, drawing: Drawing) -> Tensor:
+    def draw(self, drawing: RenderJob) -> Tensor:
         import torch
 
         model = patch_model(self.model, drawing.fusion)
@@ -66,10 +66,10 @@ class HostPainter:
 
 
 def run_passes(passes: Passes) -> tuple[Tensor, Tensor, Tensor]:
-    """The result, the structure picture and the style picture of a HostPainter's passes, with progress shown."""
-    painter: Any = passes.painter
+    """The result, the structure picture and the style picture of a HostRenderer's passes, with progress shown."""
+    renderer: Any = passes.renderer
     progress = Progress(3)
-    return replace(passes, painter=replace(painter, progress=progress)).run(progress.show)
+    return replace(passes, renderer=replace(renderer, progress=progress)).run(progress.show)
 
 
 def _after_guidance(change: Callable[[Tensor], Tensor]) -> Callable[[dict[str, Any]], Tensor]:

@@ -19,7 +19,7 @@ from ...rechar_core.synthesis.references.encoding import kept_parts, reference_o
 from ...rechar_core.synthesis.references.errors import AdapterError
 from ...rechar_core.synthesis.references.layers import Layer, block_weights, layers_of
 from ...rechar_core.synthesis.references.layout import Layout
-from ...rechar_core.synthesis.references.projection import Adapter, read_adapter
+from ...rechar_core.synthesis.references.projection import IPAdapter, read_adapter
 from .denoiser import computed_in
 from .patch import check_sdxl
 
@@ -31,14 +31,14 @@ Patch = Callable[[Tensor, Tensor, Tensor, dict[str, Any]], Tensor]
 
 
 @dataclass(frozen=True)
-class Adapters:
+class IPAdapters:
     """What reads a reference: an adapter for each role, either may be missing, and the encoder they share."""
 
-    structure: Adapter | None
-    style: Adapter | None
+    structure: IPAdapter | None
+    style: IPAdapter | None
     encoder: Any
 
-    def for_role(self, role: str) -> Adapter:
+    def for_role(self, role: str) -> IPAdapter:
         """Raises AdapterError if there is none."""
         adapter = self.structure if role == "structure" else self.style
         if adapter is None:
@@ -58,16 +58,16 @@ def adapter_names() -> list[str]:
     return [NONE, *found, *(name for name in PUBLISHED if name not in found)]
 
 
-def load_adapters(composition: str, style: str, encoder: Any) -> Adapters:
+def load_adapters(composition: str, style: str, encoder: Any) -> IPAdapters:
     """The listed files, checked against a CLIP_VISION. Raises FileError, AdapterError."""
     hidden, pooled = encoder_widths(encoder)
     found = [_read(name) for name in (composition, style)]
     for adapter in filter(None, found):
         adapter.check_encoder(hidden, pooled)
-    return Adapters(found[0], found[1], encoder)
+    return IPAdapters(found[0], found[1], encoder)
 
 
-def _read(name: str) -> Adapter | None:
+def _read(name: str) -> IPAdapter | None:
     import folder_paths
 
     if name == NONE:
@@ -90,7 +90,7 @@ def encoder_widths(encoder: Any) -> tuple[int, int]:
         ) from None
 
 
-def check_adapters(model: Any, adapters: Adapters) -> None:
+def check_adapters(model: Any, adapters: IPAdapters) -> None:
     """Raises ModelError, AdapterError unless they fit MODEL."""
     check_sdxl(model)
     widths = tuple(layer.width for layer in _layers(model))
@@ -103,7 +103,7 @@ def _layers(model: Any) -> tuple[Layer, ...]:
 
 
 def encode_reference(
-    adapters: Adapters, image: Tensor, role: str, mask: Tensor | None, uncond: str, weight: float
+    adapters: IPAdapters, image: Tensor, role: str, mask: Tensor | None, uncond: str, weight: float
 ) -> Reference:
     """A reference from IMAGE (B, H, W, C), all its pictures, and an optional MASK (B, H, W) of what to keep of them."""
     adapter = adapters.for_role(role)
@@ -113,12 +113,12 @@ def encode_reference(
     return reference_of(adapter, role, seen, unseen, kept, weight)
 
 
-def _features(adapter: Adapter, output: Any) -> Tensor:
+def _features(adapter: IPAdapter, output: Any) -> Tensor:
     name = "image_embeds" if adapter.kind == "plain" else "penultimate_hidden_states"
     return output[name].float().cpu()
 
 
-def _nothing(adapter: Adapter, encoder: Any, seen: Tensor, uncond: str) -> Tensor:
+def _nothing(adapter: IPAdapter, encoder: Any, seen: Tensor, uncond: str) -> Tensor:
     """What the unconditional half sees: nothing (zeros), a black picture, or what diffusers takes for no picture."""
     if uncond == "zeros" or (uncond == "diffusers" and adapter.kind == "plain"):
         return torch.zeros_like(seen)

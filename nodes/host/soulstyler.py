@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...rechar_core.errors import FileError
 from ...rechar_core.images import LATENT_SCALE, sheet, to_pil, to_tensor
-from ...rechar_core.soulstyler.compose import Target, padded, shaped
+from ...rechar_core.soulstyler.compositing import ObjectRegion, padded, shaped
 from ...rechar_core.soulstyler.folders import folders_of
 from ...rechar_core.soulstyler.guide import Guide
 from ...rechar_core.soulstyler.segment import Detection, Search
@@ -161,7 +161,7 @@ def _run(work: Restyling, progress: Progress, done: int) -> list[float]:
 # Masked img2img
 
 
-def prepare(model: Any, vae: Any, target: Target) -> tuple[Any, dict[str, Tensor]]:
+def prepare(model: Any, vae: Any, target: ObjectRegion) -> tuple[Any, dict[str, Tensor]]:
     """MODEL with differential denoising, and the LATENT of the picture with the mask on it.
 
     The latent's mask is a cell wider than the target's, so that its whole edge is drawn; `finish` cuts it sharp.

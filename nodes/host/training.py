@@ -23,7 +23,7 @@ from ...rechar_core.training.denoiser import LatentMoments
 from ...rechar_core.training.loop import Training
 from ...rechar_core.training.memory import MemoryMode, choose_mode
 from ...rechar_core.training.recipe import TrainingRecipe
-from ...rechar_core.training.run import Company
+from ...rechar_core.training.run import TrainingRun
 from .denoiser import HostDenoiser, computed_in, ordinary, precision_of, trainable
 from .encoders import encode_pictures, encode_prompt
 from .folders import cache_folder
@@ -96,7 +96,7 @@ def _run(runs: dict[Path, Training], denoiser: HostDenoiser) -> None:
     for state, training in runs.items():
         if state.is_file():
             checkpoint.resume(training, state)
-    company = Company(list(runs.values()))
+    company = TrainingRun(list(runs.values()))
     first = company.trainings[0]
     total = first.recipe.steps
     progress, every = Progress(total), max(1, total // _PREVIEWS)

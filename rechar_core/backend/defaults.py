@@ -13,7 +13,7 @@ from .pipeline import DEMO
 
 
 def training(model: object, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of a training that are not among `given`; with a preset named there, the demo's pixels alone.
+    """Settings of a training that are not among `given`; with a recipe named there, the demo's pixels alone.
 
     {} for every other model. Raises ReCharError if the demo model's configuration cannot be read.
     """

@@ -16,7 +16,7 @@ from ..training.context import ConstantContext, Once
 from ..training.denoiser import Conditioning, Prediction, Prefix
 from ..training.frozen_layers import gated, normed_conv, plain_conv, upsampled
 from ..training.memory import MemoryMode
-from ..training.offload import Lending
+from ..training.offload import Offload
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -46,7 +46,7 @@ class DiffusersDenoiser:
         self.home: torch.device = unet.device
         self.device: torch.device = device or unet.device
         self._halves = _halves(unet)
-        self._alternate, self._lent = False, Lending()
+        self._alternate, self._lent = False, Offload()
         self._placed: int | None = None  # in mode low: which half is on the device
         self._context, self._cond = ConstantContext(), Once(self._prepare)
         self._attached = ExitStack()
@@ -69,7 +69,7 @@ class DiffusersDenoiser:
         self._cond.forget()
         self.unet.disable_gradient_checkpointing()
         self._alternate, self._placed = mode == "low", None
-        self._lent.go_home()
+        self._lent.restore()
         if self._alternate:
             self.unet.to("cpu")  # from where either half is lent
         else:

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from ..errors import RecipeError
 from ..lora.fusion import applied
-from ..synthesis.passes import Drawing
+from ..synthesis.passes import RenderJob
 from ..synthesis.references.attention import CONDITIONAL, UNCONDITIONAL, Branch, Reference, blend
 from ..synthesis.references.encoding import clip_pixels, kept_parts, reference_of
 from ..synthesis.references.errors import AdapterError
 from ..synthesis.references.layout import ROLES, Layout
-from ..synthesis.references.projection import Adapter, attend
+from ..synthesis.references.projection import IPAdapter, attend
 from .pipeline import decode_latent, device_of, leave
-from .text_encoding import encode_words
+from .text_encoding import encode_prompt_tokens
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
@@ -28,24 +28,24 @@ Grids = dict[int, tuple[int, int]]
 
 
 @dataclass(frozen=True)
-class Readers:
+class IPAdapters:
     """What reads references: an adapter for each role, either may be missing, and their CLIP vision model."""
 
-    structure: Adapter | None = None
-    style: Adapter | None = None
+    structure: IPAdapter | None = None
+    style: IPAdapter | None = None
     encoder: Any = None
 
 
 @dataclass(frozen=True)
-class DiffusersPainter:
+class DiffusersRenderer:
     """A Painter (see passes.py). control_net: a diffusers ControlNetModel for SDXL, or None."""
 
     pipeline: StableDiffusionXLPipeline
-    readers: Readers = Readers()
+    ip_adapters: IPAdapters = IPAdapters()
     control_net: Any = None
 
-    def adapter(self, role: str) -> Adapter | None:
-        found: Adapter | None = getattr(self.readers, role)
+    def adapter(self, role: str) -> IPAdapter | None:
+        found: IPAdapter | None = getattr(self.ip_adapters, role)
         return found
 
     def check(self) -> None:
@@ -55,14 +55,14 @@ class DiffusersPainter:
                 self._check_encoder(adapter)
                 adapter.check_layers(tuple(layer.inner_dim for layer in layers))
 
-    def _check_encoder(self, adapter: Adapter) -> None:
-        encoder = self.readers.encoder
+    def _check_encoder(self, adapter: IPAdapter) -> None:
+        encoder = self.ip_adapters.encoder
         if encoder is None:
             raise AdapterError(f"No image encoder for the adapter '{adapter.name}' is given.")
         adapter.check_encoder(encoder.config.hidden_size, encoder.config.projection_dim)
 
-    def refer(self, picture: Tensor, role: str, keep: Tensor | None) -> Reference:
-        adapter, encoder = self.adapter(role), self.readers.encoder
+    def encode_reference(self, picture: Tensor, role: str, keep: Tensor | None) -> Reference:
+        adapter, encoder = self.adapter(role), self.ip_adapters.encoder
         if adapter is None:
             raise AdapterError(f"No adapter for {role} references is given.")
         self._check_encoder(adapter)
@@ -77,12 +77,14 @@ class DiffusersPainter:
         kept = kept_parts(keep, (picture.shape[1], picture.shape[2]), seen)
         return reference_of(adapter, role, seen, unseen, kept)
 
-    def _features(self, adapter: Adapter, pixels: Tensor) -> Tensor:
+    def _features(self, adapter: IPAdapter, pixels: Tensor) -> Tensor:
         with torch.no_grad():
-            out = self.readers.encoder(pixels.to(self.readers.encoder.dtype), output_hidden_states=True)
+            out = self.ip_adapters.encoder(
+                pixels.to(self.ip_adapters.encoder.dtype), output_hidden_states=True
+            )
         return (out.image_embeds if adapter.kind == "plain" else out.hidden_states[-2]).float().cpu()
 
-    def draw(self, drawing: Drawing) -> Tensor:
+    def draw(self, drawing: RenderJob) -> Tensor:
         if drawing.each_step is not None:
             raise RecipeError("A shared look is drawn in ComfyUI only; use the ReChar Word node.")
         unet = self.pipeline.unet
@@ -91,7 +93,7 @@ class DiffusersPainter:
         leave(self.pipeline, self.control_net)
         return decode_latent(self.pipeline, latent).movedim(1, -1)
 
-    def _sample(self, drawing: Drawing, half: list[int]) -> Tensor:
+    def _sample(self, drawing: RenderJob, half: list[int]) -> Tensor:
         """The denoised latent (1, 4, h, w); the noise is drawn on the CPU."""
         pipe, (height, width) = self.pipeline, drawing.size
         scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
@@ -101,9 +103,9 @@ class DiffusersPainter:
         noise = torch.randn(1, 4, height // 8, width // 8, generator=draws)
         latent = noise.to(device, pipe.unet.dtype) * scheduler.init_noise_sigma
         extra = pipe.prepare_extra_step_kwargs(draws, 0.0)
-        prompts = {CONDITIONAL: encode_words(pipe, drawing.positive)}
+        prompts = {CONDITIONAL: encode_prompt_tokens(pipe, drawing.positive)}
         if drawing.cfg != 1:
-            prompts[UNCONDITIONAL] = encode_words(pipe, drawing.negative)
+            prompts[UNCONDITIONAL] = encode_prompt_tokens(pipe, drawing.negative)
         for time in scheduler.timesteps:
             noisy = scheduler.scale_model_input(latent, time)
             guess = {}
@@ -117,7 +119,7 @@ class DiffusersPainter:
         return latent
 
     def _predict(
-        self, noisy: Tensor, time: Tensor, prompt: tuple[Tensor, Tensor], drawing: Drawing
+        self, noisy: Tensor, time: Tensor, prompt: tuple[Tensor, Tensor], drawing: RenderJob
     ) -> Tensor:
         """The UNet's output for one prompt, with the ControlNet's residuals where there is a hint."""
         unet, (height, width) = self.pipeline.unet, drawing.size
@@ -143,7 +145,7 @@ class DiffusersPainter:
 
 
 @contextmanager
-def _referred(unet: Any, drawing: Drawing) -> Iterator[list[int]]:
+def _referred(unet: Any, drawing: RenderJob) -> Iterator[list[int]]:
     """The drawing's references in the UNet's cross-attentions meanwhile. Gives a cell that says which half runs.
 
     Raises AdapterError unless the adapters fit the UNet.

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..synthesis.elements import Word, packed
+from ..synthesis.elements import PromptToken, packed
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
     from torch import Tensor
 
 
-def encode_words(pipeline: StableDiffusionXLPipeline, words: Sequence[Word]) -> tuple[Tensor, Tensor]:
+def encode_prompt_tokens(
+    pipeline: StableDiffusionXLPipeline, words: Sequence[PromptToken]
+) -> tuple[Tensor, Tensor]:
     """Context (1, rows, width) and pooled embedding (1, width) of a prompt's words.
 
     With all words kept it is what the pipeline's own encode_prompt gives. Dropped words leave the context; its first

@@ -8,25 +8,25 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..device import DrawingPrecision, drawing_type
+from ..device import RenderPrecision, render_dtype
 from ..errors import RecipeError
 from ..glyph.structure_map import ink
 from ..images import fit, png, read, to_pil
 from ..lora import files
 from ..storage import make_folder, write_bytes
-from ..synthesis.modes import MODES, Mode, mode_named
+from ..synthesis.modes import MODES, PipelineConfig, mode_named
 from ..synthesis.passes import STYLE_TEMPLATE, TEMPLATE, Passes
-from ..synthesis.references.layout import MASK_MODES, READINGS
+from ..synthesis.references.layout import MASK_MODES, OPERATORS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..backend.renderer import DiffusersPainter
+    from ..backend.renderer import DiffusersRenderer
 
 _OWN = (
     "structure_scale",
     "style_scale",
-    "reading",
+    "operator",
     "temperature",
     "mask_mode",
 )  # of a mode, to be set singly
@@ -66,13 +66,13 @@ class DecorateJob:
     guidance: float = 0.0
     resolution: int | None = None
     changes: Mapping[str, Any] = field(default_factory=dict)
-    precision: DrawingPrecision = "auto"
+    precision: RenderPrecision = "auto"
 
     def texts(self) -> dict[str, str]:
         """The fields of Passes that are text."""
         return {"elements": self.elements, "template": self.template, "style_template": self.style_template}
 
-    def chosen(self) -> Mode:
+    def chosen(self) -> PipelineConfig:
         """The mode with its changes. Raises RecipeError."""
         for name, value, most in (("steps", self.steps, 1000), ("guidance", self.guidance, 100)):
             if not 0 <= value <= most:
@@ -92,11 +92,11 @@ def decorate(job: DecorateJob) -> list[Path]:
     import torch
     from tqdm import tqdm
 
-    from ..backend.adapters import control_net, readers
+    from ..backend.ip_adapters import control_net, ip_adapters
     from ..backend.offload import place
     from ..backend.pipeline import load
     from ..backend.processes import processes
-    from ..backend.renderer import DiffusersPainter
+    from ..backend.renderer import DiffusersRenderer
     from .generate import check_series, check_side
 
     here = processes()
@@ -109,14 +109,14 @@ def decorate(job: DecorateJob) -> list[Path]:
     mode, picture = job.chosen(), read(job.glyph)
     given["style_image"] = read(job.style_image).movedim(1, -1) if job.style_image else None
     make_folder(job.output)
-    where = (drawing_type(job.precision, here.device), torch.device("cpu"))
-    read_by = readers(job.composition_adapter, job.style_adapter, job.image_encoder, *where)
+    where = (render_dtype(job.precision, here.device), torch.device("cpu"))
+    read_by = ip_adapters(job.composition_adapter, job.style_adapter, job.image_encoder, *where)
     net = control_net(job.control_net, *where)
-    painter = DiffusersPainter(load(job.model, *where), read_by, net)
-    glyph, mask = glyph_of(picture, job.resolution or _side(painter))
-    place(painter.pipeline, here.device, mask.numel(), read_by.encoder, net)
+    renderer = DiffusersRenderer(load(job.model, *where), read_by, net)
+    glyph, mask = glyph_of(picture, job.resolution or _side(renderer))
+    place(renderer.pipeline, here.device, mask.numel(), read_by.encoder, net)
     texts: dict[str, Any] = job.texts()
-    passes = [Passes(painter, glyph, mask, mode, job.seed + i, **texts, **given) for i in range(job.images)]
+    passes = [Passes(renderer, glyph, mask, mode, job.seed + i, **texts, **given) for i in range(job.images)]
     passes[0].check()
     mine = passes[here.process_index :: here.num_processes]
     bar = tqdm(mine, desc="Drawing", unit="picture", ascii=True, disable=not here.is_main_process)
@@ -149,8 +149,8 @@ def glyph_of(picture: Tensor, side: int) -> tuple[Tensor, Tensor]:
     return glyph, mask
 
 
-def _side(painter: DiffusersPainter) -> int:
-    return int(painter.pipeline.unet.config.sample_size) * 8
+def _side(renderer: DiffusersRenderer) -> int:
+    return int(renderer.pipeline.unet.config.sample_size) * 8
 
 
 def add_options(sub: argparse.ArgumentParser) -> None:
@@ -178,7 +178,7 @@ def add_options(sub: argparse.ArgumentParser) -> None:
         help="with --mode: of structure references (the mode's)",
     )
     add("--style-scale", type=float, default=unset, help="with --mode: of style references (the mode's)")
-    add("--reading", choices=tuple(READINGS), default=unset, help="with --mode: layout map (the mode's)")
+    add("--operator", choices=tuple(OPERATORS), default=unset, help="with --mode: layout map (the mode's)")
     add("--temperature", type=float, default=unset, help="with --mode: of the layout map (the mode's)")
     add("--mask-mode", choices=tuple(MASK_MODES), default=unset, help="with --mode: of masks (the mode's)")
 

@@ -36,7 +36,7 @@ Cell = tuple[str, "Image"]
 Plan = tuple[str, str, Fusion]  # label, prompt, what is in the UNet meanwhile
 
 
-def tell(output: Path, seed: int = 0) -> Path:
+def run_demo(output: Path, seed: int = 0) -> Path:
     """Trains a structure and a style B-LoRA on two sample pictures, draws with them, writes sheet.png.
 
     output: folder for sheet.png, every single picture, both LoRA files and log.json. Returns the sheet's path.

@@ -13,7 +13,7 @@ import torch
 from ..backend.offload import place
 from ..backend.pipeline import decode_picture, load
 from ..backend.processes import processes
-from ..device import DrawingPrecision, drawing_type
+from ..device import RenderPrecision, render_dtype
 from ..errors import FileError, RecipeError
 from ..images import PICTURE_SUFFIXES, png
 from ..lora import files
@@ -77,7 +77,7 @@ class GenerateJob:
     alpha_mode: AlphaMode = "linear"
     images: int = 4
     seed: int = 0
-    precision: DrawingPrecision = "auto"
+    precision: RenderPrecision = "auto"
 
 
 def generate(job: GenerateJob) -> list[Path]:
@@ -96,7 +96,7 @@ def generate(job: GenerateJob) -> list[Path]:
         job.alpha_mode,
     )
     make_folder(job.output)
-    pipeline = load(job.model, drawing_type(job.precision, here.device), torch.device("cpu"))
+    pipeline = load(job.model, render_dtype(job.precision, here.device), torch.device("cpu"))
     width, height = job.sampling.size(pipeline)
     place(pipeline, here.device, width * height)
     seeds = [job.seed + i for i in range(job.images)][here.process_index :: here.num_processes]

@@ -25,7 +25,7 @@ from ..errors import ReCharError, RecipeError
 from ..lora import files
 from ..lora.metadata import json_object
 from ..training.loop import Step
-from .train import INPUTS, Team, TrainJob, inputs, load_base, read_pictures, train_on
+from .train import INPUTS, RunContext, TrainJob, inputs, load_base, read_pictures, train_on
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
@@ -157,7 +157,7 @@ class _Worker:
             self.held.unlink(missing_ok=True)
         self.held = None
 
-    def _alone(self, job: TrainJob) -> Team:
+    def _alone(self, job: TrainJob) -> RunContext:
         def stepped(step: Step) -> None:
             now = time.monotonic()
             if now - self.refreshed > _REFRESH and self.held is not None:
@@ -169,7 +169,7 @@ class _Worker:
         def tell(text: str) -> None:  # `say` is for what all processes do together
             self.report(f"{job.output.name}: {text}")
 
-        return Team(self.device, bar=False, stepped=stepped, tell=tell)
+        return RunContext(self.device, bar=False, stepped=stepped, tell=tell)
 
     def _pipeline(self, job: TrainJob) -> StableDiffusionXLPipeline:
         key = job.model, job.dtype, job.recipe.fp8_base

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 from ..backend import defaults
-from ..device import DrawingPrecision
+from ..device import RenderPrecision
 from ..errors import ReCharError, RecipeError
 from ..lora.key_formats import WRITABLE
 from . import train_options
@@ -120,7 +120,7 @@ def _generate_options(sub: argparse.ArgumentParser) -> None:
 def _precision_option(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--precision",
-        choices=get_args(DrawingPrecision),
+        choices=get_args(RenderPrecision),
         default="auto",
         help="of UNet and text encoders; the VAE computes in fp32 always. auto: fp16 on a GPU that computes in it, "
         "else fp32, which takes twice the memory (15 GB for SDXL): on a CPU with less than 16 GB of RAM choose bf16",
@@ -244,12 +244,12 @@ def _demo_options(sub: argparse.ArgumentParser) -> None:
 def _demo(options: argparse.Namespace) -> None:
     import torch
 
-    from .demo import tell
+    from .demo import run_demo
 
     torch.set_num_threads(
         1
     )  # so small a model gains nothing from more, and on a busy machine they wait for each other
-    print(tell(options.output, options.seed))
+    print(run_demo(options.output, options.seed))
 
 
 def _memory_options(sub: argparse.ArgumentParser) -> None:

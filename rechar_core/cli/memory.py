@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..backend.processes import processes
-from ..device import drawing_precision, float_named, free_memory, in_ram, memory_name, training_precision
+from ..device import float_named, free_memory, in_ram, memory_name, render_precision, training_precision
 from ..training.memory import RESERVE, SDXL_HALF, choose_mode, table
 from ..training.recipe import TrainingRecipe
 
@@ -36,5 +36,5 @@ def _here(resolution: int, batch_size: int, rank: int) -> str:
     named = "fp32" if precision == "no" else precision
     return (
         f"This machine: {device}, {free / 2**30:.1f} GB of {memory_name(device)} free now. It is best trained on in "
-        f"{named} (--mixed-precision {precision}), and drawn on in {drawing_precision(device)}. {why}"
+        f"{named} (--mixed-precision {precision}), and drawn on in {render_precision(device)}. {why}"
     )

@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from ..backend.offload import place
 from ..backend.pipeline import decode_latent, encode_picture, load
 from ..backend.processes import processes, say
-from ..device import DrawingPrecision, drawing_type
+from ..device import RenderPrecision, render_dtype
 from ..errors import ImageError, RecipeError
 from ..images import LATENT_SCALE, png, read, to_pil
 from ..lora import files
 from ..lora.fusion import applied, fuse
-from ..soulstyler.compose import Target, padded, shaped
+from ..soulstyler.compositing import ObjectRegion, padded, shaped
 from ..soulstyler.llm import Llm, read_in_mode
 from ..soulstyler.segment import Search, find
 from ..soulstyler.segmenters import load_segmenter
@@ -65,7 +65,7 @@ class RestyleJob:
     vgg: Path | None = None
     t: float = 0.7
     seed: int = 0
-    precision: DrawingPrecision = "auto"
+    precision: RenderPrecision = "auto"
 
 
 def restyle(job: RestyleJob) -> Path:
@@ -81,7 +81,7 @@ def restyle(job: RestyleJob) -> Path:
     mask_of, engine = _places(source, job), _ENGINES[job.engine](job)
     picture = source
     for pair in pairs:
-        target = Target.of(picture, mask_of(pair))
+        target = ObjectRegion.of(picture, mask_of(pair))
         if not target.mask.any():
             raise ImageError(f"The mask of '{pair.object}' is empty: white is where the picture may change.")
         say(f"{pair.object or 'the mask'}: {pair.style} (read by {request.by})")
@@ -137,10 +137,10 @@ class _Sdxl:
         structure, style = (files.read(file) if file else None for file in (job.structure, job.style))
         self.fusion = fuse(structure, style, style_alpha=job.style_alpha)
         self.device = processes().device
-        dtype = drawing_type(job.precision, self.device)
+        dtype = render_dtype(job.precision, self.device)
         self.pipeline = _img2img(load(job.model, dtype, torch.device("cpu")))
 
-    def __call__(self, target: Target, pair: Pair) -> Tensor:
+    def __call__(self, target: ObjectRegion, pair: Pair) -> Tensor:
         job, image = self.job, padded(target.image, LATENT_SCALE).movedim(-1, 1)
         height, width = image.shape[-2:]
         mask = shaped(padded(target.mask, LATENT_SCALE), grow=LATENT_SCALE)
@@ -225,7 +225,7 @@ class _Clip:
         for part in (self.guide.clip, self.guide.vgg):
             part.to(processes().device)
 
-    def __call__(self, target: Target, pair: Pair) -> Tensor:
+    def __call__(self, target: ObjectRegion, pair: Pair) -> Tensor:
         from tqdm import tqdm
 
         from ..soulstyler.stylise import Restyling, StyleRecipe

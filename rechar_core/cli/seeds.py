@@ -20,7 +20,7 @@ from ..lora.fusion import applied, fuse
 from ..storage import write_bytes
 from ..training import checkpoint
 from ..training.loop import Training
-from ..training.run import Company
+from ..training.run import TrainingRun
 from .generate import Sampling, sample
 from .interrupt import StoppedBetweenSteps, held_back
 from .train import SAVE_EVERY, TrainJob, finish, forget_peak, inputs, load_base, prepare, read_pictures
@@ -50,7 +50,7 @@ def train_seeds(job: TrainJob, seeds: Sequence[int]) -> list[Path]:
     forget_peak(here.device)
     with applied(pipeline.unet, fuse(files.read(job.frozen) if job.frozen else None, None)):
         first_run = prepare(pipeline, pixels, jobs[0].recipe, device=here.device, loras=len(seeds))
-        company = Company(list(_trainings(first_run, jobs)))
+        company = TrainingRun(list(_trainings(first_run, jobs)))
         started, first = time.perf_counter(), company.done
         _run(company, jobs)
         seconds = (time.perf_counter() - started) / max(1, job.recipe.steps - first) / len(seeds)
@@ -86,7 +86,7 @@ def _trainings(first: Training, jobs: Sequence[TrainJob]) -> Iterator[Training]:
         yield run
 
 
-def _run(company: Company, jobs: Sequence[TrainJob]) -> None:
+def _run(company: TrainingRun, jobs: Sequence[TrainJob]) -> None:
     from tqdm import tqdm
 
     def save() -> None:
@@ -112,7 +112,7 @@ def _run(company: Company, jobs: Sequence[TrainJob]) -> None:
 
 
 def _draw(
-    pipeline: StableDiffusionXLPipeline, company: Company, seeds: Sequence[int], settings: dict[str, Any]
+    pipeline: StableDiffusionXLPipeline, company: TrainingRun, seeds: Sequence[int], settings: dict[str, Any]
 ) -> Image:
     """Each B-LoRA's picture of its own prompt, from one noise, in rows of four."""
     cells = []
@@ -120,7 +120,7 @@ def _draw(
     side = recipe.resolution
     sampling = Sampling(recipe.prompt, width=side, height=side, **settings)
     for seed, training in zip(seeds, company.trainings, strict=True):
-        with torch.no_grad(), training.adapters.attached():
+        with torch.no_grad(), training.lora_layers.attached():
             (picture,) = sample(
                 pipeline, sampling, fuse(None, None), [recipe.noise_seed or 0], progress=False
             )

@@ -27,7 +27,7 @@ from ..storage import write_bytes
 from ..training import checkpoint
 from ..training.denoiser import LatentMoments
 from ..training.fp8 import shrink
-from ..training.loop import Share, Step, Training
+from ..training.loop import DistributedContext, Step, Training
 from ..training.memory import MemoryMode, choose_mode
 from ..training.progress import watched
 from ..training.recipe import TrainingRecipe
@@ -75,7 +75,7 @@ class TrainJob:
 
 
 @dataclass(frozen=True)
-class Team:
+class RunContext:
     """Those who train one LoRA together: this process alone, or all that were launched.
 
     main: whether this one writes; wait: for the others; bar: whether to draw a progress bar; stepped: told each step;
@@ -83,7 +83,7 @@ class Team:
     """
 
     device: torch.device
-    share: Share = field(default_factory=Share)
+    distributed: DistributedContext = field(default_factory=DistributedContext)
     main: bool = True
     wait: Callable[[], None] = lambda: None
     bar: bool = True
@@ -103,7 +103,7 @@ def train(job: TrainJob) -> Path:
     pipeline = load_base(job)
     main = here.is_main_process
     return train_on(
-        pipeline, job, pixels, Team(here.device, _share(here), main, here.wait_for_everyone, main)
+        pipeline, job, pixels, RunContext(here.device, _distributed(here), main, here.wait_for_everyone, main)
     )
 
 
@@ -120,14 +120,16 @@ def read_pictures(job: TrainJob) -> list[Tensor]:
     return [fit(read(path), job.recipe.resolution) for path in list_pictures(job.image)]
 
 
-def train_on(pipeline: StableDiffusionXLPipeline, job: TrainJob, pixels: list[Tensor], team: Team) -> Path:
+def train_on(
+    pipeline: StableDiffusionXLPipeline, job: TrainJob, pixels: list[Tensor], team: RunContext
+) -> Path:
     """`train` with a loaded pipeline, which is as before afterwards."""
     forget_peak(team.device)
     made_of = inputs(job)
     frozen = fuse(files.read(job.frozen) if job.frozen else None, None)
     with applied(pipeline.unet, frozen):
         training = prepare(
-            pipeline, pixels, job.recipe, team.share, team.device, tell=team.tell, bar=team.bar
+            pipeline, pixels, job.recipe, team.distributed, team.device, tell=team.tell, bar=team.bar
         )
         if job.fresh and team.main:
             job.state.unlink(missing_ok=True)
@@ -148,7 +150,7 @@ def prepare(
     pipeline: StableDiffusionXLPipeline,
     pixels: list[Tensor],
     recipe: TrainingRecipe,
-    share: Share | None = None,
+    distributed: DistributedContext | None = None,
     device: torch.device | None = None,
     loras: int = 1,
     tell: Callable[[str], None] = say,
@@ -179,7 +181,7 @@ def prepare(
     mode, why = _mode(recipe, pipeline.unet, device, moments, loras)
     if why:
         tell(why)
-    return Training(denoiser, moments, conditioning, recipe, share=share, mode=mode, tell=tell)
+    return Training(denoiser, moments, conditioning, recipe, distributed=distributed, mode=mode, tell=tell)
 
 
 def inputs(job: TrainJob) -> dict[str, str]:
@@ -227,7 +229,7 @@ def _mode(
     return mode, "" if in_ram(device) and mode == "fast" else why
 
 
-def _share(here: PartialState) -> Share:
+def _distributed(here: PartialState) -> DistributedContext:
     def average(tensors: list[Tensor]) -> None:
         flat = reduce(
             torch.cat([t.reshape(-1) for t in tensors]), "mean"
@@ -236,11 +238,11 @@ def _share(here: PartialState) -> Share:
             tensor.copy_(part.view_as(tensor))
 
     if here.num_processes == 1:
-        return Share()
-    return Share(here.process_index, here.num_processes, average)
+        return DistributedContext()
+    return DistributedContext(here.process_index, here.num_processes, average)
 
 
-def _run(training: Training, state: Path, team: Team) -> None:
+def _run(training: Training, state: Path, team: RunContext) -> None:
     from tqdm import tqdm
 
     total, first = training.recipe.steps, training.done
@@ -271,7 +273,7 @@ def write_log(training: Training, seconds_per_step: float, path: Path) -> None:
         "losses": training.loss_values(),
         "seconds_per_step": seconds_per_step,
         "peak_memory_bytes": peak_memory(training.denoiser.device),
-        "processes": training.share.world,
+        "processes": training.distributed.world,
         "torch": torch.__version__,
         "device": str(training.denoiser.device),
     }

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def add_options(sub: argparse.ArgumentParser) -> None:
     """The options of train; one that is not given is not there, so that another default can take its place."""
-    from ..training.recipes import PRESETS
+    from ..training.recipes import RECIPES
 
     add, unset = sub.add_argument, argparse.SUPPRESS
     add("--model", default=unset, help="diffusers folder, SDXL .safetensors file, hub id, or 'demo'")
@@ -33,7 +33,7 @@ def add_options(sub: argparse.ArgumentParser) -> None:
     )
     add(
         "--recipe",
-        choices=tuple(PRESETS),
+        choices=tuple(RECIPES),
         default=unset,
         help="settings to start from (b-lora; for the model 'demo' its own)",
     )

@@ -12,7 +12,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from .. import storage
-from ..synthesis.references.projection import Adapter, adapter_of
+from ..synthesis.references.projection import IPAdapter, ip_adapter_of
 from .build import FOLDER, demo_state
 
 if TYPE_CHECKING:
@@ -68,9 +68,9 @@ def load_encoder() -> nn.Module:
     return encoder.eval().requires_grad_(False)
 
 
-def load_adapters() -> dict[str, Adapter]:
+def load_adapters() -> dict[str, IPAdapter]:
     """ "composition" (plus) and "style" (plain). Raises FileError."""
-    return {name: adapter_of(adapter_state(name), f"demo {name}") for name in READERS}
+    return {name: ip_adapter_of(adapter_state(name), f"demo {name}") for name in READERS}
 
 
 def adapter_state(name: str) -> dict[str, Tensor]:

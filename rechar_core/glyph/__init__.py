@@ -13,12 +13,12 @@ from .errors import GlyphError
 from .face import Face, open_face
 from .library import find, known
 from .picture import from_picture
-from .render import Drawing, render
+from .render import RenderedGlyph, render
 
 __all__ = [
-    "Drawing",
     "Face",
     "GlyphError",
+    "RenderedGlyph",
     "colour",
     "find",
     "from_picture",

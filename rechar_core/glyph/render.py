@@ -24,7 +24,7 @@ _MOST_PARTS = 2**28  # values in all character masks together: 1 GiB
 
 
 @dataclass(frozen=True)
-class Drawing:
+class RenderedGlyph:
     """A text as masks: 1 is ink, 0 is paper, between them the covered part of a pixel."""
 
     mask: Tensor  # (H, W) float32
@@ -71,7 +71,7 @@ def render(
     line_spacing: float = 1.0,
     language: str = "",
     fonts: Mapping[str, Path] | None = None,
-) -> Drawing:
+) -> RenderedGlyph:
     """Draw `text`, as large as it fits, centred, never clipped.
 
     size: height and width in pixels. direction: see shaping.shape; vertical columns run from right to left.
@@ -175,7 +175,7 @@ def _fitted(
 
 def _raster(
     names: list[str], shapes: list[list[np.ndarray]], size: tuple[int, int], stroke: float, outline_only: bool
-) -> Drawing:
+) -> RenderedGlyph:
     """The whole, and what each character adds to it: where two overlap, the earlier one has the ink."""
     import numpy as np
     import torch
@@ -197,7 +197,7 @@ def _raster(
     for part in parts:
         part[:] = np.minimum(np.maximum(part - fill, 0) if outline_only else part, left)
         left -= part
-    return Drawing(torch.from_numpy(mask), torch.from_numpy(parts), tuple(names))
+    return RenderedGlyph(torch.from_numpy(mask), torch.from_numpy(parts), tuple(names))
 
 
 def _names(text: str, clusters: Sequence[int]) -> dict[int, str]:

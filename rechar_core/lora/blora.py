@@ -14,15 +14,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LoraPair:
-    """delta W = (alpha / rank) * up @ down for one linear layer (LoRA, Hu et al. 2021, eq. 3).
+    """delta W = (network_alpha / rank) * up @ down for one linear layer (LoRA, Hu et al. 2021, eq. 3).
 
-    down: (rank, in); up: (out, rank); alpha: the stored number (a file without one means alpha = rank);
+    down: (rank, in); up: (out, rank); network_alpha: the stored number (a file without one
+    means network_alpha = rank);
     dora_scale: DoRA's magnitude, (out, 1) or (1, in) as stored, or None.
     """
 
     down: Tensor
     up: Tensor
-    alpha: float
+    network_alpha: float
     dora_scale: Tensor | None = None
 
     @property
@@ -31,10 +32,10 @@ class LoraPair:
 
     @property
     def scale(self) -> float:
-        return self.alpha / self.rank
+        return self.network_alpha / self.rank
 
     def delta(self) -> Tensor:
-        """The weight change without strength, fp32, (out, in). A DoRA magnitude is not part of it."""
+        """The weight change at alpha 1, fp32, (out, in). A DoRA magnitude is not part of it."""
         return (self.up.float() @ self.down.float()) * self.scale
 
 
@@ -46,7 +47,7 @@ class BLora:
     passthrough: module path -> {suffix: tensor} for LyCORIS kinds (LoHa, LoKr) and full diffs inside the two
         blocks, which only the host can apply.
     outside: keys of the file outside the two blocks, not used (a full LoRA may be given: only its blocks count).
-    source_format: name of the key grammar it was read from ("kohya", "diffusers", "trained", ...).
+    source_format: name of the key format it was read from ("kohya", "diffusers", "trained", ...).
     trigger: the prompt it was trained with ("A [v]"), "" if unknown. recipe: training settings, if known.
     metadata: the file's other metadata, kept when saved again.
     """
@@ -76,9 +77,9 @@ class BLora:
         return tuple(sorted({p.rank for p in self.pairs.values()}))
 
     @property
-    def alphas(self) -> tuple[float, ...]:
-        """The distinct stored alphas of its pairs, ascending."""
-        return tuple(sorted({p.alpha for p in self.pairs.values()}))
+    def network_alphas(self) -> tuple[float, ...]:
+        """The distinct network alphas of its pairs, ascending."""
+        return tuple(sorted({p.network_alpha for p in self.pairs.values()}))
 
     def select(self, block: Block) -> BLora:
         """The part of it that lies in `block` (empty if there is none)."""

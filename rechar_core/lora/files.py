@@ -15,8 +15,8 @@ from ..storage import file_to_write, header, opened, packed, read_state, write_b
 from .blocks import BLOCKS
 from .blora import BLora, LoraPair
 from .foreign import looks_like
-from .key_formats import PASSTHROUGH, WRITABLE, Parsed, grammar_named, parse
-from .metadata import compose, recipe_of, trigger_of
+from .key_formats import PASSTHROUGH, WRITABLE, Parsed, key_format_named, parse
+from .metadata import build_metadata, recipe_of, trigger_of
 from .peft_config import adapter_config_beside, adapter_config_of, configured_alpha
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _Parts = dict[str, "Tensor"]
 
 
 def read(path: str | os.PathLike[str]) -> BLora:
-    """The B-LoRA in a safetensors file of any format of `keys.GRAMMARS`; only the two blocks are loaded.
+    """The B-LoRA in a safetensors file of any format of `keys.KEY_FORMATS`; only the two blocks are loaded.
 
     Raises FileError if the file cannot be read, LoraError if it is no SDXL LoRA with weights in the two blocks.
     """
@@ -78,7 +78,7 @@ def write(
         )
     table, body = packed(tensors)
     digest = hashlib.sha256(body).hexdigest()
-    metadata = compose(blora, format=format, digest=digest, thumbnail=thumbnail, title=title)
+    metadata = build_metadata(blora, format=format, digest=digest, thumbnail=thumbnail, title=title)
     return write_bytes((header(table, metadata), body), path)
 
 
@@ -90,12 +90,12 @@ def convert(blora: BLora, format: str) -> dict[str, Tensor]:
     """
     if format not in WRITABLE:
         raise LoraError(f"There is no LoRA format '{format}' to write; choose one of {listed(WRITABLE)}.")
-    grammar = grammar_named(format)
+    grammar = key_format_named(format)
     unheld = {
         part for parts in blora.passthrough.values() for part in parts if part in PASSTHROUGH
     } - grammar.holds
     if unheld:
-        able = listed(f for f in WRITABLE if grammar_named(f).holds >= unheld)
+        able = listed(f for f in WRITABLE if key_format_named(f).holds >= unheld)
         kinds = listed(sorted({PASSTHROUGH[part] for part in unheld}))
         raise LoraError(f"{kinds} weights cannot be written as {format}; choose one of {able}.")
     state = {}
@@ -113,8 +113,8 @@ def _stored(pair: LoraPair, module: str, format: str) -> _Parts:
     import torch
 
     parts = {"down": pair.down, "up": pair.up}
-    if "alpha" in grammar_named(format).holds:
-        parts["alpha"] = torch.tensor(float(pair.alpha))
+    if "alpha" in key_format_named(format).holds:
+        parts["alpha"] = torch.tensor(float(pair.network_alpha))
     elif pair.scale != 1:
         parts["up"] = (pair.up.float() * pair.scale).to(pair.up.dtype)
     if pair.dora_scale is None:

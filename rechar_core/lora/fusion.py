@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 AlphaMode = Literal["linear", "reference"]
 
 # The published code multiplies down and up by alpha each, so its delta grows with the square (../shared/spec/blora.md).
-_STRENGTHS: Mapping[str, Callable[[float], float]] = {
+_EFFECTIVE_ALPHAS: Mapping[str, Callable[[float], float]] = {
     "linear": lambda alpha: alpha,
     "reference": lambda alpha: alpha * alpha,
 }
-ALPHA_MODES: tuple[str, ...] = tuple(_STRENGTHS)
+ALPHA_MODES: tuple[str, ...] = tuple(_EFFECTIVE_ALPHAS)
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class Fusion:
         lines = []
         for block in BLOCKS:
             parts = (*self.pairs.items(), *self.passthrough.items())
-            strengths = [factor for path, (_, factor) in parts if block_of(path) is block]
-            found = f"{len(strengths)} layers at strength {strengths[0]:g}" if strengths else "nothing"
+            alphas = [factor for path, (_, factor) in parts if block_of(path) is block]
+            found = f"{len(alphas)} layers at strength {alphas[0]:g}" if alphas else "nothing"
             lines.append(f"{block.name}: {found}")
         return "\n".join(lines)
 
@@ -68,16 +68,16 @@ class Fusion:
             )
 
 
-def strength(alpha: float, mode: str = "linear") -> float:
+def effective_alpha(alpha: float, mode: str = "linear") -> float:
     """The factor of the delta that a user's alpha means: alpha, or alpha^2 in "reference" mode.
 
     Raises LoraError if alpha is not finite or the mode is unknown.
     """
-    if mode not in _STRENGTHS:
+    if mode not in _EFFECTIVE_ALPHAS:
         raise LoraError(f"There is no alpha mode '{mode}'; choose one of {listed(ALPHA_MODES)}.")
     if not math.isfinite(alpha):
         raise LoraError(f"Alpha is {alpha}; give a finite number, usually between 0 and 2.")
-    return _STRENGTHS[mode](float(alpha))
+    return _EFFECTIVE_ALPHAS[mode](float(alpha))
 
 
 def alpha_list(text: str) -> list[float]:
@@ -109,7 +109,7 @@ def fuse(
     pairs: dict[str, tuple[LoraPair, float]] = {}
     passthrough: dict[str, tuple[Mapping[str, Tensor], float]] = {}
     for block, blora, alpha in ((STRUCTURE, structure, structure_alpha), (STYLE, style, style_alpha)):
-        factor = strength(alpha, alpha_mode)
+        factor = effective_alpha(alpha, alpha_mode)
         part = None if blora is None else selected(blora, block)
         if part is not None and factor != 0:
             pairs.update({path: (pair, factor) for path, pair in part.pairs.items()})
@@ -147,7 +147,7 @@ def applied(unet: Module, fusion: Fusion) -> Iterator[None]:
             modules[path]._parameters["weight"] = original
 
 
-def patched(weight: Tensor, pair: LoraPair, strength: float) -> Tensor:
+def patched(weight: Tensor, pair: LoraPair, effective_alpha: float) -> Tensor:
     """A copy of a layer's weight (out, in) with the pair added, computed in fp32 and cast back.
 
     With a DoRA scale m the changed weight is W' = m * (W + delta) / ||W + delta||, the norm taken per output for m
@@ -160,7 +160,7 @@ def patched(weight: Tensor, pair: LoraPair, strength: float) -> Tensor:
         delta = pair.delta().to(base)
         if pair.dora_scale is not None:
             delta = _decomposed(base + delta, pair.dora_scale.to(base)) - base
-        return (base + strength * delta).reshape(weight.shape).to(weight.dtype)
+        return (base + effective_alpha * delta).reshape(weight.shape).to(weight.dtype)
 
 
 def weight_shapes(unet: Module) -> dict[str, tuple[int, ...]]:

@@ -33,7 +33,7 @@ class Report:
     shares: Mapping[str, float]
     layers: Mapping[str, float]
     ranks: tuple[int, ...]
-    alphas: tuple[float, ...]
+    network_alphas: tuple[float, ...]
     trigger: str
     recipe: Mapping[str, Any]
     dtypes: Mapping[str, int]
@@ -74,7 +74,7 @@ def inspect(blora: BLora) -> Report:
         shares={name: square / total if total else 0.0 for name, square in squares.items()},
         layers=layers,
         ranks=blora.ranks,
-        alphas=blora.alphas,
+        network_alphas=blora.network_alphas,
         trigger=blora.trigger,
         recipe=dict(blora.recipe),
         dtypes=dict(Counter(str(p.up.dtype).removeprefix("torch.") for p in blora.pairs.values())),
@@ -107,7 +107,7 @@ def _head(report: Report) -> list[str]:
         "format": report.format,
         "blocks": listed(report.blocks),
         "rank": listed(map(str, report.ranks)),
-        "alpha": listed(f"{a:g}" for a in report.alphas),
+        "alpha": listed(f"{a:g}" for a in report.network_alphas),
         "trigger": report.trigger or "unknown",
         "recipe": listed((f"{k}={v}" for k, v in report.recipe.items()), 50) or "unknown",
         "weights": listed(f"{n} x {name}" for name, n in report.dtypes.items()),

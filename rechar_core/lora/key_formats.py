@@ -1,4 +1,4 @@
-"""LoRA key grammars: one row of `GRAMMARS` per format a user may hold.
+"""LoRA key grammars: one row of `KEY_FORMATS` per format a user may hold.
 
 A key is prefix + module + suffix. The prefix and the suffix are literal; the module is spelled in one of a few
 ways, all resolved exactly against the list of layers that the two blocks have, so that "attentions.1" never
@@ -114,7 +114,7 @@ _PROCESSOR = Spelling(
 
 
 @dataclass(frozen=True)
-class Grammar:
+class KeyFormat:
     """One format. Prefixes and suffixes are listed with the one that is written first.
 
     suffixes: part -> its endings. holds: the parts that may be written; "alpha" is absent where the format has no
@@ -179,15 +179,17 @@ _ALL = frozenset(PARTS)
 _NO_ALPHA = frozenset(("down", "up", "dora_scale"))
 _PEFT_PREFIXES = ("unet.", "unet.base_model.model.", "base_model.model.unet.", "base_model.model.", "")
 
-GRAMMARS: tuple[Grammar, ...] = (
-    Grammar("kohya", ("lora_unet_",), _FLAT, _KOHYA_SUFFIXES, _ALL),
-    Grammar("kohya-sgm", ("lora_unet_",), _HOST_FLAT, _KOHYA_SUFFIXES, _ALL),
-    Grammar("comfy", ("diffusion_model.",), _HOST_DOTTED, _COMFY_SUFFIXES, _ALL),
-    Grammar("lycoris", ("lycoris_",), _FLAT, _KOHYA_SUFFIXES, _ALL),
-    Grammar("diffusers", ("unet.", ""), _DOTTED, _DIFFUSERS_SUFFIXES, _NO_ALPHA),
-    Grammar("diffusers-0.24", ("unet.unet.",), _DOTTED, _DIFFUSERS_SUFFIXES, _NO_ALPHA),
-    Grammar("diffusers-processor", ("unet.", ""), _PROCESSOR, _PROCESSOR_SUFFIXES, frozenset(("down", "up"))),
-    Grammar("peft", _PEFT_PREFIXES, _DOTTED, _PEFT_SUFFIXES, _NO_ALPHA),
+KEY_FORMATS: tuple[KeyFormat, ...] = (
+    KeyFormat("kohya", ("lora_unet_",), _FLAT, _KOHYA_SUFFIXES, _ALL),
+    KeyFormat("kohya-sgm", ("lora_unet_",), _HOST_FLAT, _KOHYA_SUFFIXES, _ALL),
+    KeyFormat("comfy", ("diffusion_model.",), _HOST_DOTTED, _COMFY_SUFFIXES, _ALL),
+    KeyFormat("lycoris", ("lycoris_",), _FLAT, _KOHYA_SUFFIXES, _ALL),
+    KeyFormat("diffusers", ("unet.", ""), _DOTTED, _DIFFUSERS_SUFFIXES, _NO_ALPHA),
+    KeyFormat("diffusers-0.24", ("unet.unet.",), _DOTTED, _DIFFUSERS_SUFFIXES, _NO_ALPHA),
+    KeyFormat(
+        "diffusers-processor", ("unet.", ""), _PROCESSOR, _PROCESSOR_SUFFIXES, frozenset(("down", "up"))
+    ),
+    KeyFormat("peft", _PEFT_PREFIXES, _DOTTED, _PEFT_SUFFIXES, _NO_ALPHA),
 )
 WRITABLE: tuple[str, ...] = ("kohya", "kohya-sgm", "diffusers", "peft", "comfy")
 
@@ -214,12 +216,12 @@ def parse(key: str) -> Parsed | None:
     plain = key
     for pattern, replacement in _ADAPTER_NAME:
         plain = pattern.sub(replacement, plain)
-    return next((p for p in (g.parse(plain) for g in GRAMMARS) if p), None)
+    return next((p for p in (g.parse(plain) for g in KEY_FORMATS) if p), None)
 
 
-def grammar_named(name: str) -> Grammar:
+def key_format_named(name: str) -> KeyFormat:
     """The row called `name`. Raises KeyError for any other name."""
-    return {g.name: g for g in GRAMMARS}[name]
+    return {g.name: g for g in KEY_FORMATS}[name]
 
 
 def format_key(format: str, module: str, part: str) -> str:
@@ -227,4 +229,4 @@ def format_key(format: str, module: str, part: str) -> str:
 
     Raises KeyError for a name that is not in the tables.
     """
-    return grammar_named(format).format(module, part)
+    return key_format_named(format).format(module, part)

@@ -28,7 +28,9 @@ _RECIPE_FIELDS = {
 }
 
 
-def compose(blora: BLora, *, format: str, digest: str, thumbnail: bytes | None, title: str) -> dict[str, str]:
+def build_metadata(
+    blora: BLora, *, format: str, digest: str, thumbnail: bytes | None, title: str
+) -> dict[str, str]:
     """All metadata for writing `blora`; what its file said before is kept unless it is restated here.
 
     digest: SHA-256 of the tensor bytes, hexadecimal. thumbnail: an encoded JPEG, PNG or WebP picture.
@@ -87,7 +89,7 @@ def _network_fields(blora: BLora, title: str, kept: Mapping[str, str]) -> dict[s
     }
     if blora.pairs:
         fields["ss_network_dim"] = _one(blora.ranks)
-        fields["ss_network_alpha"] = _one(blora.alphas)
+        fields["ss_network_alpha"] = _one(blora.network_alphas)
     if blora.trigger and blora.trigger not in _tags(kept):
         fields["ss_tag_frequency"] = json.dumps({"rechar": {blora.trigger: 1}})
     recipe = blora.recipe

@@ -28,7 +28,7 @@ RANKS: Mapping[str, Callable[[Scores], float]] = {
 }
 
 
-class Target:
+class GlyphTarget:
     """A glyph (H, W) of bool and what is computed of it once: its skeleton, itself in black on white, its edges."""
 
     def __init__(self, mask: Array):
@@ -38,7 +38,7 @@ class Target:
         self.edges = canny(_bytes(self.drawn))
 
 
-def score(picture: Array, glyph: Target, style: Array | None = None) -> Scores:
+def score(picture: Array, glyph: GlyphTarget, style: Array | None = None) -> Scores:
     """The measures of a picture (H, W, 3) in 0..1 against a glyph and, for its colours, a style picture (h, w, 3)."""
     target, found, edges = glyph.mask, glyph_mask(picture, glyph.mask), canny(_bytes(picture))
     scores = {
@@ -129,9 +129,9 @@ def best_of(
 
 def _scored(
     images: Tensor, mask: Tensor, style: Tensor | None, done: Callable[[int], None]
-) -> tuple[Target, Array | None, list[Scores]]:
+) -> tuple[GlyphTarget, Array | None, list[Scores]]:
     """The glyph, the style picture (h, w, 3) and each picture's scores; transparency counts as white."""
-    glyph = Target(target_of(mask, (images.shape[1], images.shape[2])))
+    glyph = GlyphTarget(target_of(mask, (images.shape[1], images.shape[2])))
     like = None if style is None else _pixels(style[0])
     scores = []
     for image in images:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ImageError, RecipeError
-from .compose import shaped
+from .compositing import shaped
 
 OnEmpty = Literal["error", "empty", "full"]
 ON_EMPTY: tuple[str, ...] = get_args(OnEmpty)

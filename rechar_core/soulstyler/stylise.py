@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..errors import ImageError, RecipeError
 from . import crops, losses
-from .compose import composite, fit_mask
+from .compositing import composite, fit_mask
 from .guide import Guide
 from .network import StyleNet
 from .templates import SOURCE, sentences

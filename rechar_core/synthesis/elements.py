@@ -52,7 +52,7 @@ _PIECES = re.compile(r"\[|\]|embedding:[\w./\\-]+|\w+(?:['’-]\w+)*|[^\w\s\[\]]
 
 
 @dataclass(frozen=True)
-class Word:
+class PromptToken:
     """One word or mark of a prompt. weight: its emphasis, 1 = none. kept: it stays in the cross-attention."""
 
     text: str
@@ -110,14 +110,14 @@ def _number(text: str) -> float | None:
         return None
 
 
-def compose(
+def build_prompt(
     template: str,
     structure_trigger: str = "",
     style_trigger: str = "",
     elements: str = "",
     mode: KeepMode = "auto",
     weight: float = 1.0,
-) -> tuple[Word, ...]:
+) -> tuple[PromptToken, ...]:
     """The prompt as words, each marked kept or dropped.
 
     template: text in which [c] stands for the structure trigger, [s] for the style trigger and [e] for the elements
@@ -152,23 +152,23 @@ def compose(
     return tuple(words)
 
 
-def prompt(words: Sequence[Word]) -> str:
+def prompt(words: Sequence[PromptToken]) -> str:
     """The words as one text."""
     return " ".join(w.text for w in words)
 
 
-def kept_text(words: Sequence[Word]) -> str:
+def kept_text(words: Sequence[PromptToken]) -> str:
     """The kept words as one text."""
     return " ".join(w.text for w in words if w.kept)
 
 
-def without_elements(words: Sequence[Word]) -> tuple[Word, ...]:
+def without_elements(words: Sequence[PromptToken]) -> tuple[PromptToken, ...]:
     """The same prompt without its elements, for what lies outside their region."""
     return tuple(w for w in words if w.role != "element")
 
 
 def packed(
-    groups: Sequence[Sequence[Any]], words: Sequence[Word], length: int
+    groups: Sequence[Sequence[Any]], words: Sequence[PromptToken], length: int
 ) -> tuple[list[list[Any]], list[int]]:
     """The words' tokens in chunks of `length` - 2, none torn apart unless longer than a chunk; rows of the kept ones.
 
@@ -199,7 +199,7 @@ def _filled(template: str, slots: dict[str, list[_Span]]) -> list[_Span]:
     return found
 
 
-def _words(spans: Sequence[_Span], mode: KeepMode) -> list[Word]:
+def _words(spans: Sequence[_Span], mode: KeepMode) -> list[PromptToken]:
     """The words of all spans. Brackets mark what to keep in mode "brackets" and are no words of their own there.
 
     A trigger stands in brackets in the template, so that it is kept in every mode.
@@ -210,7 +210,9 @@ def _words(spans: Sequence[_Span], mode: KeepMode) -> list[Word]:
             if piece in "[]" and mode == "brackets" and role != "trigger":
                 depth = max(0, depth + (1 if piece == "[" else -1))
                 continue
-            words.append(Word(piece, role, weight, role == "trigger" or _kept(piece, role, mode, depth > 0)))
+            words.append(
+                PromptToken(piece, role, weight, role == "trigger" or _kept(piece, role, mode, depth > 0))
+            )
     return words
 
 

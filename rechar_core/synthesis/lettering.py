@@ -12,7 +12,7 @@ from ..images import LATENT_SCALE
 if TYPE_CHECKING:
     from torch import Tensor
 
-SHARES = ("noise and statistics", "noise", "off")
+SHARED_STYLES = ("noise and statistics", "noise", "off")
 MATTES = ("glyph", "drawn", "square")
 _SEEDS_EACH = 3  # one for each pass
 _LEAST_INK = 1e-3  # of the picture: less has no statistics
@@ -136,14 +136,16 @@ def _resized(images: Tensor, side: int) -> Tensor:
     return F.interpolate(images, (side, side), mode="bilinear", antialias=True)
 
 
-def seed_of(share: str, seed: int, number: int) -> int:
+def seed_of(shared_style: str, seed: int, number: int) -> int:
     """The seed of character `number`: the same noise for all, unless nothing is shared. Raises ImageError."""
-    if share not in SHARES:
-        raise ImageError(f"There is no way to share '{share}'; choose one of {', '.join(SHARES)}.")
-    return seed + (_SEEDS_EACH * number if share == "off" else 0)
+    if shared_style not in SHARED_STYLES:
+        raise ImageError(
+            f"There is no way to share '{shared_style}'; choose one of {', '.join(SHARED_STYLES)}."
+        )
+    return seed + (_SEEDS_EACH * number if shared_style == "off" else 0)
 
 
-class SharedLook:
+class SharedStyle:
     """Latent statistics that all characters share: those of the first, at every step, for ink and ground apart.
 
     Adaptive instance normalisation (Huang and Belongie, 2017) of the denoised latent: inside the character's own mask

@@ -20,7 +20,7 @@ _NEGATIVE = (
 
 
 @dataclass(frozen=True)
-class Mode:
+class PipelineConfig:
     """Settings of the passes. Triples are for (structure picture, style picture, result).
 
     draws: whether the first two passes are drawn where a B-LoRA is given; else glyph and style picture are used.
@@ -40,7 +40,7 @@ class Mode:
     style_beside_lora: float = 1.0
     mask: str = "glyph"
     mask_mode: str = "area"
-    reading: str = "off"
+    operator: str = "off"
     temperature: float = 1.0
     drop: bool = True
     keep: str = "all"
@@ -52,7 +52,7 @@ class Mode:
         return json.dumps(asdict(self) | more, ensure_ascii=False, indent=1)
 
 
-_OFFICIAL = Mode(
+_OFFICIAL = PipelineConfig(
     "official",
     steps=50,
     cfg=(5.0, 5.0, 17.5),
@@ -65,25 +65,25 @@ _OFFICIAL = Mode(
     structure_stays=False,
     negative=f"text, {_NEGATIVE}",
 )
-MODES: Mapping[str, Mode] = {
+MODES: Mapping[str, PipelineConfig] = {
     "official": _OFFICIAL,
-    "paper": Mode(
+    "paper": PipelineConfig(
         "paper",
         steps=50,
         cfg=(5.0, 5.0, 17.5),
         control=(0.5, 0.5, 0.5),
         structure_scale=1.5,
-        reading="R2",
+        operator="gated_softmax",
         keep="auto",
         structure_stays=False,
         negative=f"text, {_NEGATIVE}",
     ),
-    "tuned": Mode("tuned", style_beside_lora=0.5),
-    "references-only": Mode("references-only", draws=False),
+    "tuned": PipelineConfig("tuned", style_beside_lora=0.5),
+    "references-only": PipelineConfig("references-only", draws=False),
 }
 
 
-def mode_named(name: str, steps: int = 0, guidance: float = 0.0) -> Mode:
+def mode_named(name: str, steps: int = 0, guidance: float = 0.0) -> PipelineConfig:
     """A mode, with other steps or one guidance for all passes if any are given; 0 is the mode's own.
 
     Raises RecipeError for an unknown name.

@@ -1,6 +1,6 @@
 """ReChar's three passes, wherever they are drawn: structure picture, style picture, and the glyph from both.
 
-What a pass is made of is a `Drawing`; who draws it is a `Painter`: the host's graph, or diffusers.
+What a pass is made of is a `RenderJob`; who draws it is a `Renderer`: the host's graph, or diffusers.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ..errors import RecipeError
 from ..glyph.structure_map import structure_map
 from ..lora.fusion import Fusion, fuse
-from .elements import Word, compose
-from .modes import Mode
+from .elements import PromptToken, build_prompt
+from .modes import PipelineConfig
 from .references.attention import Reference
 from .references.layout import ROLES, Layout
-from .references.projection import Adapter
+from .references.projection import IPAdapter
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,7 +29,7 @@ _STRUCTURE_TEMPLATE = "A [c] content"
 
 
 @dataclass(frozen=True)
-class Drawing:
+class RenderJob:
     """One picture to draw. size: (height, width) in pixels. scales: of the references, by role.
 
     hint: IMAGE (1, H, W, 3) for the ControlNet, whose strength is `control`; None for no ControlNet.
@@ -37,8 +37,8 @@ class Drawing:
     """
 
     fusion: Fusion
-    positive: tuple[Word, ...]
-    negative: tuple[Word, ...]
+    positive: tuple[PromptToken, ...]
+    negative: tuple[PromptToken, ...]
     size: tuple[int, int]
     seed: int
     steps: int
@@ -51,22 +51,22 @@ class Drawing:
     each_step: Callable[[Tensor], Tensor] | None = None
 
 
-class Painter(Protocol):
+class Renderer(Protocol):
     """Draws, and reads references. control_net: None where there is none, then no hint is given."""
 
     @property
     def control_net(self) -> Any: ...
 
-    def adapter(self, role: str) -> Adapter | None:
+    def adapter(self, role: str) -> IPAdapter | None:
         """The adapter that reads references of this role."""
 
     def check(self) -> None:
         """Raises ReCharError unless the adapters fit their image encoder and the model."""
 
-    def refer(self, picture: Tensor, role: str, keep: Tensor | None) -> Reference:
+    def encode_reference(self, picture: Tensor, role: str, keep: Tensor | None) -> Reference:
         """A reference from IMAGE (1, H, W, 3), of which MASK `keep` stays."""
 
-    def draw(self, drawing: Drawing) -> Tensor:
+    def draw(self, drawing: RenderJob) -> Tensor:
         """IMAGE (1, H, W, 3) in 0..1, the same for the same drawing."""
 
 
@@ -78,10 +78,10 @@ class Passes:
     structure, style: B-LoRAs or None. style_image: IMAGE or None; beside a style B-LoRA only references-only uses it.
     """
 
-    painter: Painter
+    renderer: Renderer
     glyph: Tensor
     mask: Tensor
-    mode: Mode
+    mode: PipelineConfig
     seed: int
     elements: str = ""
     template: str = TEMPLATE
@@ -113,17 +113,17 @@ class Passes:
             raise RecipeError(
                 "There is no style: connect a style picture, or a style B-LoRA in another mode."
             )
-        if not self.mode.draws and not any(map(self.painter.adapter, ROLES)):
+        if not self.mode.draws and not any(map(self.renderer.adapter, ROLES)):
             raise RecipeError("The mode references-only needs adapters: connect Load Reference Adapters.")
         self._layout({})
         self._check_carriers(learns or self.structure is not None)
         if not bool((self.mask > 0).any()):
             raise RecipeError("The glyph's mask is empty; connect the mask of the Glyph node.")
-        self.painter.check()
+        self.renderer.check()
 
     def _check_carriers(self, structure: bool) -> None:
         """structure: whether there is a structure B-LoRA."""
-        controlled = self.painter.control_net is not None and self.mode.control[2] != 0
+        controlled = self.renderer.control_net is not None and self.mode.control[2] != 0
         if not (controlled or self._reads("structure") or (structure and self.mode.structure_stays)):
             raise RecipeError(
                 "Nothing carries the glyph into the picture: connect a ControlNet or adapters with a composition "
@@ -139,7 +139,7 @@ class Passes:
     def _reads(self, role: str) -> bool:
         """Whether an adapter carries this role into the result."""
         scale = self.mode.structure_scale if role == "structure" else self.mode.style_scale
-        return self.painter.adapter(role) is not None and scale != 0
+        return self.renderer.adapter(role) is not None and scale != 0
 
     def structure_picture(self) -> Tensor:
         """The first pass; without a B-LoRA, the glyph."""
@@ -163,41 +163,43 @@ class Passes:
 
     def _keep(self) -> Any:
         """The elements' words alone only where something else brings structure and style; else the whole prompt."""
-        read = any(map(self.painter.adapter, ROLES))
+        read = any(map(self.renderer.adapter, ROLES))
         carried = bool(self.elements.strip()) and (read or self.style is not None)
         return self.mode.keep if carried else "all"
 
     def _references(self, structure: Tensor, style: Tensor) -> dict[str, Any]:
-        mode, readers = self.mode, {role: self.painter.adapter(role) for role in ROLES}
+        mode, ip_adapters = self.mode, {role: self.renderer.adapter(role) for role in ROLES}
         masks = {}
-        if readers["structure"]:
+        if ip_adapters["structure"]:
             edges = mode.mask == "edges"
             masks["structure"] = (
                 structure_map("canny-cv2", structure)[0, ..., 0] if edges else self.mask[0].cpu()
             )
         beside = mode.style_beside_lora if self.style is not None else 1.0
-        plus = readers["structure"] is not None and readers["structure"].kind == "plus"
+        plus = ip_adapters["structure"] is not None and ip_adapters["structure"].kind == "plus"
         kept = self.mask if mode.drop and plus else None
         pairs = (("structure", structure, kept), ("style", style, None))
         return {
-            "references": tuple(self.painter.refer(p, role, k) for role, p, k in pairs if readers[role]),
+            "references": tuple(
+                self.renderer.encode_reference(p, role, k) for role, p, k in pairs if ip_adapters[role]
+            ),
             "layout": self._layout(masks),
             "scales": {"structure": mode.structure_scale, "style": mode.style_scale * beside},
         }
 
     def _layout(self, masks: Mapping[str, Tensor]) -> Layout:
-        return Layout(masks, self.mode.reading, self.mode.temperature, self.mode.mask_mode)
+        return Layout(masks, self.mode.operator, self.mode.temperature, self.mode.mask_mode)
 
-    def _draw(self, number: int, fusion: Fusion, words: tuple[Word, ...], **more: Any) -> Tensor:
+    def _draw(self, number: int, fusion: Fusion, words: tuple[PromptToken, ...], **more: Any) -> Tensor:
         """One pass, (1, H, W, 3)."""
         mode, strength = self.mode, self.mode.control[number]
-        if self.painter.control_net is not None and strength != 0:
+        if self.renderer.control_net is not None and strength != 0:
             more |= {"hint": self._edges, "control": strength}
-        return self.painter.draw(
-            Drawing(
+        return self.renderer.draw(
+            RenderJob(
                 fusion,
                 words,
-                compose(mode.negative, mode="all"),
+                build_prompt(mode.negative, mode="all"),
                 (self.glyph.shape[1] // 8 * 8, self.glyph.shape[2] // 8 * 8),
                 self.seed + number,
                 mode.steps,
@@ -211,8 +213,8 @@ class Passes:
         """The glyph's, for the ControlNet."""
         return structure_map("canny-cv2", self.glyph)
 
-    def _words(self, template: str, elements: str = "", keep: Any = "all") -> tuple[Word, ...]:
-        return compose(template, trigger(self.structure), trigger(self.style), elements, keep)
+    def _words(self, template: str, elements: str = "", keep: Any = "all") -> tuple[PromptToken, ...]:
+        return build_prompt(template, trigger(self.structure), trigger(self.style), elements, keep)
 
 
 def trigger(blora: BLora | None) -> str:

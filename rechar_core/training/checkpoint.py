@@ -30,7 +30,7 @@ _MODELS: WeakKeyDictionary[Denoiser, str] = WeakKeyDictionary()
 def save(training: Training, path: Path) -> None:
     """Writes adapters, optimizer, losses and what the run was made of to `path`, atomically (safetensors)."""
     tensors: dict[str, Tensor] = {}
-    for module, adapter in training.adapters.by_path.items():
+    for module, adapter in training.lora_layers.by_path.items():
         tensors[f"adapter.{module}.down"] = adapter.down.detach()
         tensors[f"adapter.{module}.up"] = adapter.up.detach()
     state = training.optimizer.state_dict()
@@ -67,7 +67,7 @@ def resume(training: Training, path: Path) -> None:
             "repeat the old settings to finish it, or delete that file (or pass --fresh) to start anew."
         )
     with torch.no_grad():
-        for module, adapter in training.adapters.by_path.items():
+        for module, adapter in training.lora_layers.by_path.items():
             adapter.down.copy_(tensors[f"adapter.{module}.down"])
             adapter.up.copy_(tensors[f"adapter.{module}.up"])
     training.optimizer.load_state_dict(_optimizer_state(tensors, metadata))
@@ -82,7 +82,7 @@ def job(training: Training) -> dict[str, Any]:
     settings.pop("memory")  # how it is computed does not change what comes out
     return {
         **settings,
-        "processes": training.share.world,
+        "processes": training.distributed.world,
         "picture": _hash(t for p in training.pictures for t in (p.mean, p.std)),
         "conditioning": _hash((training.conditioning.context, training.conditioning.pooled)),
         "model": _model_hash(training.denoiser),

@@ -13,12 +13,12 @@ from ..device import empty_cache
 from ..errors import TrainingError
 from ..lora.blora import BLora
 from . import optimizer
-from .adapter import Adapters
 from .denoiser import Conditioning, Denoiser, LatentMoments
+from .lora_layers import LoraLayers
 from .memory import MemoryMode, next_rung
-from .noise import Draws, SeededDraws
+from .noise import NoiseSource, SeededNoise
 from .objective import error, weights
-from .prefetch import Lookahead, Ready
+from .prefetch import PrefetchedStep, Prefetcher
 from .recipe import TrainingRecipe
 
 OutOfMemory = getattr(
@@ -39,7 +39,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Share:
+class DistributedContext:
     """This process's part of a data-parallel run: samples rank, rank + world, and so on.
 
     average: replaces tensors in place by their mean over all processes.
@@ -64,20 +64,20 @@ class Training:
         pictures: Sequence[LatentMoments],
         conditioning: Conditioning,
         recipe: TrainingRecipe,
-        draws: Draws | None = None,
-        share: Share | None = None,
+        noise_source: NoiseSource | None = None,
+        distributed: DistributedContext | None = None,
         mode: MemoryMode = "fast",
         tell: Callable[[str], None] = lambda text: None,
     ):
         self.denoiser, self.recipe, self.conditioning = denoiser, recipe, conditioning
         self.pictures = tuple(pictures)
-        self.draws = draws or SeededDraws(recipe.seed, recipe.noise_seed)
-        self.share, self.mode, self.tell = share or Share(), mode, tell
-        self.adapters = Adapters(denoiser.layers(), recipe, self.draws, denoiser.device)
-        self.optimizer = optimizer.build(self.adapters.parameters(), recipe)
+        self.noise_source = noise_source or SeededNoise(recipe.seed, recipe.noise_seed)
+        self.distributed, self.mode, self.tell = distributed or DistributedContext(), mode, tell
+        self.lora_layers = LoraLayers(denoiser.layers(), recipe, self.noise_source, denoiser.device)
+        self.optimizer = optimizer.build(self.lora_layers.parameters(), recipe)
         self.scaler = self._scaler()
         self.losses: list[Tensor] = []
-        self._lookahead: Lookahead | None = None
+        self._prefetcher: Prefetcher | None = None
 
     def _scaler(self) -> torch.amp.GradScaler:
         # fp16 gradients of a mean over 65,000 values underflow without a scale; fp32 and bf16 need none
@@ -94,9 +94,9 @@ class Training:
         Out of memory, it goes down one rung of the memory modes and on from the last step.
         """
         try:
-            with self.adapters.attached():
+            with self.lora_layers.attached():
                 while self.done < self.recipe.steps:
-                    step = self.step(lambda: self.look_ahead().step(self.done))
+                    step = self.step(lambda: self.prefetcher().step(self.done))
                     if step is None:
                         self.step_down()
                     else:
@@ -106,10 +106,10 @@ class Training:
 
     def rest(self) -> None:
         """Takes back what was attached to the UNet and moved."""
-        self._lookahead = None
+        self._prefetcher = None
         self.denoiser.use(None)
 
-    def step(self, made: Callable[[], Ready]) -> Step | None:
+    def step(self, made: Callable[[], PrefetchedStep]) -> Step | None:
         """The next step, from what `made` gives, with the adapters attached by the caller; None if memory ran out."""
         loss = self._attempt(made)
         if loss is None:
@@ -119,18 +119,18 @@ class Training:
             self._check_losses()
         return Step(self.done, self.recipe.steps, loss)
 
-    def _attempt(self, made: Callable[[], Ready]) -> Tensor | None:
+    def _attempt(self, made: Callable[[], PrefetchedStep]) -> Tensor | None:
         """One step's loss; None if memory ran out. The error is dropped here: it holds on to what it was doing."""
         try:
-            ready = made()
+            prefetched = made()
             with torch.enable_grad():
-                loss = self._backward(ready)
+                loss = self._backward(prefetched)
         except RuntimeError as error:
             if not ran_out(error):
                 raise
             return None
         if not self.losses:
-            self.adapters.check_gradients()
+            self.lora_layers.check_gradients()
         try:
             self._update(loss)
         except OutOfMemory:
@@ -144,15 +144,17 @@ class Training:
     @property
     def _can_repeat_update(self) -> bool:
         """Torch's AdamW reserves all its memory before it changes anything; other processes must not be ahead."""
-        return self.recipe.optimizer == "adamw" and self.share.world == 1
+        return self.recipe.optimizer == "adamw" and self.distributed.world == 1
 
-    def look_ahead(self) -> Lookahead:
+    def prefetcher(self) -> Prefetcher:
         """Where its steps' prefixes come from, in the present memory mode."""
-        if self._lookahead is None:
+        if self._prefetcher is None:
             self.denoiser.use(self.mode)
-            run = self.denoiser, self.pictures, self.conditioning, self.recipe, self.draws
-            self._lookahead = Lookahead(*run, samples=(self.share.rank, self.share.world), mode=self.mode)
-        return self._lookahead
+            run = self.denoiser, self.pictures, self.conditioning, self.recipe, self.noise_source
+            self._prefetcher = Prefetcher(
+                *run, samples=(self.distributed.rank, self.distributed.world), mode=self.mode
+            )
+        return self._prefetcher
 
     def step_down(self) -> None:
         """One rung down the memory modes, with nothing of the broken step left. Raises TrainingError on the last."""
@@ -172,19 +174,19 @@ class Training:
         self.rest()
         empty_cache(self.denoiser.device)
 
-    def _backward(self, ready: Ready) -> Tensor:
-        kind, rate = self.recipe.stage(ready.number)
+    def _backward(self, prefetched: PrefetchedStep) -> Tensor:
+        kind, rate = self.recipe.stage(prefetched.number)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        weight = weights(self.denoiser.prediction, ready.question.abar, kind, self.recipe.min_snr_gamma)
-        loss = error(self.denoiser.suffix(ready.prefix, self.conditioning), ready.question, weight)
+        weight = weights(self.denoiser.prediction, prefetched.noised.abar, kind, self.recipe.min_snr_gamma)
+        loss = error(self.denoiser.suffix(prefetched.prefix, self.conditioning), prefetched.noised, weight)
         self.scaler.scale(loss).backward()
         return loss.detach()
 
     def _update(self, loss: Tensor) -> None:
-        parameters = self.adapters.parameters()
+        parameters = self.lora_layers.parameters()
         # the loss as well: every process must see the same NaN, or the others would wait for it forever
-        self.share.average([loss, *(p.grad for p in parameters if p.grad is not None)])
+        self.distributed.average([loss, *(p.grad for p in parameters if p.grad is not None)])
         self.scaler.unscale_(self.optimizer)
         torch.nn.utils.clip_grad_norm_(parameters, self.recipe.max_grad_norm)
         self.scaler.step(self.optimizer)
@@ -207,7 +209,7 @@ class Training:
 
     def blora(self) -> BLora:
         """The B-LoRA as trained so far. Raises TrainingError if it is unusable (NaN, or nothing learnt)."""
-        return self.adapters.to_blora(self.recipe)
+        return self.lora_layers.to_blora(self.recipe)
 
 
 def ran_out(error: RuntimeError) -> bool:

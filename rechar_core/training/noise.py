@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class StepDraws:
+class StepNoise:
     """posterior, noise: (B, 4, h, w) standard normal; timesteps: (B,) int64 in 0..999."""
 
     posterior: Tensor
@@ -23,7 +23,7 @@ class StepDraws:
     timesteps: Tensor
 
 
-class Draws(Protocol):
+class NoiseSource(Protocol):
     """The random draws of one training run."""
 
     def down(self, module: str, rank: int, width: int) -> Tensor:
@@ -34,7 +34,7 @@ class Draws(Protocol):
         """Which of `count` pictures sample number `sample` uses."""
         ...
 
-    def step(self, sample: int, shape: tuple[int, ...], timesteps: int) -> StepDraws:
+    def step(self, sample: int, shape: tuple[int, ...], timesteps: int) -> StepNoise:
         """The draws of sample number `sample` for a latent batch of `shape`, timesteps in 0..timesteps-1."""
         ...
 
@@ -44,7 +44,7 @@ class Draws(Protocol):
 
 
 @dataclass(frozen=True)
-class SeededDraws:
+class SeededNoise:
     """The product's draws: counter-based on `seed`, all but the initial values on `noise_seed` where there is one."""
 
     seed: int
@@ -62,9 +62,9 @@ class SeededDraws:
         epoch, place = divmod(sample, count)
         return int(torch.randperm(count, generator=self._generator("epoch", epoch))[place])
 
-    def step(self, sample: int, shape: tuple[int, ...], timesteps: int) -> StepDraws:
+    def step(self, sample: int, shape: tuple[int, ...], timesteps: int) -> StepNoise:
         generator = self._generator("step", sample)
-        return StepDraws(
+        return StepNoise(
             torch.randn(shape, generator=generator),
             torch.randn(shape, generator=generator),
             torch.randint(0, timesteps, shape[:1], generator=generator),

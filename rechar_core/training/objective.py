@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .denoiser import Conditioning, Denoiser, Prediction
-from .noise import StepDraws
+from .noise import StepNoise
 from .recipe import Loss
 
 
 @dataclass(frozen=True)
-class Question:
+class NoisedBatch:
     """What the UNet is asked in one step, and the right answer.
 
     noisy, target: (B, 4, h, w) fp32; timesteps, abar: (B,).
@@ -24,16 +24,16 @@ class Question:
     target: Tensor
     abar: Tensor
 
-    def part(self, start: int, stop: int) -> Question:
+    def part(self, start: int, stop: int) -> NoisedBatch:
         """Samples start..stop of the batch."""
-        return Question(*(t[start:stop] for t in (self.noisy, self.timesteps, self.target, self.abar)))
+        return NoisedBatch(*(t[start:stop] for t in (self.noisy, self.timesteps, self.target, self.abar)))
 
 
-def ask(prediction: Prediction, latents: Tensor, draws: StepDraws, abar: Tensor) -> Question:
+def add_noise(prediction: Prediction, latents: Tensor, step_noise: StepNoise, abar: Tensor) -> NoisedBatch:
     """x_t = sqrt(abar) x0 + sqrt(1 - abar) noise (DDPM, Ho et al. 2020, eq. 4); latents: x0; abar: (B,)."""
     kept = abar.view(-1, 1, 1, 1)
-    noisy = kept.sqrt() * latents + (1 - kept).sqrt() * draws.noise
-    return Question(noisy, draws.timesteps, target(prediction, latents, draws.noise, kept), abar)
+    noisy = kept.sqrt() * latents + (1 - kept).sqrt() * step_noise.noise
+    return NoisedBatch(noisy, step_noise.timesteps, target(prediction, latents, step_noise.noise, kept), abar)
 
 
 def target(prediction: Prediction, latents: Tensor, noise: Tensor, abar: Tensor) -> Tensor:
@@ -55,15 +55,15 @@ def weights(prediction: Prediction, abar: Tensor, loss: Loss, min_snr_gamma: flo
     return in_x0 * (abar / (1 - abar)).clamp(max=min_snr_gamma) if min_snr_gamma else in_x0
 
 
-def error(answer: Tensor, question: Question, weight: Tensor | None = None) -> Tensor:
+def error(model_output: Tensor, noised: NoisedBatch, weight: Tensor | None = None) -> Tensor:
     """The loss of one answer (B, 4, h, w): a scalar with gradient."""
     if weight is None:
-        return F.mse_loss(answer.float(), question.target)
-    return (F.mse_loss(answer.float(), question.target, reduction="none").mean((1, 2, 3)) * weight).mean()
+        return F.mse_loss(model_output.float(), noised.target)
+    return (F.mse_loss(model_output.float(), noised.target, reduction="none").mean((1, 2, 3)) * weight).mean()
 
 
-def loss(denoiser: Denoiser, latents: Tensor, draws: StepDraws, conditioning: Conditioning) -> Tensor:
+def loss(denoiser: Denoiser, latents: Tensor, step_noise: StepNoise, conditioning: Conditioning) -> Tensor:
     """The published loss in one go, unweighted; latents: (B, 4, h, w) fp32. A scalar with gradient."""
-    abar = denoiser.alphas_cumprod.to(latents.device)[draws.timesteps]
-    question = ask(denoiser.prediction, latents, draws, abar)
-    return error(denoiser.predict(question.noisy, question.timesteps, conditioning), question)
+    abar = denoiser.alphas_cumprod.to(latents.device)[step_noise.timesteps]
+    noised = add_noise(denoiser.prediction, latents, step_noise, abar)
+    return error(denoiser.predict(noised.noisy, noised.timesteps, conditioning), noised)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 Table = dict[str, Any]  # a module's _parameters or _buffers
 
 
-class Lending:
+class Offload:
     """Moves the weights of modules between devices, and home again; they must not be changed meanwhile.
 
     A weight that was ever on the CPU is kept there: coming back from a GPU, it is pointed back to.
@@ -19,7 +19,9 @@ class Lending:
 
     def __init__(self) -> None:
         self._on_cpu: dict[tuple[int, str], tuple[Table, Tensor]] = {}
-        self._homes: dict[tuple[int, str], tuple[Table, torch.device]] = {}  # of those not at home on the CPU
+        self._originals: dict[
+            tuple[int, str], tuple[Table, torch.device]
+        ] = {}  # of those not at home on the CPU
 
     def move(self, modules: Iterable[nn.Module], device: torch.device) -> None:
         """These modules' tensors to another device."""
@@ -31,18 +33,18 @@ class Lending:
                 if tensor.device.type == "cpu":
                     self._on_cpu.setdefault(at, (table, tensor))
                 elif at not in self._on_cpu:
-                    self._homes.setdefault(at, (table, tensor.device))
+                    self._originals.setdefault(at, (table, tensor.device))
                 kept = self._on_cpu.get(at) if device.type == "cpu" else None
                 table[name] = kept[1] if kept else like(tensor, tensor.detach().to(device))
 
-    def go_home(self) -> None:
+    def restore(self) -> None:
         """All tensors where they were; those of the CPU are the very same objects."""
         for at, (table, tensor) in self._on_cpu.items():
-            if at not in self._homes:
+            if at not in self._originals:
                 table[at[1]] = tensor
-        for at, (table, home) in self._homes.items():
+        for at, (table, home) in self._originals.items():
             table[at[1]] = like(table[at[1]], table[at[1]].detach().to(home))
-        self._on_cpu, self._homes = {}, {}
+        self._on_cpu, self._originals = {}, {}
 
 
 def tables(modules: Iterable[nn.Module]) -> Iterator[Table]:

@@ -12,7 +12,7 @@ from ..errors import RecipeError
 from ..lora.blocks import BLOCKS, Block, block_named
 from .memory import Memory
 
-Target = Literal["both", "structure", "style"]
+TrainedBlocks = Literal["both", "structure", "style"]
 Optimizer = Literal["adamw", "adamw8bit", "prodigy"]
 Loss = Literal["prediction", "x0"]
 
@@ -35,7 +35,7 @@ class TrainingRecipe:
     """
 
     prompt: str = "A [v]"
-    target: Target = "both"
+    target: TrainedBlocks = "both"
     rank: int = 64
     steps: int = 1000
     learning_rate: float = 5e-5

@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import RecipeError
 from .recipe import TrainingRecipe
 
-PRESETS: dict[str, dict[str, Any]] = {
+RECIPES: dict[str, dict[str, Any]] = {
     "b-lora": {},  # Frenkel et al. 2024, as published
     # ConsisLoRA (2503.10614), both blocks of the structure picture: epsilon steps first, then the x0 loss
     "consislora": {
@@ -35,19 +35,19 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 def recipe(name: str, settings: Mapping[str, Any]) -> TrainingRecipe:
     """The named recipe with these settings instead of its own. Raises RecipeError on an unknown name or setting."""
-    if name not in tuple(PRESETS):  # a tuple, since a file may give a list as name, which has no hash
-        raise RecipeError(f"recipe is {name!r}; choose one of {', '.join(PRESETS)}.")
-    chosen = {**PRESETS[name], **_rates(PRESETS[name], settings), **settings}
+    if name not in tuple(RECIPES):  # a tuple, since a file may give a list as name, which has no hash
+        raise RecipeError(f"recipe is {name!r}; choose one of {', '.join(RECIPES)}.")
+    chosen = {**RECIPES[name], **_rates(RECIPES[name], settings), **settings}
     steps = settings.get("steps")
-    if isinstance(steps, int) and "prediction_steps" in PRESETS[name] and "prediction_steps" not in settings:
-        whole, part = PRESETS[name]["steps"], PRESETS[name]["prediction_steps"]
+    if isinstance(steps, int) and "prediction_steps" in RECIPES[name] and "prediction_steps" not in settings:
+        whole, part = RECIPES[name]["steps"], RECIPES[name]["prediction_steps"]
         chosen["prediction_steps"] = round(steps * part / whole)  # stages keep their shares
     return TrainingRecipe.from_json(chosen)
 
 
-def _rates(preset: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, float]:
+def _rates(recipe: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, float]:
     """The stages' learning rates; where only the last one's is given, the first one's keeps its proportion to it."""
-    last, first = preset.get("learning_rate", TrainingRecipe.learning_rate), preset.get("prediction_rate")
+    last, first = recipe.get("learning_rate", TrainingRecipe.learning_rate), recipe.get("prediction_rate")
     if settings.get("optimizer") == "prodigy":
         # it finds the rate itself; these are factors on it (Mishchenko & Defazio 2024)
         last, first = 1.0, first and 1.0

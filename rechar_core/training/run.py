@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from ..errors import RecipeError
 from .loop import Step, Training
-from .prefetch import Ready
+from .prefetch import PrefetchedStep
 
 _OWN = {
     "seed",
@@ -21,7 +21,7 @@ _OWN = {
 }
 
 
-class Company:
+class TrainingRun:
     """Trainings of one denoiser, one set of pictures, one prompt and one sequence of noises, in lock-step.
 
     Each learns what it would learn alone with the same recipe; the part of the UNet before the LoRAs is computed once
@@ -39,7 +39,7 @@ class Company:
                     f"LoRAs trained side by side must have the same {', '.join(differing)}; "
                     "give all of them the same values (noise_seed: one for all)."
                 )
-        self._ready: Ready | None = None
+        self._prefetched: PrefetchedStep | None = None
 
     @property
     def done(self) -> int:
@@ -54,27 +54,27 @@ class Company:
                 number = self.done
                 yield [step for t in self.trainings if t.done == number for step in [self._step(t)]]
         finally:
-            self._ready = None
+            self._prefetched = None
             for training in self.trainings:
                 training.rest()
 
     def _step(self, training: Training) -> Step:
         while True:
-            with training.adapters.attached():
+            with training.lora_layers.attached():
                 step = training.step(lambda: self._made(training.done))
             if step is not None:
                 return step
-            self._ready = None
+            self._prefetched = None
             for each in self.trainings:  # one denoiser, one mode
                 tell, each.tell = each.tell, each.tell if each is training else lambda text: None
                 each.step_down()
                 each.tell = tell
 
-    def _made(self, number: int) -> Ready:
-        if self._ready is None or self._ready.number != number:
-            self._ready = None  # its memory goes before the next comes
-            self._ready = self.trainings[0].look_ahead().step(number)
-        return self._ready
+    def _made(self, number: int) -> PrefetchedStep:
+        if self._prefetched is None or self._prefetched.number != number:
+            self._prefetched = None  # its memory goes before the next comes
+            self._prefetched = self.trainings[0].prefetcher().step(number)
+        return self._prefetched
 
 
 def _shared(training: Training) -> dict[str, object]:

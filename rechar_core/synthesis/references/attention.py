@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from .layout import Layout
-from .projection import Adapter, attend
+from .projection import IPAdapter, attend
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +27,7 @@ class Reference:
     role: "structure" or "style", the layout's branch it belongs to. weight: its share beside others of its role.
     """
 
-    adapter: Adapter
+    adapter: IPAdapter
     role: str
     conditional: Tensor
     unconditional: Tensor

@@ -8,7 +8,7 @@ from ...images import CLIP_STATISTICS, rgb
 from .attention import Reference
 from .errors import AdapterError
 from .layout import ROLES
-from .projection import Adapter
+from .projection import IPAdapter
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,7 +17,7 @@ _TOUCH = 0.02  # of a token's area: the strokes of a glyph are narrower than a t
 
 
 def reference_of(
-    adapter: Adapter,
+    adapter: IPAdapter,
     role: str,
     seen: Tensor,
     unseen: Tensor,
@@ -83,7 +83,7 @@ def clip_pixels(images: Tensor, side: int) -> Tensor:
     return (pictures - mean) / spread
 
 
-def _kept(adapter: Adapter, kept: Tensor) -> Tensor:
+def _kept(adapter: IPAdapter, kept: Tensor) -> Tensor:
     """Positions of the kept tokens in the encoder's sequence."""
     if adapter.kind == "plain":
         raise AdapterError(

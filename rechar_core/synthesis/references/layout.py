@@ -3,7 +3,7 @@
 The framework figure of ReChar (SIGGRAPH Asia 2025, doi 10.1145/3757376.3771409) leaves the operator open, so there are
 two readings. Branch i has a map M_i of area a_i and the gate g_i = sigmoid(|union of all maps| / a_i):
 
-    R1: omega = softmax_i(g_i M_i / tau)        R2: omega_i = g_i M_i softmax_i(M / tau)
+    softmax: omega = softmax_i(g_i M_i / tau)        gated_softmax: omega_i = g_i M_i softmax_i(M / tau)
 
 "off" is the official code: text everywhere, each reference times its own mask.
 """
@@ -30,12 +30,13 @@ Grid = tuple[int, int]
 class Layout:
     """Maps of the branches, (H, W) in 0..1 by "text", "structure" and "style"; one without a map acts everywhere.
 
-    reading: "off", "R1" or "R2". temperature: tau of both. mask_mode: how a map comes to a layer's grid.
+    operator: "off", "softmax" or "gated_softmax". temperature: tau of both.
+    mask_mode: how a map comes to a layer's grid.
     Copies are the object itself: nothing changes it, and the host deep-copies every patch when a MODEL is cloned.
     """
 
     masks: Mapping[str, Tensor] = field(default_factory=dict)
-    reading: str = "off"
+    operator: str = "off"
     temperature: float = 1.0
     mask_mode: str = "area"
     _known: dict[Any, tuple[Tensor | None, list[Tensor | None]]] = field(
@@ -43,8 +44,10 @@ class Layout:
     )
 
     def __post_init__(self) -> None:
-        if self.reading not in READINGS:
-            raise AdapterError(f"There is no reading '{self.reading}'; choose one of {', '.join(READINGS)}.")
+        if self.operator not in OPERATORS:
+            raise AdapterError(
+                f"There is no operator '{self.operator}'; choose one of {', '.join(OPERATORS)}."
+            )
         if self.mask_mode not in MASK_MODES:
             raise AdapterError(
                 f"There is no mask mode '{self.mask_mode}'; choose one of {', '.join(MASK_MODES)}."
@@ -72,7 +75,7 @@ class Layout:
 
     def _weights(self, roles: Sequence[str], grid: Grid) -> tuple[Tensor | None, list[Tensor | None]]:
         maps = [self._map(TEXT, grid), *(self._map(role, grid) for role in roles)]
-        text, *others = READINGS[self.reading](maps, self.temperature)
+        text, *others = OPERATORS[self.operator](maps, self.temperature)
         return _column(text), [_column(other) for other in others]
 
     def _map(self, role: str, grid: Grid) -> Tensor | None:
@@ -101,12 +104,12 @@ def _off(maps: Sequence[Tensor | None], _: float) -> list[Tensor | None]:
     return [None, *maps[1:]]
 
 
-def _r1(maps: Sequence[Tensor | None], temperature: float) -> list[Tensor | None]:
+def _softmax(maps: Sequence[Tensor | None], temperature: float) -> list[Tensor | None]:
     full = _full(maps)
     return list((gates(full) * full / temperature).softmax(0))
 
 
-def _r2(maps: Sequence[Tensor | None], temperature: float) -> list[Tensor | None]:
+def _gated_softmax(maps: Sequence[Tensor | None], temperature: float) -> list[Tensor | None]:
     full = _full(maps)
     return list(gates(full) * full * (full / temperature).softmax(0))
 
@@ -119,10 +122,10 @@ def _full(maps: Sequence[Tensor | None]) -> Tensor:
     return torch.stack([one if m is None else m for m in maps]).clamp(0, 1)
 
 
-READINGS: Mapping[str, Callable[[Sequence[Tensor | None], float], list[Tensor | None]]] = {
+OPERATORS: Mapping[str, Callable[[Sequence[Tensor | None], float], list[Tensor | None]]] = {
     "off": _off,
-    "R1": _r1,
-    "R2": _r2,
+    "softmax": _softmax,
+    "gated_softmax": _gated_softmax,
 }
 
 

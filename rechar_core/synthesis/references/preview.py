@@ -15,13 +15,15 @@ if TYPE_CHECKING:
 _GRID = 64  # cells of the finest cross-attention of a square SDXL picture
 
 
-def layout_of(masks: Mapping[str, Tensor | None], reading: str, temperature: float, mask_mode: str) -> Layout:
+def layout_of(
+    masks: Mapping[str, Tensor | None], operator: str, temperature: float, mask_mode: str
+) -> Layout:
     """A layout from MASKs (H, W) or (B, H, W) under "structure_mask" and the like; the masks of a batch are joined."""
     given = {
         name.removesuffix("_mask"): mask.float().cpu() for name, mask in masks.items() if mask is not None
     }
     flat = {role: mask.amax(0) if mask.ndim == 3 else mask for role, mask in given.items()}
-    return Layout(flat, reading, temperature, mask_mode)
+    return Layout(flat, operator, temperature, mask_mode)
 
 
 def preview(layout: Layout) -> Tensor:
@@ -35,7 +37,7 @@ def preview(layout: Layout) -> Tensor:
     weights = dict(zip((TEXT, *ROLES), (text, *others), strict=True))
     top = max((float(w.max()) for w in weights.values() if w is not None), default=1.0)
     cells = [(_label(role, w), _panel(w, grid, max(top, 1e-6))) for role, w in weights.items()]
-    return to_tensor(sheet([cells], f"{layout.reading}, masks by {layout.mask_mode}"))
+    return to_tensor(sheet([cells], f"{layout.operator}, masks by {layout.mask_mode}"))
 
 
 def _label(role: str, weight: Tensor | None) -> str:

@@ -40,7 +40,7 @@ ENCODERS: Mapping[str, tuple[int, int]] = {
 
 
 @dataclass(frozen=True)
-class Adapter:
+class IPAdapter:
     """An adapter file. Tensors keep the file's dtype.
 
     image: the projection's tensors under the file's names without "image_proj.". keys, values: one (layer width,
@@ -102,13 +102,13 @@ class Adapter:
         )
 
 
-def read_adapter(path: str | os.PathLike[str]) -> Adapter:
+def read_adapter(path: str | os.PathLike[str]) -> IPAdapter:
     """The adapter in a .safetensors file. Raises FileError if it cannot be read, AdapterError if it is none."""
     state, _ = storage.read_state(path)
-    return adapter_of(state, Path(path).name)
+    return ip_adapter_of(state, Path(path).name)
 
 
-def adapter_of(state: Mapping[str, Tensor], name: str) -> Adapter:
+def ip_adapter_of(state: Mapping[str, Tensor], name: str) -> IPAdapter:
     """The adapter in a file's tensors; every shape is checked. Raises AdapterError saying what it is instead."""
     image = {k.removeprefix(_IMAGE): t for k, t in state.items() if k.startswith(_IMAGE)}
     layers = {k.removeprefix(_LAYERS): t for k, t in state.items() if k.startswith(_LAYERS)}
@@ -123,14 +123,14 @@ def adapter_of(state: Mapping[str, Tensor], name: str) -> Adapter:
     try:
         keys = tuple(layers[f"{n}.to_k_ip.weight"] for n in numbers)
         values = tuple(layers[f"{n}.to_v_ip.weight"] for n in numbers)
-        made = Adapter(name, "plain" if kind == "plain" else "plus", image, keys, values)
+        made = IPAdapter(name, "plain" if kind == "plain" else "plus", image, keys, values)
         _check(made)
     except KeyError as error:
         raise AdapterError(f"'{name}' lacks the tensor {error}; download it again.") from error
     return made
 
 
-def _check(adapter: Adapter) -> None:
+def _check(adapter: IPAdapter) -> None:
     """Raises AdapterError if a shape contradicts the others, KeyError if a tensor is missing."""
     width, wrong = adapter.context_width, []
     for number, pair in enumerate(zip(adapter.keys, adapter.values, strict=True)):

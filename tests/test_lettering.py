@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rechar_core.errors import ImageError
-from rechar_core.synthesis.lettering import Cell, SharedLook, cells, composed, mattes_of, seed_of
+from rechar_core.synthesis.lettering import Cell, SharedStyle, cells, composed, mattes_of, seed_of
 
 
 def characters() -> torch.Tensor:
@@ -94,7 +94,7 @@ def test_ink_and_ground_get_the_first_characters_statistics_step_by_step():
     first, second = torch.zeros(2, 64, 64)
     first[:, :32] = 1
     second[:8] = 1
-    look = SharedLook()
+    look = SharedStyle()
     change = look.each_step(first)
     steps = [latents(0), latents(1)]
     assert all(torch.equal(change(x), x) for x in steps)
@@ -112,7 +112,7 @@ def test_the_pattern_stays_the_characters_own():
     """Only means and spreads are shared: within a region the latent is the same up to scale and shift."""
     mask = torch.zeros(64, 64)
     mask[:, :32] = 1
-    look = SharedLook()
+    look = SharedStyle()
     look.each_step(mask)(latents(0))
     own = latents(3)
     made = look.each_step(mask)(own)
@@ -123,7 +123,7 @@ def test_the_pattern_stays_the_characters_own():
 
 def test_a_region_that_is_not_there_is_left_alone():
     full = torch.ones(64, 64)
-    look = SharedLook()
+    look = SharedStyle()
     look.each_step(full)(latents(0))
     empty = look.each_step(torch.zeros(64, 64))(latents(1))
     assert torch.equal(empty, latents(1))

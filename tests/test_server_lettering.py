@@ -49,8 +49,8 @@ def drawn(comfy: Server) -> Any:
     """The same word with everything shared, with the noise alone, with nothing; and in other mattes."""
     kinds = {
         "shared": {},
-        "noise": {"share": "noise"},
-        "off": {"share": "off"},
+        "noise": {"shared_style": "noise"},
+        "off": {"shared_style": "off"},
         "square": {"matte": "square"},
     }
     return done(comfy.run(words(**kinds)))
@@ -64,7 +64,7 @@ def test_a_word_is_a_batch_and_a_page(drawn: Any):
     assert (alpha > 250).mean() > 0.05 and (alpha[:6] == 0).all()
     assert (drawn.images["square_alpha_saved"] > 250).mean() > 0.8
     settings = json.loads(drawn.text("shared_text"))
-    assert (settings["share"], settings["structure_steps"], settings["steps"]) == (
+    assert (settings["shared_style"], settings["structure_steps"], settings["steps"]) == (
         "noise and statistics",
         3,
         2,

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from ..errors import TrainingError
 from ..lora.blocks import Block, block_of
 from ..lora.blora import BLora, LoraPair
-from .noise import Draws
+from .noise import NoiseSource
 from .recipe import TrainingRecipe
 
 
 @dataclass(frozen=True)
-class Adapter:
+class LoraLayer:
     """y += up(down(x)): `down` (rank, in) and `up` (out, rank), fp32 parameters whatever the base's dtype.
 
     Scale 1, as the reference trains: the stored alpha equals the rank.
@@ -33,19 +33,23 @@ class Adapter:
         return output + F.linear(F.linear(x, self.down.to(x.dtype)), self.up.to(x.dtype))
 
 
-class Adapters:
+class LoraLayers:
     """The adapters of one run, by diffusers module path, in model order."""
 
     def __init__(
-        self, layers: Mapping[str, nn.Module], recipe: TrainingRecipe, draws: Draws, device: torch.device
+        self,
+        layers: Mapping[str, nn.Module],
+        recipe: TrainingRecipe,
+        noise_source: NoiseSource,
+        device: torch.device,
     ):
         self.layers = chosen_layers(layers, recipe.blocks)
-        self.by_path: dict[str, Adapter] = {}
+        self.by_path: dict[str, LoraLayer] = {}
         for path, layer in self.layers.items():
             width, out = _widths(layer, path)
-            down = draws.down(path, recipe.rank, width).to(device, torch.float32)
+            down = noise_source.down(path, recipe.rank, width).to(device, torch.float32)
             up = torch.zeros(out, recipe.rank, device=device)
-            self.by_path[path] = Adapter(nn.Parameter(down), nn.Parameter(up))
+            self.by_path[path] = LoraLayer(nn.Parameter(down), nn.Parameter(up))
 
     def parameters(self) -> list[nn.Parameter]:
         """Every trained parameter: down and up of each adapter, in model order."""
@@ -106,7 +110,7 @@ def _widths(layer: nn.Module, path: str) -> tuple[int, int]:
     return width, out
 
 
-def _pair(adapter: Adapter, rank: int) -> LoraPair:
+def _pair(adapter: LoraLayer, rank: int) -> LoraPair:
     # alpha = rank: the stored scale is 1, as trained
     return LoraPair(adapter.down.detach().cpu().clone(), adapter.up.detach().cpu().clone(), float(rank))
 

@@ -11,11 +11,19 @@ from torch import Tensor
 from ...rechar_core.errors import RecipeError
 from ...rechar_core.lora.blocks import STRUCTURE
 from ...rechar_core.lora.blora import BLora
-from ...rechar_core.synthesis.lettering import SHARES, Cell, SharedLook, cells, composed, mattes_of, seed_of
-from ...rechar_core.synthesis.modes import Mode
+from ...rechar_core.synthesis.lettering import (
+    SHARED_STYLES,
+    Cell,
+    SharedStyle,
+    cells,
+    composed,
+    mattes_of,
+    seed_of,
+)
+from ...rechar_core.synthesis.modes import PipelineConfig
 from ...rechar_core.synthesis.passes import Passes
 from ...rechar_core.training.recipe import TrainingRecipe
-from .pipeline import HostPainter
+from .pipeline import HostRenderer
 from .progress import Progress
 from .training import train
 
@@ -23,7 +31,7 @@ _PROMPT, _PASSES = "A [v]", 3
 
 
 @dataclass(frozen=True)
-class Word:
+class Lettering:
     """The characters' masks (N, S, S), where they stand on a canvas (height, width), and how they share their look.
 
     recipe: how a structure B-LoRA is trained for each character, or None for none.
@@ -32,55 +40,57 @@ class Word:
     masks: Tensor
     places: list[Cell]
     canvas: tuple[int, int]
-    share: str
+    shared_style: str
     recipe: TrainingRecipe | None
 
-    def draw(self, painter: HostPainter, mode: Mode, seed: int, **common: Any) -> Tensor:
+    def draw(self, renderer: HostRenderer, mode: PipelineConfig, seed: int, **common: Any) -> Tensor:
         """IMAGE (N, S, S, 3). common: the fields of Passes that are the same for all characters."""
-        progress, look, pictures, style = Progress(_PASSES * len(self.masks)), SharedLook(), [], None
-        painter = replace(painter, progress=progress)
-        self._check_training(painter, mode)
+        progress, look, pictures, style = Progress(_PASSES * len(self.masks)), SharedStyle(), [], None
+        renderer = replace(renderer, progress=progress)
+        self._check_training(renderer, mode)
         for number, mask in enumerate(self.masks):
             glyph = (1 - mask)[None, ..., None].expand(-1, -1, -1, 3).contiguous()
-            own = Passes(painter, glyph, mask[None], mode, seed_of(self.share, seed, number), **common)
+            own = Passes(
+                renderer, glyph, mask[None], mode, seed_of(self.shared_style, seed, number), **common
+            )
             own.check(
                 learns=self.recipe is not None
             )  # all that can be wrong is said before hours of training
-            own = replace(own, structure=self._learnt(painter, glyph))
+            own = replace(own, structure=self._learnt(renderer, glyph))
             if style is None:
-                style = own.style_picture() if painter.adapter("style") else glyph
+                style = own.style_picture() if renderer.adapter("style") else glyph
             progress.show(_PASSES * number + 1)
-            structure = own.structure_picture() if painter.adapter("structure") else glyph
+            structure = own.structure_picture() if renderer.adapter("structure") else glyph
             progress.show(_PASSES * number + 2)
-            shared = look.each_step(mask) if self.share == SHARES[0] else None
+            shared = look.each_step(mask) if self.shared_style == SHARED_STYLES[0] else None
             pictures.append(own.result(structure, style, shared))
             progress.show(_PASSES * (number + 1))
         return torch.cat(pictures)
 
-    def _check_training(self, painter: HostPainter, mode: Mode) -> None:
-        used = mode.structure_stays or (mode.draws and painter.adapter("structure") is not None)
+    def _check_training(self, renderer: HostRenderer, mode: PipelineConfig) -> None:
+        used = mode.structure_stays or (mode.draws and renderer.adapter("structure") is not None)
         if self.recipe is not None and not used:
             raise RecipeError(
                 f"In mode {mode.name} nothing uses the B-LoRAs that structure_steps trains: connect adapters with a "
                 "composition adapter, or set structure_steps to 0."
             )
 
-    def _learnt(self, painter: HostPainter, glyph: Tensor) -> BLora | None:
+    def _learnt(self, renderer: HostRenderer, glyph: Tensor) -> BLora | None:
         if self.recipe is None:
             return None
-        (done,) = train(painter.model, painter.clip, painter.vae, glyph, self.recipe)
+        (done,) = train(renderer.model, renderer.clip, renderer.vae, glyph, self.recipe)
         return done.blora.select(STRUCTURE)
 
 
-def word_of(
+def lettering_of(
     characters: Tensor,
     side: int,
     margin: float,
-    share: str,
+    shared_style: str,
     structure_steps: int,
     structure_rate: float,
     structure_rank: int,
-) -> Word:
+) -> Lettering:
     """The word of MASK (N, H, W), each character in a square of `side` pixels; structure_steps 0 trains nothing."""
     characters = characters if characters.ndim == 3 else characters[None]
     masks, places = cells(characters, side, margin)
@@ -94,10 +104,10 @@ def word_of(
         if structure_steps
         else None
     )
-    return Word(masks, places, (characters.shape[-2], characters.shape[-1]), share, recipe)
+    return Lettering(masks, places, (characters.shape[-2], characters.shape[-1]), shared_style, recipe)
 
 
-def finished(word: Word, pictures: Tensor, matte: str) -> tuple[Tensor, Tensor]:
+def finished(word: Lettering, pictures: Tensor, matte: str) -> tuple[Tensor, Tensor]:
     """The composed word as IMAGE (1, H, W, 4) with alpha, and the alpha alone as MASK (1, H, W)."""
     page = composed(pictures, mattes_of(matte, pictures, word.masks), word.places, word.canvas)[None]
     return page, page[..., 3]

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FileError, ModelError, RecipeError
-from ..synthesis.references.projection import Adapter, read_adapter
+from ..synthesis.references.projection import IPAdapter, read_adapter
 from .pipeline import DEMO, cast
-from .renderer import Readers
+from .renderer import IPAdapters
 
 if TYPE_CHECKING:
     import torch
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 _WEIGHTS = {"image encoder": "model", "ControlNet": "diffusion_pytorch_model"}
 
 
-def readers(
+def ip_adapters(
     composition: Path | None,
     style: Path | None,
     encoder: Path | None,
     dtype: torch.dtype,
     device: torch.device,
-) -> Readers:
+) -> IPAdapters:
     """Adapter files and the folder of their CLIP vision model; "demo" is the demo model's own.
 
     Raises RecipeError for adapters without an encoder, FileError, AdapterError.
     """
     if composition is None and style is None:
-        return Readers()
+        return IPAdapters()
     if encoder is None:
         raise RecipeError(
             "Adapters need --image-encoder: the folder of the CLIP vision model they were trained with."
@@ -37,13 +37,15 @@ def readers(
     if str(encoder) == DEMO:
         from ..demo import extras
 
-        return Readers(*adapters, cast(extras.load_encoder(), dtype, device))
+        return IPAdapters(*adapters, cast(extras.load_encoder(), dtype, device))
     from transformers import CLIPVisionModelWithProjection
 
-    return Readers(*adapters, _folder(CLIPVisionModelWithProjection, encoder, "image encoder", dtype, device))
+    return IPAdapters(
+        *adapters, _folder(CLIPVisionModelWithProjection, encoder, "image encoder", dtype, device)
+    )
 
 
-def _adapter(path: Path | None, name: str) -> Adapter | None:
+def _adapter(path: Path | None, name: str) -> IPAdapter | None:
     if str(path) == DEMO:
         from ..demo import extras
 

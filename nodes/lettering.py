@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from .options import ELEMENTS, MODES, PASSES_GUIDANCE, PASSES_SEED, PASSES_STEPS
-from .sockets import Adapters, BLora
+from .sockets import BLora, IPAdapters
 
 
 class ReCharWord(io.ComfyNode):
@@ -50,7 +50,7 @@ class ReCharWord(io.ComfyNode):
                     tooltip="Free part of the square around the largest character, for decorations.",
                 ),
                 io.Combo.Input(
-                    "share",
+                    "shared_style",
                     options=["noise and statistics", "noise", "off"],
                     tooltip=(
                         "What characters have in common beside style and prompt. noise: they start from the same. "
@@ -108,7 +108,7 @@ class ReCharWord(io.ComfyNode):
                     ),
                 ),
                 BLora.Input("style", optional=True, tooltip="Only its style block is used."),
-                Adapters.Input("adapters", optional=True, tooltip="From Load Reference Adapters."),
+                IPAdapters.Input("adapters", optional=True, tooltip="From Load Reference Adapters."),
                 io.ControlNet.Input(
                     "control_net",
                     optional=True,
@@ -146,14 +146,14 @@ class ReCharWord(io.ComfyNode):
         **rest: Any,
     ) -> io.NodeOutput:
         from ..rechar_core.synthesis.modes import mode_named
-        from .host.pipeline import HostPainter
-        from .host.word import finished, word_of
+        from .host.lettering import finished, lettering_of
+        from .host.pipeline import HostRenderer
 
         mode = mode_named(pipeline_mode, steps, guidance)
-        painter = HostPainter(model, clip, vae, adapters, control_net)
+        renderer = HostRenderer(model, clip, vae, adapters, control_net)
         texts = {name: rest.pop(name) for name in ("elements", "template")}
-        word = word_of(characters, **rest)
-        pictures = word.draw(painter, mode, seed, **texts, style=style, style_image=style_image)
+        word = lettering_of(characters, **rest)
+        pictures = word.draw(renderer, mode, seed, **texts, style=style, style_image=style_image)
         settings = mode.settings(seed=seed, matte=matte, **texts, **rest)
         return io.NodeOutput(pictures, *finished(word, pictures, matte), settings)
 

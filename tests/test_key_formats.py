@@ -149,7 +149,7 @@ def test_other_keys_are_not_understood(key):
 
 
 # The oldest format knew attention only.
-SPOKEN = [(g, m) for g in keys.GRAMMARS for m in MODULES if g.name != "diffusers-processor" or ".to_" in m]
+SPOKEN = [(g, m) for g in keys.KEY_FORMATS for m in MODULES if g.name != "diffusers-processor" or ".to_" in m]
 
 
 @pytest.mark.parametrize(("grammar", "module"), SPOKEN)
@@ -160,7 +160,7 @@ def test_parsing_undoes_formatting(grammar, module):
 
 
 def test_formatted_keys_never_collide():
-    for grammar in keys.GRAMMARS:
+    for grammar in keys.KEY_FORMATS:
         names = [grammar.format(m, p) for m in MODULES for p in grammar.holds if "to_" in m]
         assert len(names) == len(set(names))
 

@@ -9,7 +9,7 @@ import torch
 from rechar_core.backend.denoiser import DiffusersDenoiser
 from rechar_core.errors import RecipeError, TrainingError
 from rechar_core.training.loop import Training
-from rechar_core.training.run import Company
+from rechar_core.training.run import TrainingRun
 
 CHANGES = (
     {"seed": 3, "noise_seed": 3},
@@ -46,12 +46,12 @@ class Counting(DiffusersDenoiser):
         return super().suffix(prefix, conditioning)
 
 
-def side_by_side(pipe, changes, mode="fast", fails=(), told=None) -> Company:
+def side_by_side(pipe, changes, mode="fast", fails=(), told=None) -> TrainingRun:
     denoiser = Counting(pipe.unet, pipe.scheduler.config)
     denoiser.fails = fails
     first = tiny.training(pipe, {"steps": 6, **changes[0]}, denoiser=denoiser, mode=mode)
     tell = (told if told is not None else []).append
-    return Company(
+    return TrainingRun(
         [
             Training(
                 denoiser,
@@ -95,7 +95,7 @@ def test_the_noise_seed_is_of_the_noises_alone(pipe):
     )
     noises = [run.draws.step(0, (1, 4, 8, 8), 1000).noise for run in (own, borrowed, other)]
     assert torch.equal(noises[0], noises[1]) and not torch.equal(noises[0], noises[2])
-    downs = [run.adapters.parameters()[0] for run in (own, borrowed, other)]
+    downs = [run.lora_layers.parameters()[0] for run in (own, borrowed, other)]
     assert torch.equal(downs[1], downs[2]) and not torch.equal(downs[0], downs[1])
 
 

@@ -68,14 +68,14 @@ def padded(image: Tensor, cell: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Target:
+class ObjectRegion:
     """The picture and where it may change. image: IMAGE (B, H, W, 3); mask: (B, H, W) in 0..1, of the same size."""
 
     image: Tensor
     mask: Tensor
 
     @classmethod
-    def of(cls, image: Tensor, mask: Tensor) -> Target:
+    def of(cls, image: Tensor, mask: Tensor) -> ObjectRegion:
         """The mask fitted to the picture. Raises ImageError if it cannot be."""
         return cls(image[..., :3], fit_mask(mask, image))
 

@@ -12,17 +12,17 @@ import tiny
 import torch
 from torch import Tensor
 
-from rechar_core.backend.renderer import DiffusersPainter, Readers
-from rechar_core.backend.text_encoding import encode_words
+from rechar_core.backend.renderer import DiffusersRenderer, IPAdapters
+from rechar_core.backend.text_encoding import encode_prompt_tokens
 from rechar_core.errors import RecipeError
 from rechar_core.lora.fusion import fuse
-from rechar_core.synthesis.elements import compose
+from rechar_core.synthesis.elements import build_prompt
 from rechar_core.synthesis.modes import mode_named
-from rechar_core.synthesis.passes import Drawing, Passes
+from rechar_core.synthesis.passes import Passes, RenderJob
 from rechar_core.synthesis.references.encoding import clip_pixels
 from rechar_core.synthesis.references.errors import AdapterError
 from rechar_core.synthesis.references.layout import Layout
-from rechar_core.synthesis.references.projection import adapter_of
+from rechar_core.synthesis.references.projection import ip_adapter_of
 
 SIZE = (64, 96)
 PROMPT, NEGATIVE = "A cat in red ink style, two cranes", "text, watermark"
@@ -67,9 +67,15 @@ def picture(seed: int) -> Tensor:
     return torch.nn.functional.interpolate(rough, SIZE, mode="bilinear").movedim(1, -1)
 
 
-def drawing(**changes: Any) -> Drawing:
-    plain = Drawing(
-        fuse(None, None), compose(PROMPT, mode="all"), compose(NEGATIVE, mode="all"), SIZE, 5, 3, 4.0
+def drawing(**changes: Any) -> RenderJob:
+    plain = RenderJob(
+        fuse(None, None),
+        build_prompt(PROMPT, mode="all"),
+        build_prompt(NEGATIVE, mode="all"),
+        SIZE,
+        5,
+        3,
+        4.0,
     )
     return replace(plain, **changes)
 
@@ -89,15 +95,15 @@ def distance(ours: Tensor, expected: Tensor) -> float:
 
 
 def test_kept_words_are_the_prompt_as_diffusers_encodes_it(pipe: Any):
-    context, pooled = encode_words(pipe, compose(PROMPT, mode="all"))
+    context, pooled = encode_prompt_tokens(pipe, build_prompt(PROMPT, mode="all"))
     expected, _, its_pooled, _ = pipe.encode_prompt(PROMPT, do_classifier_free_guidance=False)
     assert (context - expected).abs().max() < 1e-5 and (pooled - its_pooled).abs().max() < 1e-5
 
 
 def test_dropped_words_leave_the_context_and_the_pooled_embedding_stays(pipe: Any):
-    words = compose("A [c] in [s] style", "A cat", "A red", "two cranes")
-    context, pooled = encode_words(pipe, words)
-    whole, its_pooled = encode_words(pipe, [replace(w, kept=True) for w in words])
+    words = build_prompt("A [c] in [s] style", "A cat", "A red", "two cranes")
+    context, pooled = encode_prompt_tokens(pipe, words)
+    whole, its_pooled = encode_prompt_tokens(pipe, [replace(w, kept=True) for w in words])
     assert torch.equal(pooled, its_pooled)
     ids = [pipe.tokenizer(w.text, add_special_tokens=False).input_ids for w in words]
     rows, at = [0], 1
@@ -108,15 +114,15 @@ def test_dropped_words_leave_the_context_and_the_pooled_embedding_stays(pipe: An
 
 
 def test_a_long_prompt_is_not_cut(pipe: Any):
-    words = compose("A cat", elements=", ".join(["plum blossoms"] * 40), mode="all")
-    rows = encode_words(pipe, words)[0].shape[1]
+    words = build_prompt("A cat", elements=", ".join(["plum blossoms"] * 40), mode="all")
+    rows = encode_prompt_tokens(pipe, words)[0].shape[1]
     assert rows > 77 and rows % 77 == 0
 
 
 def test_emphasis_moves_a_word_away_from_the_empty_prompt(pipe: Any):
     """As ComfyUI does it; a failure means that (word:1.5) draws otherwise on the command line than in the graph."""
-    plain, emphasised = (compose(f"A {word} cat", mode="all") for word in ("red", "(red:1.5)"))
-    before, after = encode_words(pipe, plain)[0], encode_words(pipe, emphasised)[0]
+    plain, emphasised = (build_prompt(f"A {word} cat", mode="all") for word in ("red", "(red:1.5)"))
+    before, after = encode_prompt_tokens(pipe, plain)[0], encode_prompt_tokens(pipe, emphasised)[0]
     empty = pipe.encode_prompt("", do_classifier_free_guidance=False)[0]
     word = slice(2, 2 + len(pipe.tokenizer("red", add_special_tokens=False).input_ids))
     moved = empty[:, word] + 1.5 * (before[:, word] - empty[:, word])
@@ -128,7 +134,7 @@ def test_emphasis_moves_a_word_away_from_the_empty_prompt(pipe: Any):
 def test_without_anything_it_is_diffusers_own_picture(pipe: Any):
     from diffusers import StableDiffusionXLPipeline
 
-    ours = DiffusersPainter(pipe).draw(drawing())
+    ours = DiffusersRenderer(pipe).draw(drawing())
     assert distance(ours, theirs(pipe, StableDiffusionXLPipeline)) < 1e-4
 
 
@@ -137,8 +143,8 @@ def test_a_fused_lora_draws_another_picture_and_leaves_no_trace(pipe: Any):
     path = "up_blocks.0.attentions.1.transformer_blocks.0.attn1.to_q"
     width = pipe.unet.get_submodule(path).in_features
     style = loras.blora({path: None}, pairs={path: loras.pair(out=width, width=width)})
-    plain = DiffusersPainter(pipe).draw(drawing())
-    assert (DiffusersPainter(pipe).draw(drawing(fusion=fuse(None, style))) - plain).abs().max() > 1e-3
+    plain = DiffusersRenderer(pipe).draw(drawing())
+    assert (DiffusersRenderer(pipe).draw(drawing(fusion=fuse(None, style))) - plain).abs().max() > 1e-3
     assert all(torch.equal(before[k], v) for k, v in pipe.unet.state_dict().items())
 
 
@@ -146,11 +152,11 @@ def test_a_controlnet_is_diffusers_own(pipe: Any, control_net: Any):
     from diffusers import StableDiffusionXLControlNetPipeline
 
     hint = (picture(9) > 0.5).float()
-    ours = DiffusersPainter(pipe, control_net=control_net).draw(drawing(hint=hint, control=0.5))
+    ours = DiffusersRenderer(pipe, control_net=control_net).draw(drawing(hint=hint, control=0.5))
     given = {"image": hint.movedim(-1, 1), "controlnet_conditioning_scale": 0.5}
     expected = theirs(pipe, StableDiffusionXLControlNetPipeline, parts={"controlnet": control_net}, **given)
     assert distance(ours, expected) < 1e-4
-    assert (DiffusersPainter(pipe).draw(drawing()) - ours).abs().max() > 1e-3
+    assert (DiffusersRenderer(pipe).draw(drawing()) - ours).abs().max() > 1e-3
 
 
 @pytest.mark.filterwarnings("ignore:The aspect ratio of the mask")
@@ -161,14 +167,15 @@ def test_the_last_official_pass_is_diffusers_own(
     from diffusers import StableDiffusionXLControlNetPipeline
     from diffusers.image_processor import IPAdapterMaskProcessor
 
-    readers = Readers(adapter_of(states[0], "x"), adapter_of(states[1], "y"), encoder)
-    painter = DiffusersPainter(pipe, readers, control_net)
+    ip_adapters = IPAdapters(ip_adapter_of(states[0], "x"), ip_adapter_of(states[1], "y"), encoder)
+    renderer = DiffusersRenderer(pipe, ip_adapters, control_net)
     pictures, hint = [picture(1), picture(2)], (picture(9) > 0.5).float()
     edges = (picture(7)[0, ..., 0] > 0.55).float()
     references = tuple(
-        painter.refer(p, role, None) for p, role in zip(pictures, ("structure", "style"), strict=True)
+        renderer.encode_reference(p, role, None)
+        for p, role in zip(pictures, ("structure", "style"), strict=True)
     )
-    ours = painter.draw(
+    ours = renderer.draw(
         drawing(
             references=references,
             layout=Layout({"structure": edges}, "off", mask_mode="official"),
@@ -198,40 +205,44 @@ def test_the_last_official_pass_is_diffusers_own(
         cross_attention_kwargs={"ip_adapter_masks": masks},
     )
     assert distance(ours, expected) < 1e-4
-    assert (DiffusersPainter(pipe).draw(drawing()) - ours).abs().max() > 1e-2
+    assert (DiffusersRenderer(pipe).draw(drawing()) - ours).abs().max() > 1e-2
 
 
 def test_scale_zero_is_no_reference_and_processors_are_put_back(
     pipe: Any, encoder: Any, states: list[adapters.State]
 ):
-    painter = DiffusersPainter(pipe, Readers(style=adapter_of(states[1], "y"), encoder=encoder))
+    renderer = DiffusersRenderer(pipe, IPAdapters(style=ip_adapter_of(states[1], "y"), encoder=encoder))
     before = dict(pipe.unet.attn_processors)
-    given = (painter.refer(picture(1), "style", None),)
-    zero, one = (painter.draw(drawing(references=given, scales={"style": s})) for s in (0.0, 1.0))
-    assert torch.equal(zero, painter.draw(drawing())) and not torch.equal(zero, one)
+    given = (renderer.encode_reference(picture(1), "style", None),)
+    zero, one = (renderer.draw(drawing(references=given, scales={"style": s})) for s in (0.0, 1.0))
+    assert torch.equal(zero, renderer.draw(drawing())) and not torch.equal(zero, one)
     assert pipe.unet.attn_processors == before
 
 
 def test_adapters_that_do_not_fit_are_refused(pipe: Any, encoder: Any, states: list[adapters.State]):
-    short = adapter_of(adapters.plain([8] * 16, 80), "short")
-    painter = DiffusersPainter(pipe, Readers(style=short, encoder=encoder))
+    short = ip_adapter_of(adapters.plain([8] * 16, 80), "short")
+    renderer = DiffusersRenderer(pipe, IPAdapters(style=short, encoder=encoder))
     with pytest.raises(AdapterError, match="SD 1.5"):
-        painter.draw(drawing(references=(painter.refer(picture(1), "style", None),), scales={"style": 1.0}))
-    wide = adapter_of(adapters.plain([8], 80, embedding=1024), "wide")
+        renderer.draw(
+            drawing(references=(renderer.encode_reference(picture(1), "style", None),), scales={"style": 1.0})
+        )
+    wide = ip_adapter_of(adapters.plain([8], 80, embedding=1024), "wide")
     with pytest.raises(AdapterError, match="CLIP-ViT-H-14"):
-        DiffusersPainter(pipe, Readers(style=wide, encoder=encoder)).refer(picture(1), "style", None)
+        DiffusersRenderer(pipe, IPAdapters(style=wide, encoder=encoder)).encode_reference(
+            picture(1), "style", None
+        )
     with pytest.raises(AdapterError, match="No adapter for style"):
-        DiffusersPainter(pipe).refer(picture(1), "style", None)
-    for readers, message in (
-        (Readers(style=short, encoder=encoder), "SD 1.5"),
-        (Readers(style=wide, encoder=encoder), "CLIP-ViT-H-14"),
-        (Readers(structure=adapter_of(states[0], "x")), "No image encoder"),
+        DiffusersRenderer(pipe).encode_reference(picture(1), "style", None)
+    for ip_adapters, message in (
+        (IPAdapters(style=short, encoder=encoder), "SD 1.5"),
+        (IPAdapters(style=wide, encoder=encoder), "CLIP-ViT-H-14"),
+        (IPAdapters(structure=ip_adapter_of(states[0], "x")), "No image encoder"),
     ):
         with pytest.raises(AdapterError, match=message):
-            DiffusersPainter(pipe, readers).check()
-    DiffusersPainter(pipe, Readers(*(adapter_of(s, "x") for s in states), encoder)).check()
+            DiffusersRenderer(pipe, ip_adapters).check()
+    DiffusersRenderer(pipe, IPAdapters(*(ip_adapter_of(s, "x") for s in states), encoder)).check()
     with pytest.raises(RecipeError, match="shared look"):
-        painter.draw(drawing(each_step=lambda latent: latent))
+        renderer.draw(drawing(each_step=lambda latent: latent))
 
 
 def test_the_encoder_sees_what_transformers_would_show_it():
@@ -251,7 +262,7 @@ def test_every_mode_runs_on_diffusers(
     pipe: Any, encoder: Any, control_net: Any, states: list[adapters.State], mode: str
 ):
     """Token drop, layout map and masks at a size that is not square."""
-    readers = Readers(adapter_of(states[0], "x"), adapter_of(states[1], "y"), encoder)
+    ip_adapters = IPAdapters(ip_adapter_of(states[0], "x"), ip_adapter_of(states[1], "y"), encoder)
     mask = torch.zeros(1, *SIZE)
     mask[:, 16:48, 24:72] = 1
     glyph = (1 - mask)[..., None].expand(-1, -1, -1, 3)
@@ -261,7 +272,7 @@ def test_every_mode_runs_on_diffusers(
     chosen = mode_named(mode, 2, 2.0)
     given = {"elements": "two cranes", "structure": blora, "style": blora, "style_image": picture(2)}
     result, structure, style = Passes(
-        DiffusersPainter(pipe, readers, control_net), glyph, mask, chosen, 1, **given
+        DiffusersRenderer(pipe, ip_adapters, control_net), glyph, mask, chosen, 1, **given
     ).run()
     assert result.shape == (1, *SIZE, 3) and result.std() > 0.01
     drawn = not torch.equal(structure, glyph), not torch.equal(style, picture(2))
@@ -277,13 +288,19 @@ def test_half_precision_draws_almost_the_same(encoder: Any, control_net: Any, st
     drawn = []
     for dtype in (torch.float32, torch.bfloat16):
         half = load(str(tiny.MODEL), dtype, torch.device("cpu"))
-        readers = Readers(adapter_of(states[0], "x"), adapter_of(states[1], "y"), deepcopy(encoder).to(dtype))
-        painter = DiffusersPainter(half, readers, deepcopy(control_net).to(dtype))
-        given = tuple(painter.refer(picture(n), role, None) for n, role in enumerate(("structure", "style")))
-        layout = Layout({"structure": (picture(7)[0, ..., 0] > 0.5).float()}, "R2", mask_mode="fill")
+        ip_adapters = IPAdapters(
+            ip_adapter_of(states[0], "x"), ip_adapter_of(states[1], "y"), deepcopy(encoder).to(dtype)
+        )
+        renderer = DiffusersRenderer(half, ip_adapters, deepcopy(control_net).to(dtype))
+        given = tuple(
+            renderer.encode_reference(picture(n), role, None) for n, role in enumerate(("structure", "style"))
+        )
+        layout = Layout(
+            {"structure": (picture(7)[0, ..., 0] > 0.5).float()}, "gated_softmax", mask_mode="fill"
+        )
         scales = {"structure": 0.5, "style": 0.5}
         hint = (picture(9) > 0.5).float()
         more = {"references": given, "layout": layout, "scales": scales, "hint": hint, "control": 0.5}
-        drawn.append(painter.draw(drawing(**more)))
+        drawn.append(renderer.draw(drawing(**more)))
     assert drawn[1].dtype == torch.float32
     assert (drawn[0] - drawn[1]).abs().mean() < 0.03 < drawn[0].std()
