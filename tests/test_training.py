@@ -299,7 +299,7 @@ def test_two_processes_average_two_samples():
         tiny.pipeline()
     )  # up = 0 before the first step: the base's own loss on samples 0 and 1
     with torch.no_grad():
-        drawn = [fresh.draws.step(k, (1, 4, 8, 8), 1000) for k in range(2)]
+        drawn = [fresh.noise_source.step(k, (1, 4, 8, 8), 1000) for k in range(2)]
         latents = [fresh.pictures[0].sample(d.posterior) for d in drawn]
         pairs = zip(latents, drawn, strict=True)
         losses = [float(objective.loss(fresh.denoiser, x, d, fresh.conditioning)) for x, d in pairs]

@@ -93,7 +93,7 @@ def test_the_noise_seed_is_of_the_noises_alone(pipe):
     own, borrowed, other = (
         tiny.training(pipe, c) for c in ({"seed": 3}, {"seed": 4, "noise_seed": 3}, {"seed": 4})
     )
-    noises = [run.draws.step(0, (1, 4, 8, 8), 1000).noise for run in (own, borrowed, other)]
+    noises = [run.noise_source.step(0, (1, 4, 8, 8), 1000).noise for run in (own, borrowed, other)]
     assert torch.equal(noises[0], noises[1]) and not torch.equal(noises[0], noises[2])
     downs = [run.lora_layers.parameters()[0] for run in (own, borrowed, other)]
     assert torch.equal(downs[1], downs[2]) and not torch.equal(downs[0], downs[1])

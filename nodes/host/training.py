@@ -124,7 +124,7 @@ def _save(runs: dict[Path, Training]) -> None:
 def _preview(training: Training, denoiser: HostDenoiser) -> Any:
     """What the UNet now makes of the first picture under much noise, beside the loss so far."""
     picture = training.pictures[0]
-    with torch.no_grad(), training.adapters.attached():
+    with torch.no_grad(), training.lora_layers.attached():
         t = torch.tensor([_PREVIEW_TIMESTEP], device=denoiser.device)
         abar = denoiser.alphas_cumprod.to(denoiser.device)[t].view(-1, 1, 1, 1)
         noise = training.draws.step(0, tuple(picture.mean.shape), 1000).noise.to(denoiser.device)
