@@ -57,7 +57,9 @@ class Arm:
         if not self.references:
             return passes.result(cell.glyph, cell.style_image), None
         result, _, style = passes.run()
-        return result, (style if style is not cell.style_image and self.loras and self.mode.draws else None)
+        return result, (
+            style if style is not cell.style_image and self.loras and self.mode.renders_references else None
+        )
 
 
 @dataclass
@@ -118,7 +120,7 @@ def arms(steps: int, guidance: float) -> list[Arm]:
         return replace(mode, cfg=(guidance,) * 3) if guidance else mode
 
     tuned = own(MODES["tuned"])
-    text = replace(tuned, keep="all", draws=False)
+    text = replace(tuned, keep="all", renders_references=False)
     named = "the character {glyph}"
     return [
         Arm("plain", replace(text, name="plain"), template=named),

@@ -35,7 +35,7 @@ class Extras:
         found = load_adapters()
         readers = IPAdapters(found["composition"], found["style"], load_encoder())
         pipeline = base.load("demo", torch.float32, torch.device("cpu"))
-        self.painter = DiffusersRenderer(pipeline, readers, load_controlnet())
+        self.renderer = DiffusersRenderer(pipeline, readers, load_controlnet())
 
     def draw(self, number: int, **options: object) -> np.ndarray:
         """A picture at 128 px, its seed counted from the sample's number."""
@@ -46,11 +46,11 @@ class Extras:
             "size": (256, 256),
         }
         fixed |= {"steps": recipe["sampler_steps"], "cfg": recipe["guidance"], "seed": 100 * number}
-        return halve(self.painter.draw(RenderJob(fuse(None, None), **fixed, **options))[0].numpy())
+        return halve(self.renderer.draw(RenderJob(fuse(None, None), **fixed, **options))[0].numpy())
 
     def encode_reference(self, picture: np.ndarray, role: str) -> dict[str, object]:
         pixels = torch.from_numpy(np.ascontiguousarray(enlarge(picture)))[None]
-        return {"references": (self.painter.encode_reference(pixels, role, None),), "scales": {role: 1.0}}
+        return {"references": (self.renderer.encode_reference(pixels, role, None),), "scales": {role: 1.0}}
 
     def row(self, number: int, other: int) -> Row:
         """IoU with the glyph (edges, structure reference) and distances to the style picture (style reference)."""

@@ -16,7 +16,7 @@ _MODULES = (
     "grid",
     "references",
     "pipeline",
-    "word",
+    "lettering",
     "evaluate",
     "soulstyler",
     "restyle",

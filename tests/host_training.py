@@ -33,8 +33,8 @@ def plain(run):
     )
     with run.lora_layers.attached():
         for number in range(recipe.steps):
-            picture = run.pictures[run.draws.picture(number, len(run.pictures))]
-            drawn = run.draws.step(number, tuple(picture.mean.shape), 1000)
+            picture = run.pictures[run.noise_source.picture(number, len(run.pictures))]
+            drawn = run.noise_source.step(number, tuple(picture.mean.shape), 1000)
             x0 = picture.sample(drawn.posterior)
             abar = denoiser.alphas_cumprod[drawn.timesteps].view(-1, 1, 1, 1)
             noisy = abar.sqrt() * x0 + (1 - abar).sqrt() * drawn.noise

@@ -276,7 +276,7 @@ def test_every_mode_runs_on_diffusers(
     ).run()
     assert result.shape == (1, *SIZE, 3) and result.std() > 0.01
     drawn = not torch.equal(structure, glyph), not torch.equal(style, picture(2))
-    assert drawn == (chosen.draws, chosen.draws)
+    assert drawn == (chosen.renders_references, chosen.renders_references)
 
 
 def test_half_precision_draws_almost_the_same(encoder: Any, control_net: Any, states: list[adapters.State]):

@@ -50,8 +50,8 @@ def plain_run(run) -> tuple[list[float], torch.Tensor]:
     losses = []
     with run.lora_layers.attached():
         for number in range(recipe.steps):
-            picture = run.pictures[run.draws.picture(number, len(run.pictures))]
-            drawn = run.draws.step(number, (recipe.batch_size, *picture.mean.shape[1:]), 1000)
+            picture = run.pictures[run.noise_source.picture(number, len(run.pictures))]
+            drawn = run.noise_source.step(number, (recipe.batch_size, *picture.mean.shape[1:]), 1000)
             x0, batch = picture.sample(drawn.posterior), recipe.batch_size
             abar = run.denoiser.alphas_cumprod[drawn.timesteps].view(-1, 1, 1, 1)
             noisy = abar.sqrt() * x0 + (1 - abar).sqrt() * drawn.noise
@@ -447,7 +447,7 @@ def test_noise_offset_shifts_whole_channels(pipe):
 
 def _questions(run):
     lookahead = run.prefetcher()
-    yield from (lookahead.step(n).question for n in range(run.recipe.steps))
+    yield from (lookahead.step(n).noised for n in range(run.recipe.steps))
 
 
 def test_stages_change_loss_and_rate_at_their_step(pipe):

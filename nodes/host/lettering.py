@@ -68,7 +68,7 @@ class Lettering:
         return torch.cat(pictures)
 
     def _check_training(self, renderer: HostRenderer, mode: PipelineConfig) -> None:
-        used = mode.structure_stays or (mode.draws and renderer.adapter("structure") is not None)
+        used = mode.structure_stays or (mode.renders_references and renderer.adapter("structure") is not None)
         if self.recipe is not None and not used:
             raise RecipeError(
                 f"In mode {mode.name} nothing uses the B-LoRAs that structure_steps trains: connect adapters with a "

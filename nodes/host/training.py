@@ -127,7 +127,7 @@ def _preview(training: Training, denoiser: HostDenoiser) -> Any:
     with torch.no_grad(), training.lora_layers.attached():
         t = torch.tensor([_PREVIEW_TIMESTEP], device=denoiser.device)
         abar = denoiser.alphas_cumprod.to(denoiser.device)[t].view(-1, 1, 1, 1)
-        noise = training.draws.step(0, tuple(picture.mean.shape), 1000).noise.to(denoiser.device)
+        noise = training.noise_source.step(0, tuple(picture.mean.shape), 1000).noise.to(denoiser.device)
         noisy = abar.sqrt() * picture.mean + (1 - abar).sqrt() * noise
         out = denoiser.predict(noisy, t, training.conditioning)
         if denoiser.prediction == "epsilon":

@@ -23,7 +23,8 @@ _NEGATIVE = (
 class PipelineConfig:
     """Settings of the passes. Triples are for (structure picture, style picture, result).
 
-    draws: whether the first two passes are drawn where a B-LoRA is given; else glyph and style picture are used.
+    renders_references: whether the first two passes are drawn where a B-LoRA is given; else glyph and style picture
+    are used.
     control: strengths of a ControlNet on the glyph's edges. mask: "edges" of the structure picture, or the "glyph".
     drop: image tokens outside the glyph are dropped. keep: which words of the prompt stay (elements.KEEP_MODES).
     style_beside_lora: factor of style_scale where a style B-LoRA is in the UNet too; both together overdo the colours.
@@ -31,7 +32,7 @@ class PipelineConfig:
     """
 
     name: str
-    draws: bool = True
+    renders_references: bool = True
     steps: int = 30
     cfg: tuple[float, float, float] = (5.0, 5.0, 6.0)
     control: tuple[float, float, float] = (0.7, 0.0, 0.7)
@@ -79,7 +80,7 @@ MODES: Mapping[str, PipelineConfig] = {
         negative=f"text, {_NEGATIVE}",
     ),
     "tuned": PipelineConfig("tuned", style_beside_lora=0.5),
-    "references-only": PipelineConfig("references-only", draws=False),
+    "references-only": PipelineConfig("references-only", renders_references=False),
 }
 
 

@@ -109,11 +109,11 @@ class Passes:
 
         learns: a structure B-LoRA is still to be trained, and counts as given.
         """
-        if self.style_image is None and (self.style is None or not self.mode.draws):
+        if self.style_image is None and (self.style is None or not self.mode.renders_references):
             raise RecipeError(
                 "There is no style: connect a style picture, or a style B-LoRA in another mode."
             )
-        if not self.mode.draws and not any(map(self.renderer.adapter, ROLES)):
+        if not self.mode.renders_references and not any(map(self.renderer.adapter, ROLES)):
             raise RecipeError("The mode references-only needs adapters: connect Load Reference Adapters.")
         self._layout({})
         self._check_carriers(learns or self.structure is not None)
@@ -143,13 +143,13 @@ class Passes:
 
     def structure_picture(self) -> Tensor:
         """The first pass; without a B-LoRA, the glyph."""
-        if self.structure is None or not self.mode.draws:
+        if self.structure is None or not self.mode.renders_references:
             return self.glyph
         return self._draw(0, fuse(self.structure, None), self._words(_STRUCTURE_TEMPLATE))
 
     def style_picture(self) -> Tensor:
         """The second pass; without a B-LoRA, the style picture."""
-        if self.style_image is not None and (self.style is None or not self.mode.draws):
+        if self.style_image is not None and (self.style is None or not self.mode.renders_references):
             return self.style_image[:1]
         return self._draw(1, fuse(None, self.style), self._words(self.style_template))
 
