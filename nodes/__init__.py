@@ -26,17 +26,17 @@ _HOST = ("comfy", "comfy_api", "comfy_extras", "folder_paths", "latent_preview",
 
 
 class ReCharExtension(ComfyExtension):
-    """What the host asks for the nodes."""
+    """The entry point from which ComfyUI gets the node classes."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [node for name in _MODULES for node in _nodes_of(name)]
 
 
 def _nodes_of(name: str) -> list[type[io.ComfyNode]]:
-    """A module's nodes; none, with a line in the log, where this ComfyUI lacks what the module imports.
+    """The node classes of a module, or an empty list if the module cannot be imported in this ComfyUI.
 
-    One module that the host renamed takes the nodes that need it, not all of the pack. The schemas are asked for here
-    because they list what the host has.
+    If ComfyUI has renamed one of its modules, only the nodes that import it are missing, with a warning in the log,
+    instead of the whole pack. The schemas are built here too, because some of them list options of ComfyUI.
     """
     try:
         nodes = list(import_module(f".{name}", __name__).NODES)
@@ -56,5 +56,5 @@ def _nodes_of(name: str) -> list[type[io.ComfyNode]]:
 
 
 async def comfy_entrypoint() -> ReCharExtension:
-    """The host's way in."""
+    """ComfyUI calls this to load the pack."""
     return ReCharExtension()

@@ -18,7 +18,7 @@ def _load_schema(block: Block, name: str, node_id: str) -> io.Schema:
         category="ReChar/B-LoRA",
         description=(
             f"Reads the {block.name} block of a B-LoRA, or of any SDXL LoRA: kohya, diffusers, PEFT, LyCORIS, "
-            "the authors' own files. What lies outside the block is reported and not used."
+            "the B-LoRA authors' files. Weights outside the block are listed in the report but not used."
         ),
         inputs=[
             io.Combo.Input(
@@ -30,9 +30,9 @@ def _load_schema(block: Block, name: str, node_id: str) -> io.Schema:
             io.String.Output(
                 "trigger",
                 display_name="trigger",
-                tooltip="The prompt it was trained with, if the file says it.",
+                tooltip="The prompt it was trained with, if the file stores it.",
             ),
-            io.String.Output("report", display_name="report", tooltip="What the whole file holds."),
+            io.String.Output("report", display_name="report", tooltip="What the whole file contains."),
         ],
     )
 
@@ -47,7 +47,7 @@ def _load(file: str, block: Block) -> io.NodeOutput:
 
 
 class ReCharLoadStructureLoRA(io.ComfyNode):
-    """The structure block of a file in models/loras."""
+    """Loads the structure block of a file in models/loras."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -63,7 +63,7 @@ class ReCharLoadStructureLoRA(io.ComfyNode):
 
 
 class ReCharLoadStyleLoRA(io.ComfyNode):
-    """The style block of a file in models/loras."""
+    """Loads the style block of a file in models/loras."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -79,7 +79,7 @@ class ReCharLoadStyleLoRA(io.ComfyNode):
 
 
 class ReCharSaveBLoRA(io.ComfyNode):
-    """B-LoRAs as files in the loras folder."""
+    """Saves B-LoRAs as files in the loras folder."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -95,21 +95,21 @@ class ReCharSaveBLoRA(io.ComfyNode):
                 io.String.Input(
                     "name",
                     default="my_glyph",
-                    tooltip="File name without ending; 'folder/name' for a subfolder.",
+                    tooltip="File name without extension; 'folder/name' for a subfolder.",
                 ),
                 BLora.Input("structure", optional=True, tooltip="Saved as NAME_structure."),
                 BLora.Input("style", optional=True, tooltip="Saved as NAME_style."),
                 io.Image.Input(
                     "thumbnail",
                     optional=True,
-                    tooltip="Shown by LoRA managers; the picture it was trained on, say.",
+                    tooltip="A picture that LoRA managers show, for example the training picture.",
                 ),
             ],
             outputs=[
                 io.String.Output(
                     "files",
                     display_name="files",
-                    tooltip="The names to choose in the load nodes, a line each.",
+                    tooltip="The file names to choose in the load nodes, one per line.",
                 )
             ],
             is_output_node=True,
@@ -126,7 +126,7 @@ class ReCharSaveBLoRA(io.ComfyNode):
 
 
 class ReCharInspectBLoRA(io.ComfyNode):
-    """What a B-LoRA holds."""
+    """Describes a B-LoRA."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -134,10 +134,13 @@ class ReCharInspectBLoRA(io.ComfyNode):
             node_id="ReCharInspectBLoRA",
             display_name="Inspect B-LoRA",
             category="ReChar/B-LoRA",
-            description="Format, blocks, rank, trigger word and the strength of every layer, as text and as a chart.",
+            description=(
+                "Shows format, blocks, rank, trigger word and the norm of each layer's weight change, as text and as "
+                "a chart."
+            ),
             inputs=[BLora.Input("blora", tooltip="From a load or train node.")],
             outputs=[
-                io.String.Output("report", display_name="report", tooltip="The facts as a table."),
+                io.String.Output("report", display_name="report", tooltip="The result as a table."),
                 io.Image.Output(
                     "chart", display_name="IMAGE", tooltip="The norm of each layer's weight change."
                 ),

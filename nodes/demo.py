@@ -1,4 +1,4 @@
-"""The demo model as a node: something to try every other node on, without a download."""
+"""The demo model and its references as nodes, to try every other node without a download."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ class ReCharDemoModel(io.ComfyNode):
             display_name="Load Demo Model (ReChar)",
             category="ReChar/Models",
             description=(
-                "A tiny SDXL that ships with ReChar, trained on glyphs and patterns of its own: it draws 256 x 256 "
-                "pictures in seconds on a CPU. It is for trying workflows; for real pictures use Load Checkpoint."
+                "A tiny SDXL model that ships with ReChar, trained on glyphs and patterns that we made. It generates "
+                "256 x 256 pictures in seconds on a CPU. Use it to try workflows; for real pictures use Load "
+                "Checkpoint."
             ),
             outputs=[
                 io.Model.Output("model", display_name="MODEL", tooltip="The UNet. Use latents of 256 x 256."),
                 io.Clip.Output(
-                    "clip", display_name="CLIP", tooltip="Both text encoders; they know few words."
+                    "clip", display_name="CLIP", tooltip="Both text encoders. They know only a few words."
                 ),
                 io.Vae.Output(
                     "vae", display_name="VAE", tooltip="Turns 256 x 256 pictures into latents and back."
@@ -41,7 +42,7 @@ class ReCharDemoModel(io.ComfyNode):
 
 
 class ReCharDemoReferences(io.ComfyNode):
-    """Reference adapters and an edge ControlNet for the demo model."""
+    """The IP-Adapters and the edge ControlNet for the demo model."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -50,8 +51,8 @@ class ReCharDemoReferences(io.ComfyNode):
             display_name="Load Demo References (ReChar)",
             category="ReChar/Models",
             description=(
-                "The small reference adapters, image encoder and edge ControlNet that ship with ReChar, for the demo "
-                "model only. For real pictures use Load Reference Adapters and Load ControlNet Model."
+                "The small IP-Adapters, image encoder and edge ControlNet that ship with ReChar, for the demo model "
+                "only. For real pictures use Load Reference Adapters and Load ControlNet Model."
             ),
             outputs=[
                 IPAdapters.Output(

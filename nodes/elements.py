@@ -1,4 +1,4 @@
-"""Element Prompt: decorative things named in text, kept in the cross-attention where other words are dropped."""
+"""Element Prompt: keeps the tokens of decorative elements in the cross-attention and drops ordinary ones."""
 
 from __future__ import annotations
 
@@ -19,15 +19,19 @@ class ReCharElementPrompt(io.ComfyNode):
             display_name="Element Prompt",
             category="ReChar/Prompt",
             description=(
-                "A prompt whose normal words leave the cross-attention, so that structure and style come from the "
-                "LoRAs and the words decorate. The pooled embedding stays that of the whole prompt."
+                "Encodes a prompt and drops its ordinary tokens from the cross-attention. Structure and style then "
+                "come from the LoRAs, and the element tokens add the decorations. The pooled embedding is that of the "
+                "whole prompt."
             ),
             inputs=[
                 io.Clip.Input("clip", tooltip="The checkpoint's CLIP."),
                 io.String.Input(
                     "template",
                     default="A [c] in [s] style",
-                    tooltip="[c]: structure trigger, [s]: style trigger, [e]: elements (else appended with 'with').",
+                    tooltip=(
+                        "[c]: structure trigger, [s]: style trigger, [e]: elements. Without [e] they are appended "
+                        "after 'with'."
+                    ),
                 ),
                 io.String.Input(
                     "structure_trigger",
@@ -43,8 +47,8 @@ class ReCharElementPrompt(io.ComfyNode):
                     options=["auto", "brackets", "all"],
                     default="auto",
                     tooltip=(
-                        "auto: triggers and the elements' content words stay. brackets: what stands in [ ] stays. "
-                        "all: an ordinary prompt."
+                        "Which tokens stay in the cross-attention. auto: those of the triggers and of the elements' "
+                        "content words. brackets: those inside [ ]. all: every token, as in an ordinary prompt."
                     ),
                 ),
                 io.Float.Input(
@@ -53,10 +57,12 @@ class ReCharElementPrompt(io.ComfyNode):
                     min=0.0,
                     max=10.0,
                     step=0.05,
-                    tooltip="Emphasis of the elements.",
+                    tooltip="Weight of the element tokens, as in (crane:1.3).",
                 ),
                 io.Mask.Input(
-                    "region", optional=True, tooltip="Where the elements may appear; without it, everywhere."
+                    "region",
+                    optional=True,
+                    tooltip="Where the elements may appear. Without a mask: everywhere.",
                 ),
             ],
             outputs=[
@@ -64,7 +70,9 @@ class ReCharElementPrompt(io.ComfyNode):
                     "conditioning", display_name="CONDITIONING", tooltip="For the sampler."
                 ),
                 io.String.Output(
-                    "kept", display_name="kept tokens", tooltip="The words that stay in the attention."
+                    "kept",
+                    display_name="kept tokens",
+                    tooltip="The tokens that stay in the cross-attention.",
                 ),
             ],
         )

@@ -1,4 +1,4 @@
-"""How well pictures keep a glyph and a style, and which of them does best."""
+"""Measures how well pictures keep a glyph and a style, and picks the best ones."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 
 class ReCharScore(io.ComfyNode):
-    """Measures beside controls."""
+    """Measures pictures and, for comparison, controls."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -17,17 +17,20 @@ class ReCharScore(io.ComfyNode):
             display_name="Score",
             category="ReChar/Evaluation",
             description=(
-                "Measures how well each picture keeps the glyph, and the colours of a style picture. The same measures "
-                "of a blank, a turned and a shifted glyph say what a number is worth: SSIM alone favours the blank."
+                "Measures how well each picture shows the glyph and matches the colours of a style picture. A blank "
+                "picture, a rotated and a shifted glyph are measured as controls, to compare with. SSIM alone would "
+                "favour the blank one."
             ),
             inputs=[
-                io.Image.Input("images", tooltip="The pictures to be measured."),
-                io.Mask.Input("glyph_mask", tooltip="The glyph that they should show."),
-                io.Image.Input("style_image", optional=True, tooltip="The style that they should have."),
+                io.Image.Input("images", tooltip="The pictures to measure."),
+                io.Mask.Input("glyph_mask", tooltip="The glyph the pictures should show."),
+                io.Image.Input("style_image", optional=True, tooltip="The style the pictures should have."),
             ],
             outputs=[
                 io.String.Output(
-                    "scores", display_name="scores", tooltip="All measures and controls, as JSON."
+                    "scores",
+                    display_name="scores",
+                    tooltip="The measures of all pictures and controls, as JSON.",
                 ),
                 io.Image.Output(
                     "chart", display_name="chart", tooltip="Pictures and controls with their scores."
@@ -46,7 +49,7 @@ class ReCharScore(io.ComfyNode):
 
 
 class ReCharBestOf(io.ComfyNode):
-    """The best of a batch."""
+    """Picks the best pictures of a batch."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -54,16 +57,16 @@ class ReCharBestOf(io.ComfyNode):
             node_id="ReCharBestOf",
             display_name="Best of Batch",
             category="ReChar/Evaluation",
-            description="Keeps the pictures of a batch that show the glyph, or have the style, best.",
+            description="Keeps the pictures of a batch that best show the glyph or best match the style.",
             inputs=[
                 io.Image.Input("images", tooltip="The pictures to choose from."),
-                io.Mask.Input("glyph_mask", tooltip="The glyph that they should show."),
-                io.Image.Input("style_image", optional=True, tooltip="The style that they should have."),
+                io.Mask.Input("glyph_mask", tooltip="The glyph the pictures should show."),
+                io.Image.Input("style_image", optional=True, tooltip="The style the pictures should have."),
                 io.Combo.Input(
                     "rank_by",
                     options=["structure", "style", "both"],
                     tooltip=(
-                        "structure: mean of IoU, skeleton recall and edge F1. style: likeness of colours. both: the "
+                        "structure: mean of IoU, skeleton recall and edge F1. style: similarity of the colours. both: "
                         "mean of the two."
                     ),
                 ),

@@ -1,4 +1,4 @@
-"""Fuse: a structure and a style B-LoRA onto a MODEL, each with its alpha."""
+"""Fuse: applies a structure and a style B-LoRA to MODEL, each with its own alpha."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .sockets import BLora
 
 
 class ReCharFuse(io.ComfyNode):
-    """Alpha-controlled fusion as ordinary LoRA patches."""
+    """Applies both B-LoRAs as ordinary ComfyUI weight patches."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -20,29 +20,36 @@ class ReCharFuse(io.ComfyNode):
             display_name="Fuse Structure and Style",
             category="ReChar/B-LoRA",
             description=(
-                "Puts the structure block of one B-LoRA and the style block of another into MODEL. They share no "
-                "layer, so each alpha moves its own property. Other LoRAs may be stacked before or after."
+                "Applies the structure block of one B-LoRA and the style block of another to MODEL. The two share no "
+                "layer, so each alpha changes only its own property. Other LoRAs may be applied before or after."
             ),
             inputs=[
                 io.Model.Input(
-                    "model", tooltip="An SDXL model; it stays as it is, the output is a patched copy."
+                    "model", tooltip="An SDXL model. It is not changed; the output is a patched copy."
                 ),
                 BLora.Input("structure", optional=True, tooltip="Only its structure block is used."),
                 BLora.Input("style", optional=True, tooltip="Only its style block is used."),
                 io.Float.Input(
-                    "structure_alpha", **alpha, tooltip="How much structure. 0 is exactly without."
+                    "structure_alpha",
+                    **alpha,
+                    tooltip="Multiplies the structure LoRA. 0 is exactly as without it.",
                 ),
-                io.Float.Input("style_alpha", **alpha, tooltip="How much style. 0 is exactly without."),
+                io.Float.Input(
+                    "style_alpha", **alpha, tooltip="Multiplies the style LoRA. 0 is exactly as without it."
+                ),
                 io.Combo.Input(
                     "alpha_mode",
                     options=["linear", "reference"],
                     default="linear",
-                    tooltip="'reference' squares both alphas, as the published code does; for alphas from papers.",
+                    tooltip=(
+                        "linear: alphas as given. reference: both alphas squared, as in the published code; for "
+                        "alphas taken from papers."
+                    ),
                 ),
             ],
             outputs=[
-                io.Model.Output("fused", display_name="MODEL", tooltip="MODEL with the fusion."),
-                io.String.Output("report", display_name="report", tooltip="What was fused, in words."),
+                io.Model.Output("fused", display_name="MODEL", tooltip="MODEL with both LoRAs."),
+                io.String.Output("report", display_name="report", tooltip="What was fused, as text."),
             ],
         )
 

@@ -1,4 +1,4 @@
-"""Text or a picture becomes a glyph: the shape that a structure LoRA learns."""
+"""Nodes that make the picture of a glyph, from text or from a picture, to train a structure LoRA on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MARGIN = {"default": 0.1, "min": 0.0, "max": 0.45, "step": 0.01}
 
 
 class ReCharGlyph(io.ComfyNode):
-    """Text, shaped and fitted."""
+    """Draws text, shaped by HarfBuzz and fitted to the canvas."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -25,20 +25,21 @@ class ReCharGlyph(io.ComfyNode):
             display_name="Glyph",
             category="ReChar/Glyph",
             description=(
-                "Draws one character, several or a word as large as the canvas allows, centred by its ink and never "
-                "clipped. Chinese, Japanese, Korean, Arabic, Hebrew, Indic and Latin scripts are shaped by HarfBuzz."
+                "Draws a character, several characters or a word as large as the canvas allows, centred by its ink "
+                "and never clipped. HarfBuzz shapes Chinese, Japanese, Korean, Arabic, Hebrew, Indic and Latin "
+                "scripts."
             ),
             inputs=[
                 io.String.Input(
                     "text",
                     default="羅",
                     multiline=True,
-                    tooltip="What to draw. A new line begins a new line, or a new column in vertical text.",
+                    tooltip="The text to draw. A line break starts a new line, or a new column in vertical text.",
                 ),
                 io.Combo.Input(
                     "font",
                     options=list(all_fonts()),
-                    tooltip="ReChar's own small fonts, those in models/fonts, then the system's.",
+                    tooltip="Lists ReChar's own small fonts, then those in models/fonts, then the system's.",
                 ),
                 io.Int.Input("width", **_SIDE, tooltip="Width of the canvas in pixels."),
                 io.Int.Input("height", **_SIDE, tooltip="Height of the canvas in pixels."),
@@ -46,34 +47,40 @@ class ReCharGlyph(io.ComfyNode):
                     "direction",
                     options=["auto", "horizontal", "vertical", "rtl"],
                     tooltip=(
-                        "auto: each line runs as its first letter does (Arabic from the right). horizontal: lines run "
-                        "from the left. rtl: from the right. vertical: columns from top to bottom, right to left."
+                        "auto: the first letter of each line decides (Arabic: right to left). horizontal: left to "
+                        "right. rtl: right to left. vertical: columns from top to bottom, ordered from right to left."
                     ),
                 ),
                 io.Combo.Input(
                     "fit",
                     options=["ink", "em"],
                     tooltip=(
-                        "ink: the drawn shape itself fills the canvas. em: the font's line height does, so that "
-                        "different characters keep their relative sizes."
+                        "ink: scales the drawn shape to fill the canvas. em: scales the font's line height to fill "
+                        "it, so that different characters keep their relative sizes."
                     ),
                 ),
-                io.Float.Input("margin", **_MARGIN, tooltip="Free part of the shorter side, on each side."),
+                io.Float.Input(
+                    "margin",
+                    **_MARGIN,
+                    tooltip="Empty margin on each side, as a fraction of the shorter side.",
+                ),
                 io.Float.Input(
                     "stroke",
                     default=0.0,
                     min=0.0,
                     max=128.0,
                     step=0.5,
-                    tooltip="Makes the shape bolder by this many pixels all round; it still fits the margin.",
+                    tooltip=(
+                        "Makes the shape bolder by this many pixels on all sides. It still stays inside the margin."
+                    ),
                 ),
                 io.Boolean.Input(
                     "outline_only",
                     default=False,
-                    tooltip="Draw only the stroke around the shape, not the shape.",
+                    tooltip="Draws only the outline of width 'stroke', without the shape itself.",
                 ),
                 io.String.Input("ink", default="#000000", tooltip="Colour of the glyph, as #rrggbb."),
-                io.String.Input("paper", default="#ffffff", tooltip="Colour of the ground, as #rrggbb."),
+                io.String.Input("paper", default="#ffffff", tooltip="Colour of the background, as #rrggbb."),
                 io.Float.Input(
                     "line_spacing",
                     default=1.0,
@@ -81,7 +88,7 @@ class ReCharGlyph(io.ComfyNode):
                     max=3.0,
                     step=0.05,
                     optional=True,
-                    tooltip="Distance of lines or columns, times the font's own.",
+                    tooltip="Distance between lines or columns, as a multiple of the font's own.",
                 ),
                 io.Int.Input(
                     "face",
@@ -89,13 +96,13 @@ class ReCharGlyph(io.ComfyNode):
                     min=0,
                     max=63,
                     optional=True,
-                    tooltip="Which face of a collection (.ttc, .otc); 0 is the first.",
+                    tooltip="Number of the face in a font collection (.ttc, .otc). 0 is the first.",
                 ),
                 io.String.Input(
                     "variations",
                     default="",
                     optional=True,
-                    tooltip="For a variable font: its axes, such as wght=700, wdth=85. Empty: as designed.",
+                    tooltip="Axis values of a variable font, such as wght=700, wdth=85. Empty: the font's defaults.",
                 ),
                 io.String.Input(
                     "language",
@@ -111,12 +118,16 @@ class ReCharGlyph(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Image.Output("image", display_name="image", tooltip="The glyph in ink on paper."),
+                io.Image.Output(
+                    "image",
+                    display_name="image",
+                    tooltip="The glyph in the ink colour on the paper colour.",
+                ),
                 io.Mask.Output("mask", display_name="mask", tooltip="1 where the ink is."),
                 io.Mask.Output(
                     "characters",
                     display_name="characters",
-                    tooltip="One mask a character, in reading order; together they are the mask.",
+                    tooltip="One mask per character, in reading order. Together they make up the mask.",
                 ),
             ],
         )
@@ -145,7 +156,7 @@ class ReCharGlyph(io.ComfyNode):
 
 
 class ReCharGlyphFromImage(io.ComfyNode):
-    """A picture of a glyph, cleaned and fitted."""
+    """Cleans a picture of a glyph and fits it to the canvas."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -154,17 +165,20 @@ class ReCharGlyphFromImage(io.ComfyNode):
             display_name="Glyph from Image",
             category="ReChar/Glyph",
             description=(
-                "Parts the ink from the paper in a picture of a character (scan, calligraphy, logo) and sets it in the "
-                "middle of a clean canvas, black on white. The shape is padded, never squashed."
+                "Separates ink from paper in a picture of a character (scan, calligraphy, logo) and centres the ink "
+                "on a clean canvas, black on white. The shape is padded, never distorted."
             ),
             inputs=[
-                io.Image.Input("image", tooltip="A picture of a character on a plain ground."),
+                io.Image.Input("image", tooltip="A picture of a character on a plain background."),
                 io.Int.Input("width", **_SIDE, tooltip="Width of the canvas in pixels."),
                 io.Int.Input("height", **_SIDE, tooltip="Height of the canvas in pixels."),
                 io.Combo.Input(
                     "threshold_mode",
                     options=["auto", "manual"],
-                    tooltip="auto finds the grey that best parts ink from paper (Otsu); manual takes the one below.",
+                    tooltip=(
+                        "auto: finds the grey that best separates ink from paper (Otsu). manual: uses the threshold "
+                        "below."
+                    ),
                 ),
                 io.Float.Input(
                     "threshold",
@@ -172,14 +186,21 @@ class ReCharGlyphFromImage(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="For manual: greys darker than this are one side, the others the other side.",
+                    tooltip="For manual: separates the darker greys from the lighter ones.",
                 ),
                 io.Combo.Input(
                     "invert",
                     options=["auto", "off", "on"],
-                    tooltip="off: the ink is dark. on: the ink is light. auto: what touches the border less.",
+                    tooltip=(
+                        "off: the ink is dark. on: the ink is light. auto: the ink is the side that touches the "
+                        "border less."
+                    ),
                 ),
-                io.Float.Input("margin", **_MARGIN, tooltip="Free part of the shorter side, on each side."),
+                io.Float.Input(
+                    "margin",
+                    **_MARGIN,
+                    tooltip="Empty margin on each side, as a fraction of the shorter side.",
+                ),
             ],
             outputs=[
                 io.Image.Output("glyph", display_name="image", tooltip="The glyph, black on white."),

@@ -1,4 +1,4 @@
-"""Alpha Grid: the same seed at every pair of structure and style alphas."""
+"""Alpha Grid: one picture from the same seed for every pair of structure and style alpha."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .sockets import BLora
 
 
 class ReCharAlphaGrid(io.ComfyNode):
-    """A labelled sheet to choose alphas from."""
+    """Generates a labelled sheet for choosing alphas."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -20,15 +20,24 @@ class ReCharAlphaGrid(io.ComfyNode):
             node_id="ReCharAlphaGrid",
             display_name="Alpha Grid",
             category="ReChar/B-LoRA",
-            description="Draws one picture for each pair of alphas, from the same noise, and lays them out as a sheet.",
+            description=(
+                "Generates one picture for each pair of alphas, all from the same noise, and arranges them on one "
+                "sheet."
+            ),
             inputs=[
                 io.Model.Input("model", tooltip="An SDXL model without the B-LoRAs."),
                 io.Vae.Input("vae", tooltip="Decodes the pictures."),
-                io.Conditioning.Input("positive", tooltip="What to draw."),
+                io.Conditioning.Input("positive", tooltip="The positive conditioning."),
                 io.Conditioning.Input(
-                    "negative", tooltip="What to avoid; ConditioningZeroOut gives SDXL's zeros."
+                    "negative",
+                    tooltip=(
+                        "The negative conditioning. ConditioningZeroOut gives the zeros that SDXL was trained with."
+                    ),
                 ),
-                io.Latent.Input("latent_image", tooltip="Size of the pictures; its first latent is used."),
+                io.Latent.Input(
+                    "latent_image",
+                    tooltip="Sets the size of the pictures. Only the first latent of a batch is used.",
+                ),
                 BLora.Input("structure", optional=True, tooltip="Only its structure block is used."),
                 BLora.Input("style", optional=True, tooltip="Only its style block is used."),
                 io.String.Input(
@@ -43,7 +52,7 @@ class ReCharAlphaGrid(io.ComfyNode):
                     min=0,
                     max=2**64 - 1,
                     control_after_generate=True,
-                    tooltip="Of the noise.",
+                    tooltip="Seed of the noise.",
                 ),
                 io.Int.Input("steps", default=20, min=1, max=1000, tooltip="Sampling steps of each picture."),
                 io.Float.Input(
@@ -57,7 +66,7 @@ class ReCharAlphaGrid(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Image.Output("sheet", display_name="sheet", tooltip="All pictures, labelled."),
+                io.Image.Output("sheet", display_name="sheet", tooltip="All pictures with their labels."),
                 io.Image.Output(
                     "images", display_name="IMAGE", tooltip="The pictures as a batch, row by row."
                 ),

@@ -1,4 +1,4 @@
-"""A word of decorated characters with one look."""
+"""ReChar Word: a word of decorated characters in one style."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .sockets import BLora, IPAdapters
 
 
 class ReCharWord(io.ComfyNode):
-    """Character by character, one style."""
+    """Generates a word character by character in one style."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -20,8 +20,8 @@ class ReCharWord(io.ComfyNode):
             display_name="ReChar Word",
             category="ReChar/References",
             description=(
-                "Draws each character of a word in a square of its own, all with one style: the same style LoRA and "
-                "references, the same noise, and the same latent statistics. Then it puts the word together with alpha."
+                "Generates each character of a word in a square of its own, all in one style: with the same style "
+                "LoRA, references, noise and latent statistics. Then it composes the word, with an alpha channel."
             ),
             inputs=[
                 io.Model.Input("model", tooltip="An SDXL model without the B-LoRAs."),
@@ -29,7 +29,7 @@ class ReCharWord(io.ComfyNode):
                 io.Vae.Input("vae", tooltip="Decodes the pictures."),
                 io.Mask.Input(
                     "characters",
-                    tooltip="One mask a character at its place in the word: the output 'characters' of Glyph.",
+                    tooltip="One mask per character, at its place in the word: the output 'characters' of Glyph.",
                 ),
                 io.Combo.Input("pipeline_mode", options=MODES, tooltip="As in ReChar Pipeline."),
                 io.String.Input("elements", **ELEMENTS),
@@ -39,7 +39,7 @@ class ReCharWord(io.ComfyNode):
                     min=64,
                     max=4096,
                     step=8,
-                    tooltip="Pixels of each character's square. The demo model wants 256.",
+                    tooltip="Side of each character's square in pixels. Use 256 with the demo model.",
                 ),
                 io.Float.Input(
                     "margin",
@@ -47,22 +47,22 @@ class ReCharWord(io.ComfyNode):
                     min=0.0,
                     max=0.45,
                     step=0.01,
-                    tooltip="Free part of the square around the largest character, for decorations.",
+                    tooltip="Empty fraction of the square around the largest character, as room for decorations.",
                 ),
                 io.Combo.Input(
                     "shared_style",
                     options=["noise and statistics", "noise", "off"],
                     tooltip=(
-                        "What characters have in common beside style and prompt. noise: they start from the same. "
-                        "statistics: ink and ground get the first character's means and spreads at every step."
+                        "What the characters share besides style and prompt. noise: the initial noise. statistics: at "
+                        "every step, ink and background are given the first character's means and standard deviations."
                     ),
                 ),
                 io.Combo.Input(
                     "matte",
                     options=["glyph", "drawn", "square"],
                     tooltip=(
-                        "What of each square goes into the word. glyph: the character's shape. drawn: the shape as it "
-                        "was drawn. square: all of it."
+                        "Which part of each square goes into the word. glyph: the character's shape. drawn: the shape "
+                        "in the generated picture. square: the whole square."
                     ),
                 ),
                 io.Int.Input(
@@ -71,8 +71,8 @@ class ReCharWord(io.ComfyNode):
                     min=0,
                     max=1_000_000,
                     tooltip=(
-                        "Trains a structure B-LoRA for each character with so many steps, kept on disk; 0: none, "
-                        "ControlNet or references carry the shapes. Published: 1000."
+                        "Training steps of a structure B-LoRA for each character, stored on disk. 0: no training; a "
+                        "ControlNet or references give the shapes. Published: 1000."
                     ),
                 ),
                 io.Float.Input(
@@ -82,7 +82,7 @@ class ReCharWord(io.ComfyNode):
                     max=1.0,
                     step=1e-6,
                     round=False,
-                    tooltip="Learning rate of that training. Published: 0.00005. The demo model wants 0.005.",
+                    tooltip="Learning rate of that training. Published: 0.00005. Use 0.005 with the demo model.",
                 ),
                 io.Int.Input(
                     "structure_rank",
@@ -97,14 +97,14 @@ class ReCharWord(io.ComfyNode):
                 io.String.Input(
                     "template",
                     default="A [c] in [s] style",
-                    tooltip="The prompt: [c] and [s] are the triggers; elements come last, or at [e].",
+                    tooltip="The prompt. [c] and [s] become the triggers; the elements go to [e], or to the end.",
                 ),
                 io.Image.Input(
                     "style_image",
                     optional=True,
                     tooltip=(
-                        "The style that all should have, for style adapters. Beside a style B-LoRA, which draws its "
-                        "own, only references-only uses it."
+                        "The style picture for the style adapter. With a style B-LoRA, the second pass generates that "
+                        "picture, and only references-only uses this one."
                     ),
                 ),
                 BLora.Input("style", optional=True, tooltip="Only its style block is used."),
@@ -112,7 +112,7 @@ class ReCharWord(io.ComfyNode):
                 io.ControlNet.Input(
                     "control_net",
                     optional=True,
-                    tooltip="A canny ControlNet; it gets each character's edges.",
+                    tooltip="A canny ControlNet. It receives each character's edges.",
                 ),
             ],
             outputs=[
@@ -120,10 +120,10 @@ class ReCharWord(io.ComfyNode):
                 io.Image.Output(
                     "word",
                     display_name="word",
-                    tooltip="The word put together, with alpha as fourth channel.",
+                    tooltip="The composed word, with alpha as the fourth channel.",
                 ),
                 io.Mask.Output("alpha", display_name="alpha", tooltip="The word's alpha: 1 is opaque."),
-                io.String.Output("settings", display_name="settings", tooltip="All that was set, as JSON."),
+                io.String.Output("settings", display_name="settings", tooltip="All settings, as JSON."),
             ],
         )
 

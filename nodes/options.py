@@ -1,4 +1,4 @@
-"""What inputs of several nodes have in common, each said once."""
+"""Input options that several nodes share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 ELEMENTS: dict[str, Any] = {
     "default": "plum blossoms, a crane",
     "multiline": True,
-    "tooltip": "Decorative things, separated by commas or lines.",
+    "tooltip": "Decorative things, separated by commas or line breaks.",
 }
 MODES = ["tuned", "paper", "official", "references-only"]
 PASSES_SEED: dict[str, Any] = {
@@ -15,18 +15,18 @@ PASSES_SEED: dict[str, Any] = {
     "min": 0,
     "max": 2**63,
     "control_after_generate": True,
-    "tooltip": "Of the noise; the passes take this one and the next two.",
+    "tooltip": "Seed of the noise. The three passes use seed, seed + 1 and seed + 2.",
 }
 PASSES_STEPS: dict[str, Any] = {
     "default": 0,
     "min": 0,
     "max": 1000,
-    "tooltip": "Of each pass; 0 is the mode's own.",
+    "tooltip": "Sampling steps of each pass. 0: the mode's own value.",
 }
 PASSES_GUIDANCE: dict[str, Any] = {
     "default": 0.0,
     "min": 0.0,
     "max": 100.0,
     "step": 0.1,
-    "tooltip": "CFG of all passes; 0 is the mode's own. The demo model wants 1.",
+    "tooltip": "CFG of all passes. 0: the mode's own value. Use 1 with the demo model.",
 }

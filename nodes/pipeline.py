@@ -1,4 +1,4 @@
-"""The whole of ReChar in one node, made of what the single nodes are made of."""
+"""ReChar Pipeline: the whole method in one node, built from the same functions as the single nodes."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ class ReCharPipeline(io.ComfyNode):
             display_name="ReChar Pipeline",
             category="ReChar/References",
             description=(
-                "Draws a glyph's structure with one B-LoRA, a style with another, and the decorated glyph from both. "
-                "What is not connected is left out: without B-LoRAs, glyph and style picture are the references."
+                "Generates a structure picture with one B-LoRA, a style picture with another, and the decorated glyph "
+                "from both. Inputs that are not connected are left out: without B-LoRAs, the glyph and the style "
+                "picture are the references."
             ),
             inputs=[
                 io.Model.Input("model", tooltip="An SDXL model without the B-LoRAs."),
@@ -29,15 +30,15 @@ class ReCharPipeline(io.ComfyNode):
                 io.Vae.Input("vae", tooltip="Decodes the pictures."),
                 io.Image.Input(
                     "glyph",
-                    tooltip="The glyph; its size is that of the pictures. Of a batch, the first is drawn.",
+                    tooltip="The glyph. It sets the size of the pictures. Only the first of a batch is used.",
                 ),
                 io.Mask.Input("glyph_mask", tooltip="The glyph's mask."),
                 io.Combo.Input(
                     "pipeline_mode",
                     options=MODES,
                     tooltip=(
-                        "tuned: our defaults. paper: with layout map and token drop. official: as the published code. "
-                        "references-only: nothing trained is needed."
+                        "tuned: our defaults. paper: with layout map and token drop. official: as in the published "
+                        "code. references-only: needs no training."
                     ),
                 ),
                 io.String.Input("elements", **ELEMENTS),
@@ -48,38 +49,45 @@ class ReCharPipeline(io.ComfyNode):
                     "template",
                     default="A [c] in [s] style",
                     optional=True,
-                    tooltip="The result's prompt: [c] and [s] are the triggers; elements come last, or at [e].",
+                    tooltip=(
+                        "The prompt of the result. [c] and [s] become the triggers; the elements go to [e], or to the "
+                        "end."
+                    ),
                 ),
                 io.String.Input(
                     "style_prompt",
                     default="A [s] style",
                     optional=True,
-                    tooltip="The prompt of the style picture, for the second pass.",
+                    tooltip="The prompt of the second pass, which generates the style picture.",
                 ),
                 io.Image.Input(
                     "style_image",
                     optional=True,
                     tooltip=(
-                        "The style that they should have, for style adapters. Beside a style B-LoRA, which draws its "
-                        "own, only references-only uses it."
+                        "The style picture for the style adapter. With a style B-LoRA, the second pass generates that "
+                        "picture, and only references-only uses this one."
                     ),
                 ),
                 BLora.Input("structure", optional=True, tooltip="Only its structure block is used."),
                 BLora.Input("style", optional=True, tooltip="Only its style block is used."),
                 IPAdapters.Input("adapters", optional=True, tooltip="From Load Reference Adapters."),
                 io.ControlNet.Input(
-                    "control_net", optional=True, tooltip="A canny ControlNet; it gets the glyph's edges."
+                    "control_net",
+                    optional=True,
+                    tooltip="A canny ControlNet. It receives the glyph's edges.",
                 ),
             ],
             outputs=[
                 io.Image.Output("decorated", display_name="IMAGE", tooltip="The decorated glyph."),
                 io.Image.Output(
-                    "structure_picture", display_name="structure image", tooltip="What the first pass drew."
+                    "structure_picture",
+                    display_name="structure image",
+                    tooltip="The picture of the first pass.",
                 ),
                 io.Image.Output(
-                    "style_picture", display_name="style image", tooltip="What the second pass drew."
+                    "style_picture", display_name="style image", tooltip="The picture of the second pass."
                 ),
-                io.String.Output("settings", display_name="settings", tooltip="All that was set, as JSON."),
+                io.String.Output("settings", display_name="settings", tooltip="All settings, as JSON."),
             ],
         )
 

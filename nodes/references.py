@@ -1,4 +1,4 @@
-"""Reference images through adapters: load, encode, lay out, apply; and maps of a glyph's structure for a ControlNet."""
+"""Nodes for reference images (IP-Adapters, layout) and for structure maps of a glyph for a ControlNet."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PART = {"min": 0.0, "max": 1.0, "step": 0.01}
 
 
 class ReCharLoadAdapters(io.ComfyNode):
-    """Adapter files and their image encoder, checked against each other."""
+    """Loads IP-Adapter files and checks them against the image encoder."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -23,14 +23,14 @@ class ReCharLoadAdapters(io.ComfyNode):
             display_name="Load Reference Adapters",
             category="ReChar/References",
             description=(
-                "Loads IP-Adapters for SDXL: one that carries the structure of a picture (composition adapter) and one "
-                "that carries its style. Every shape is checked, and an error names what fits what."
+                "Loads IP-Adapters for SDXL: a composition adapter for structure references and one for style "
+                "references. All tensor shapes are checked; an error says which files fit together."
             ),
             inputs=[
                 io.Combo.Input(
                     "composition",
                     options=adapter_names(),
-                    tooltip="For structure references: a .safetensors file in models/ipadapter, mostly a plus adapter.",
+                    tooltip="For structure references: a .safetensors file in models/ipadapter (usually plus).",
                 ),
                 io.Combo.Input(
                     "style_adapter",
@@ -39,7 +39,7 @@ class ReCharLoadAdapters(io.ComfyNode):
                 ),
                 io.ClipVision.Input(
                     "clip_vision",
-                    tooltip="The image encoder that both were trained with, usually CLIP-ViT-H-14.",
+                    tooltip="The image encoder that both adapters were trained with, usually CLIP-ViT-H-14.",
                 ),
             ],
             outputs=[IPAdapters.Output("adapters", display_name="adapters", tooltip="For Encode Reference.")],
@@ -53,7 +53,7 @@ class ReCharLoadAdapters(io.ComfyNode):
 
 
 class ReCharEncodeReference(io.ComfyNode):
-    """A picture becomes tokens for the cross-attention."""
+    """Encodes a picture as image tokens for the cross-attention."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -62,41 +62,41 @@ class ReCharEncodeReference(io.ComfyNode):
             display_name="Encode Reference",
             category="ReChar/References",
             description=(
-                "Turns a picture into tokens that the model attends to beside the prompt. Connect several in a row "
-                "through 'previous' for any number of references."
+                "Encodes a picture as image tokens, which the model attends to in addition to the prompt. For several "
+                "references, connect these nodes in a row through 'previous'."
             ),
             inputs=[
                 IPAdapters.Input("adapters", tooltip="From Load Reference Adapters."),
-                io.Image.Input("image", tooltip="The reference; of a batch, all pictures are seen together."),
+                io.Image.Input("image", tooltip="The reference. All pictures of a batch are used together."),
                 io.Combo.Input(
                     "role",
                     options=["structure", "style"],
-                    tooltip="Which adapter reads it, and which part of the layout and which scale it follows.",
+                    tooltip="structure or style: chooses the adapter, the branch of the layout and the scale.",
                 ),
                 io.Combo.Input(
                     "uncond",
                     options=["diffusers", "zeros", "black"],
                     tooltip=(
-                        "What the negative half sees instead. diffusers: as the diffusers library does. zeros: no "
-                        "features. black: a black picture."
+                        "Image tokens for the unconditional half of CFG. diffusers: as in the diffusers library. "
+                        "zeros: no features. black: those of a black picture."
                     ),
                 ),
                 io.Float.Input(
                     "weight",
                     default=1.0,
                     **_SCALE,
-                    tooltip="Its share beside other references of the same role.",
+                    tooltip="Weight of this reference relative to others of the same role.",
                 ),
                 io.Mask.Input(
                     "keep_mask",
                     optional=True,
-                    tooltip="Image tokens outside it are dropped, not blackened. For plus adapters only.",
+                    tooltip="Image tokens outside the mask are dropped. For plus adapters only.",
                 ),
-                References.Input("previous", optional=True, tooltip="References to go along with this one."),
+                References.Input("previous", optional=True, tooltip="References to use with this one."),
             ],
             outputs=[
                 References.Output(
-                    "references", display_name="references", tooltip="This one and those before it."
+                    "references", display_name="references", tooltip="This reference and the previous ones."
                 )
             ],
         )
@@ -119,7 +119,7 @@ class ReCharEncodeReference(io.ComfyNode):
 
 
 class ReCharLayout(io.ComfyNode):
-    """The intensity layout map."""
+    """Builds the intensity layout map from masks."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -128,7 +128,7 @@ class ReCharLayout(io.ComfyNode):
             display_name="Layout",
             category="ReChar/References",
             description=(
-                "Says where text, structure and style act in the picture. A branch without a mask acts everywhere."
+                "Sets where text, structure and style act in the picture. A branch without a mask acts everywhere."
             ),
             inputs=[
                 io.Mask.Input("structure_mask", optional=True, tooltip="Where structure references act."),
@@ -142,9 +142,9 @@ class ReCharLayout(io.ComfyNode):
                     "operator",
                     options=["off", "softmax", "gated_softmax"],
                     tooltip=(
-                        "How masks become weights. off: the prompt everywhere, each reference times its mask. softmax: "
-                        "the branches compete for every cell by a softmax of gated masks. gated_softmax: gate times "
-                        "mask times a softmax of the masks (ReChar's)."
+                        "How masks become weights. off: prompt everywhere, each reference times its mask. softmax: "
+                        "softmax of the gated masks over the branches, in each cell. gated_softmax: gate times mask "
+                        "times softmax of the masks (ReChar's)."
                     ),
                 ),
                 io.Float.Input(
@@ -153,15 +153,15 @@ class ReCharLayout(io.ComfyNode):
                     min=0.01,
                     max=100.0,
                     step=0.01,
-                    tooltip="Of the softmax: small lets the strongest branch take all.",
+                    tooltip="Temperature of the softmax. The smaller, the more the strongest branch dominates.",
                 ),
                 io.Combo.Input(
                     "mask_mode",
                     options=["area", "official", "maxpool", "fill", "distance"],
                     tooltip=(
-                        "How masks come to the coarse grids of the attention. area: their mean. official: as the "
-                        "published code, which loses thin lines. maxpool: any touch counts. fill: what lines enclose. "
-                        "distance: falls off softly outside."
+                        "How masks are scaled down to the attention's grids. area: mean. official: as in the "
+                        "published code; loses thin lines. maxpool: maximum. fill: also what lines enclose. distance: "
+                        "fades out around the mask."
                     ),
                 ),
             ],
@@ -184,7 +184,7 @@ class ReCharLayout(io.ComfyNode):
 
 
 class ReCharApplyReferences(io.ComfyNode):
-    """References into the cross-attention of a MODEL."""
+    """Applies references to the cross-attention of a MODEL."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -193,39 +193,39 @@ class ReCharApplyReferences(io.ComfyNode):
             display_name="Apply References",
             category="ReChar/References",
             description=(
-                "Lets every cross-attention of MODEL look at the references beside the prompt. Works together with "
-                "LoRAs, any ControlNet and other packs' attention patches."
+                "Makes every cross-attention of MODEL attend to the references in addition to the prompt. Works "
+                "together with LoRAs, any ControlNet and other packs' attention patches."
             ),
             inputs=[
                 io.Model.Input(
-                    "model", tooltip="An SDXL model; it stays as it is, the output is a patched copy."
+                    "model", tooltip="An SDXL model. It is not changed; the output is a patched copy."
                 ),
                 References.Input("references", tooltip="From Encode Reference."),
-                Layout.Input("layout", optional=True, tooltip="Where they act; without it, everywhere."),
+                Layout.Input("layout", optional=True, tooltip="Where they act. Without it: everywhere."),
                 io.Float.Input(
                     "structure_scale",
                     default=1.0,
                     **_SCALE,
-                    tooltip="Strength of structure references. 0 is exactly without. The published code has 1.5.",
+                    tooltip="Scale of the structure references. 0 is exactly as without them. Published code: 1.5.",
                 ),
                 io.Float.Input(
                     "style_scale",
                     default=0.8,
                     **_SCALE,
-                    tooltip="Strength of style references. 0 is exactly without. The published code has 0.8.",
+                    tooltip="Scale of the style references. 0 is exactly as without them. Published code: 0.8.",
                 ),
                 io.Float.Input(
-                    "start", default=0.0, **_PART, tooltip="Part of the sampling after which they act."
+                    "start", default=0.0, **_PART, tooltip="They act from this fraction of sampling."
                 ),
                 io.Float.Input(
-                    "end", default=1.0, **_PART, tooltip="Part of the sampling until which they act."
+                    "end", default=1.0, **_PART, tooltip="They act until this fraction of sampling."
                 ),
                 io.String.Input(
                     "block_weights",
                     default="",
                     tooltip=(
-                        "Factors of single blocks, like 'output 1: 1, middle: 0.5, *: 0'. Blocks: input 4, 5, 7, 8, "
-                        "middle, output 0 to 5; * is all others. Empty: 1 everywhere."
+                        "Weights of single blocks, like 'output 1: 1, middle: 0.5, *: 0'. Blocks: input 4, 5, 7, 8, "
+                        "middle, output 0 to 5; * means all others. Empty: 1 everywhere."
                     ),
                 ),
             ],
@@ -255,7 +255,7 @@ class ReCharApplyReferences(io.ComfyNode):
 
 
 class ReCharStructureMap(io.ComfyNode):
-    """A picture of a glyph's structure."""
+    """Computes a structure map of a glyph."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -267,18 +267,14 @@ class ReCharStructureMap(io.ComfyNode):
                 "Draws a glyph's edges, skeleton, distance map or filled shape, white on black, for any ControlNet."
             ),
             inputs=[
-                io.Mask.Input(
-                    "glyph_mask", optional=True, tooltip="The glyph's mask; it goes before the picture."
-                ),
-                io.Image.Input(
-                    "image", optional=True, tooltip="A picture, whose ink is found by its darkness."
-                ),
+                io.Mask.Input("glyph_mask", optional=True, tooltip="The glyph's mask; replaces the image."),
+                io.Image.Input("image", optional=True, tooltip="A picture; its ink is found by brightness."),
                 io.Combo.Input(
                     "kind",
                     options=["canny-cv2", "skeleton", "distance", "fill"],
                     tooltip=(
-                        "canny-cv2: edges, equal to OpenCV's Canny(100, 200). skeleton: middle lines. distance: "
-                        "brighter towards the middle of strokes. fill: what outlines enclose."
+                        "canny-cv2: edges, equal to OpenCV's Canny(100, 200). skeleton: centre lines. distance: "
+                        "brighter towards the middle of strokes. fill: the area that outlines enclose."
                     ),
                 ),
             ],

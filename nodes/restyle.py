@@ -1,4 +1,4 @@
-"""Soulstyler, the restyling: masked img2img for any sampler, or the CLIP-guided engine."""
+"""Soulstyler nodes that restyle the object: masked img2img for any sampler, or the CLIP-guided engine."""
 
 from __future__ import annotations
 
@@ -10,26 +10,38 @@ from .host import soulstyler as host
 from .sockets import Guide, ObjectRegion
 
 # What both nodes of the CLIP-guided engine ask for
-_MASK: dict[str, Any] = {"tooltip": "The object, from any node. An empty mask gives the picture back."}
+_MASK: dict[str, Any] = {
+    "tooltip": "The object's mask, from any node. With an empty mask the picture is returned unchanged."
+}
 _T: dict[str, Any] = {
     "default": 0.7,
     "min": 0.0,
     "max": 10.0,
     "step": 0.05,
-    "tooltip": "How strongly the surroundings are held while fitting, 0 = not at all.",
+    "tooltip": "How strongly the loss keeps the surroundings unchanged. 0: not at all.",
 }
-_STEPS: dict[str, Any] = {"default": 201, "min": 1, "max": 10000, "tooltip": "201 as published."}
-_CROPS: dict[str, Any] = {"default": 64, "min": 1, "max": 1024, "tooltip": "Crops a step; fewer are faster."}
+_STEPS: dict[str, Any] = {
+    "default": 201,
+    "min": 1,
+    "max": 10000,
+    "tooltip": "Optimizer steps. Published: 201.",
+}
+_CROPS: dict[str, Any] = {
+    "default": 64,
+    "min": 1,
+    "max": 1024,
+    "tooltip": "Crops per step. Fewer are faster.",
+}
 _RESOLUTION: dict[str, Any] = {
     "default": 512,
     "min": 16,
     "max": 4096,
-    "tooltip": "Pixels of the shorter side while fitting; a larger picture keeps its own size in the end.",
+    "tooltip": "Shorter side in pixels while fitting. The result has the size of the picture.",
 }
 
 
 class SoulstylerPrepare(io.ComfyNode):
-    """A picture and a mask, made ready for a sampler."""
+    """Prepares a picture and a mask for a sampler."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -38,16 +50,16 @@ class SoulstylerPrepare(io.ComfyNode):
             display_name="Prepare Restyle",
             category="ReChar/Soulstyler",
             description=(
-                "Makes picture and mask ready for KSampler: the latent with the mask on it, and the MODEL with "
-                "differential denoising, so that a soft mask restyles gradually. A denoise of 0.4 to 0.8 keeps the "
-                "object's form."
+                "Prepares picture and mask for KSampler: a latent with the mask, and MODEL with differential "
+                "diffusion, so that a soft mask restyles gradually. A denoise of 0.4 to 0.8 keeps the object's form."
             ),
             inputs=[
-                io.Model.Input("model", tooltip="SDXL, with a style B-LoRA fused into it for its style."),
+                io.Model.Input("model", tooltip="An SDXL model with the style B-LoRA applied."),
                 io.Vae.Input("vae", tooltip="The checkpoint's VAE."),
                 io.Image.Input("image", tooltip="The picture, or a batch."),
                 io.Mask.Input(
-                    "mask", tooltip="Where it may change, from any node. One mask, or one for each picture."
+                    "mask",
+                    tooltip="Where the picture may change; from any node. One mask, or one for each picture.",
                 ),
             ],
             outputs=[
@@ -66,7 +78,7 @@ class SoulstylerPrepare(io.ComfyNode):
 
 
 class SoulstylerFinish(io.ComfyNode):
-    """The restyled object back in its picture."""
+    """Puts the restyled object back into its picture."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -74,9 +86,12 @@ class SoulstylerFinish(io.ComfyNode):
             node_id="SoulstylerFinish",
             display_name="Finish Restyle",
             category="ReChar/Soulstyler",
-            description="Puts the restyled object back: where the mask is 0, every pixel is the source's, bit for bit.",
+            description=(
+                "Puts the restyled object back into the picture. Where the mask is 0, every pixel equals the source, "
+                "bit for bit."
+            ),
             inputs=[
-                io.Image.Input("image", tooltip="What VAE Decode made of the sampled latent."),
+                io.Image.Input("image", tooltip="The sampled latent, decoded by VAE Decode."),
                 ObjectRegion.Input("restyle_target", tooltip="From Prepare Restyle."),
             ],
             outputs=[io.Image.Output("restyled", display_name="IMAGE", tooltip="The finished picture.")],
@@ -88,7 +103,7 @@ class SoulstylerFinish(io.ComfyNode):
 
 
 class SoulstylerLoadGuide(io.ComfyNode):
-    """CLIP and VGG19 from local files."""
+    """Loads CLIP and VGG19 from local files."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -97,9 +112,9 @@ class SoulstylerLoadGuide(io.ComfyNode):
             display_name="Load Style Guide",
             category="ReChar/Soulstyler",
             description=(
-                "Reads what judges the style: CLIP (a folder in transformers' layout) and VGG19 (a .safetensors file), "
-                "both in models/soulstyler. The host's own CLIP Vision cannot serve: no gradient passes it. Nothing is "
-                "downloaded."
+                "Loads the models that measure the style: CLIP (a folder in transformers' layout) and VGG19 (a "
+                ".safetensors file), both in models/soulstyler. ComfyUI's own CLIP Vision cannot be used because it "
+                "passes no gradients. Nothing is downloaded."
             ),
             inputs=[
                 io.Combo.Input(
@@ -112,7 +127,7 @@ class SoulstylerLoadGuide(io.ComfyNode):
                     "vgg_file",
                     options=host.vgg_names(),
                     default=host.VGG,
-                    tooltip="VGG19 with torchvision's names, in models/soulstyler.",
+                    tooltip="VGG19 with torchvision's tensor names, in models/soulstyler.",
                 ),
             ],
             outputs=[
@@ -137,15 +152,15 @@ class SoulstylerOptimise(io.ComfyNode):
             display_name="Stylise by CLIP",
             category="ReChar/Soulstyler",
             description=(
-                "Soulstyler as published: a small network is fitted to this one picture, until the object looks like "
-                "the style's text to CLIP. Needs no diffusion model."
+                "Soulstyler as published: fits a small network to this one picture until CLIP finds that the object "
+                "matches the style text. Needs no diffusion model."
             ),
             inputs=[
                 Guide.Input("guide", tooltip="From Load Style Guide."),
                 io.Image.Input("image", tooltip="The picture, or a batch."),
                 io.Mask.Input("mask", **_MASK),
                 io.String.Input(
-                    "style_text", default="cubism", tooltip="The style in words; CLIP reads English."
+                    "style_text", default="cubism", tooltip="The style in words. CLIP reads English."
                 ),
                 io.Float.Input("t", **_T),
                 io.Int.Input("steps", **_STEPS),
@@ -156,7 +171,7 @@ class SoulstylerOptimise(io.ComfyNode):
                     max=1.0,
                     step=0.0001,
                     round=False,
-                    tooltip="0.0005 as published; it halves every 100 steps.",
+                    tooltip="0.0005 as published. It is halved every 100 steps.",
                 ),
                 io.Int.Input("crops", **_CROPS),
                 io.Int.Input(
@@ -164,16 +179,16 @@ class SoulstylerOptimise(io.ComfyNode):
                     default=64,
                     min=8,
                     max=1024,
-                    tooltip="Pixels; larger ones give larger strokes.",
+                    tooltip="Side of a crop in pixels. Larger crops give larger brush strokes.",
                 ),
                 io.Int.Input("resolution", **_RESOLUTION),
                 io.Int.Input(
-                    "seed", default=0, min=0, max=2**63 - 1, tooltip="Equal seeds give equal pictures."
+                    "seed", default=0, min=0, max=2**63 - 1, tooltip="The same seed gives the same picture."
                 ),
                 io.Boolean.Input(
                     "keep_outside",
                     default=True,
-                    tooltip="On: outside the mask nothing changes at all. Off: as published, t alone holds it.",
+                    tooltip="On: nothing outside the mask changes. Off: as published, only t limits the change.",
                 ),
             ],
             outputs=[
@@ -195,7 +210,7 @@ class SoulstylerOptimise(io.ComfyNode):
 
 
 class SoulstylerSweep(io.ComfyNode):
-    """Many styles over one mask."""
+    """Restyles one masked object in many styles."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -204,18 +219,18 @@ class SoulstylerSweep(io.ComfyNode):
             display_name="Style Sweep",
             category="ReChar/Soulstyler",
             description=(
-                "One picture, one mask and one set of loaded models, many styles and seeds: a labelled sheet and every "
-                "picture. Outside the mask nothing changes."
+                "Restyles one picture in many styles and with many seeds, with models that are loaded once. Gives a "
+                "labelled sheet and every picture. Outside the mask nothing changes."
             ),
             inputs=[
                 Guide.Input("guide", tooltip="From Load Style Guide."),
-                io.Image.Input("image", tooltip="The picture; of a batch, the first."),
+                io.Image.Input("image", tooltip="The picture. Only the first of a batch is used."),
                 io.Mask.Input("mask", **_MASK),
                 io.String.Input(
                     "styles",
                     default="cubism\nwatercolor painting\nstained glass",
                     multiline=True,
-                    tooltip="A style a line; CLIP reads English.",
+                    tooltip="One style per line. CLIP reads English.",
                 ),
                 io.String.Input("seeds", default="0", tooltip="Whole numbers, separated by commas."),
                 io.Float.Input("t", **_T),
@@ -225,7 +240,9 @@ class SoulstylerSweep(io.ComfyNode):
             ],
             outputs=[
                 io.Image.Output(
-                    "sheet", display_name="sheet", tooltip="All pictures, labelled; a style a row."
+                    "sheet",
+                    display_name="sheet",
+                    tooltip="All pictures with their labels, one style per row.",
                 ),
                 io.Image.Output(
                     "images", display_name="IMAGE", tooltip="The pictures as a batch, row by row."

@@ -1,4 +1,4 @@
-"""Our socket types, each declared once."""
+"""The socket types of this pack."""
 
 from comfy_api.latest import io
 

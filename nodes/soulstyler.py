@@ -1,4 +1,4 @@
-"""Soulstyler, words and place: an instruction becomes style and object, the object becomes a mask."""
+"""Soulstyler nodes that split an instruction into style and object and find the object's mask."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .sockets import Llm, Segmenter
 
 
 class SoulstylerInstruction(io.ComfyNode):
-    """An instruction split into style and object."""
+    """Splits an instruction into style and object."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -20,34 +20,40 @@ class SoulstylerInstruction(io.ComfyNode):
             display_name="Instruction",
             category="ReChar/Soulstyler",
             description=(
-                "Splits an instruction in English, Chinese or Japanese into the style and the object it is for, "
-                "by rules or by a language model of yours. Every value is copied from the instruction."
+                "Splits an instruction in English, Chinese or Japanese into a style and the object to restyle, by "
+                "rules or with your own language model. Every value is copied from the instruction."
             ),
             inputs=[
                 io.String.Input(
                     "instruction",
                     default="Turn the red car into a watercolor painting",
                     multiline=True,
-                    tooltip="What is to be restyled, and how, in one sentence.",
+                    tooltip="What to restyle, and how, in one sentence.",
                 ),
                 io.Combo.Input(
                     "mode",
                     options=["auto", "rules", "LLM"],
                     default="auto",
-                    tooltip="auto: the LLM or answer if there is one, and the rules where that cannot be used.",
+                    tooltip=(
+                        "auto: uses llm or answer if connected, else the rules; also the rules if the LLM's output is "
+                        "not valid. rules: only the rules. LLM: only the language model."
+                    ),
                 ),
                 Llm.Input("llm", optional=True, tooltip="From Load Instruction LLM; the rules need none."),
                 io.String.Input(
                     "answer",
                     optional=True,
                     force_input=True,
-                    tooltip="JSON from any node with a language model, instead of llm; the help page has the prompt.",
+                    tooltip=(
+                        "JSON output of a language model in any other node, instead of llm. The help page has the "
+                        "prompt."
+                    ),
                 ),
             ],
             outputs=[
                 io.String.Output("style", display_name="style", tooltip="For the prompt or Stylise by CLIP."),
                 io.String.Output(
-                    "object", display_name="object", tooltip="The object as the instruction calls it."
+                    "object", display_name="object", tooltip="The object, in the words of the instruction."
                 ),
                 io.String.Output("head", display_name="head noun", tooltip="The object's noun alone."),
                 io.String.Output(
@@ -56,9 +62,13 @@ class SoulstylerInstruction(io.ComfyNode):
                 io.String.Output(
                     "pairs", display_name="pairs", tooltip="All pairs of style and object, as JSON."
                 ),
-                io.Boolean.Output("found", display_name="found", tooltip="Whether an object is named."),
+                io.Boolean.Output(
+                    "found", display_name="found", tooltip="Whether the instruction names an object."
+                ),
                 io.String.Output(
-                    "reader", display_name="read by", tooltip="Who read it: the rules or the LLM."
+                    "reader",
+                    display_name="read by",
+                    tooltip="What split the instruction: the rules or the LLM.",
                 ),
             ],
         )
@@ -72,7 +82,7 @@ class SoulstylerInstruction(io.ComfyNode):
 
 
 class SoulstylerLoadLLM(io.ComfyNode):
-    """A language model for instructions."""
+    """Loads a language model that splits instructions."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -81,8 +91,8 @@ class SoulstylerLoadLLM(io.ComfyNode):
             display_name="Load Instruction LLM",
             category="ReChar/Soulstyler",
             description=(
-                "Reads an instruct model from a folder in models/LLM (transformers' layout, .safetensors). Nothing is "
-                "downloaded, and no code of the model's own is run."
+                "Loads an instruct model from a folder in models/LLM (transformers' layout, .safetensors). Nothing is "
+                "downloaded, and no code from the model's folder is run."
             ),
             inputs=[
                 io.Combo.Input(
@@ -102,7 +112,7 @@ class SoulstylerLoadLLM(io.ComfyNode):
 
 
 class SoulstylerLoadSegmenter(io.ComfyNode):
-    """CLIPSeg, or GroundingDINO and SAM 2, from local folders."""
+    """Loads CLIPSeg, or GroundingDINO and SAM 2, from local folders."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -111,8 +121,8 @@ class SoulstylerLoadSegmenter(io.ComfyNode):
             display_name="Load Segmenter",
             category="ReChar/Soulstyler",
             description=(
-                "Reads what finds a thing by its name from folders in models/soulstyler (transformers' layout, "
-                ".safetensors): CLIPSeg with soft edges, or GroundingDINO and SAM 2 with sharp ones. Nothing is "
+                "Loads a model that finds objects by name, from folders in models/soulstyler (transformers' layout, "
+                ".safetensors): CLIPSeg, with soft edges, or GroundingDINO and SAM 2, with sharp edges. Nothing is "
                 "downloaded."
             ),
             inputs=[
@@ -141,7 +151,7 @@ class SoulstylerLoadSegmenter(io.ComfyNode):
 
 
 class SoulstylerMask(io.ComfyNode):
-    """The named object's mask."""
+    """Finds the mask of a named object."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -150,8 +160,8 @@ class SoulstylerMask(io.ComfyNode):
             display_name="Object Mask",
             category="ReChar/Soulstyler",
             description=(
-                "Finds the named object in the picture. An object that is not found is an error unless you say "
-                "otherwise, never silently the whole picture."
+                "Finds the named object in the picture. If it is not found, the node stops with an error, unless "
+                "on_empty is set otherwise."
             ),
             inputs=[
                 io.Image.Input("image", tooltip="The picture, or a batch."),
@@ -159,7 +169,10 @@ class SoulstylerMask(io.ComfyNode):
                 io.String.Input(
                     "object_name",
                     default="",
-                    tooltip="What to look for: the head noun or the object of Instruction. The models read English.",
+                    tooltip=(
+                        "The object to look for: the outputs head noun or object of Instruction. The models read "
+                        "English."
+                    ),
                 ),
                 io.Float.Input(
                     "threshold",
@@ -167,33 +180,40 @@ class SoulstylerMask(io.ComfyNode):
                     min=0.01,
                     max=0.99,
                     step=0.01,
-                    tooltip="How sure it has to be: 0.4 suits CLIPSeg, 0.3 GroundingDINO.",
+                    tooltip="Lowest score that counts as found. 0.4 suits CLIPSeg, 0.3 GroundingDINO.",
                 ),
                 io.Int.Input(
                     "grow",
                     default=4,
                     min=-256,
                     max=256,
-                    tooltip="Pixels by which the mask grows; below 0 it shrinks.",
+                    tooltip="Grows the mask by this many pixels. Negative values shrink it.",
                 ),
                 io.Int.Input(
                     "feather",
                     default=4,
                     min=0,
                     max=256,
-                    tooltip="Pixels over which its edge fades, outwards as well.",
+                    tooltip="Width in pixels over which the mask's edge fades, also outwards.",
                 ),
                 io.Combo.Input(
                     "on_empty",
                     options=["error", "empty", "full"],
                     default="error",
-                    tooltip="What to do if nothing is found: stop, go on with an empty mask, or with a full one.",
+                    tooltip=(
+                        "What to do if nothing is found. error: stop. empty: continue with an empty mask. full: "
+                        "continue with a full mask."
+                    ),
                 ),
             ],
             outputs=[
                 io.Mask.Output("mask", display_name="MASK", tooltip="1 on the object."),
-                io.Boolean.Output("found", display_name="found", tooltip="Whether it is in every picture."),
-                io.Float.Output("score", display_name="score", tooltip="The surest pixel, 0 to 1."),
+                io.Boolean.Output(
+                    "found", display_name="found", tooltip="Whether the object was found in every picture."
+                ),
+                io.Float.Output(
+                    "score", display_name="score", tooltip="The highest score of any pixel, 0 to 1."
+                ),
             ],
         )
 

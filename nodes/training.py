@@ -1,4 +1,4 @@
-"""Train B-LoRA: pictures in the graph become a structure and a style B-LoRA."""
+"""Train B-LoRA: trains a structure and a style B-LoRA on pictures in the graph."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from comfy_api.latest import io
 from .sockets import BLora
 
 
-# How the base is run, by what the card has. More is decided by the recipe inputs.
 class ReCharTrainBLoRA(io.ComfyNode):
-    """Trains natively on the MODEL in the graph."""
+    """Trains on the MODEL in the graph."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -20,24 +19,28 @@ class ReCharTrainBLoRA(io.ComfyNode):
             display_name="Train B-LoRA",
             category="ReChar/Training",
             description=(
-                "Learns the structure and the style of one picture (or several of one thing) as two small LoRAs, "
-                "on the MODEL in the graph. MODEL itself is unchanged. A job that was trained before is read from "
-                "disk; a cancelled one goes on where it stopped."
+                "Trains two small LoRAs, structure and style, on one picture (or several of one thing), with the "
+                "MODEL in the graph. MODEL itself is unchanged. A finished training is read from disk when it is run "
+                "again; a cancelled one continues where it stopped."
             ),
             inputs=[
                 io.Model.Input(
-                    "model", tooltip="An SDXL model; a LoRA it already carries is trained on top of."
+                    "model",
+                    tooltip="An SDXL model. If LoRAs are applied to it, the training is done on top of them.",
                 ),
-                io.Clip.Input("clip", tooltip="The checkpoint's CLIP; used once, for the prompt."),
-                io.Vae.Input("vae", tooltip="The checkpoint's VAE; used once, in fp32."),
+                io.Clip.Input("clip", tooltip="The checkpoint's CLIP. Used once, to encode the prompt."),
+                io.Vae.Input("vae", tooltip="The checkpoint's VAE. Used once, in fp32."),
                 io.Image.Input(
                     "image",
-                    tooltip="The picture to learn, whole, never cropped. A batch is one thing seen often.",
+                    tooltip=(
+                        "The training picture. It is used whole, never cropped. A batch must show one thing several "
+                        "times."
+                    ),
                 ),
                 io.String.Input(
                     "prompt",
                     default="A [v]",
-                    tooltip="What to call the picture: the trigger word to use when drawing.",
+                    tooltip="The training prompt. Use it later in prompts as the trigger word.",
                 ),
                 io.Combo.Input(
                     "target",
@@ -50,9 +53,8 @@ class ReCharTrainBLoRA(io.ComfyNode):
                     options=["auto", "fast", "normal", "low"],
                     default="auto",
                     tooltip=(
-                        "Speed against memory; the result is the same up to rounding. Training SDXL at 1024 px, "
-                        "fast is for a card of 10 GB or more, normal for 8 GB, low for 6 GB. auto takes the fastest "
-                        "that fits."
+                        "Trades speed for GPU memory; the result is the same up to rounding. SDXL at 1024 px: fast "
+                        "needs a card with 10 GB, normal 8 GB, low 6 GB. auto: the fastest mode that fits."
                     ),
                 ),
                 io.Int.Input(
@@ -60,7 +62,7 @@ class ReCharTrainBLoRA(io.ComfyNode):
                     default=0,
                     min=0,
                     max=1_000_000,
-                    tooltip="Optimizer steps. 0: the recipe's own; the published one takes 1000.",
+                    tooltip="Optimizer steps. 0: the recipe's value. Published: 1000.",
                 ),
                 io.Float.Input(
                     "learning_rate",
@@ -69,14 +71,14 @@ class ReCharTrainBLoRA(io.ComfyNode):
                     max=1.0,
                     step=1e-6,
                     round=False,
-                    tooltip="0: the recipe's own; published: 0.00005.",
+                    tooltip="0: the recipe's value. Published: 0.00005.",
                 ),
                 io.Int.Input(
                     "rank",
                     default=64,
                     min=1,
                     max=1024,
-                    tooltip="Size of the LoRA. Published: 64 (113 MB for both blocks).",
+                    tooltip="Rank of the LoRA. Published: 64 (113 MB for both blocks).",
                 ),
                 io.Int.Input(
                     "resolution",
@@ -84,14 +86,14 @@ class ReCharTrainBLoRA(io.ComfyNode):
                     min=64,
                     max=4096,
                     step=8,
-                    tooltip="Pixels of the picture's shorter side in training.",
+                    tooltip="The picture's shorter side in pixels during training.",
                 ),
                 io.Int.Input(
                     "batch_size",
                     default=1,
                     min=1,
                     max=256,
-                    tooltip="Noise draws of the picture in each step.",
+                    tooltip="Noised copies of the picture in each step.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -105,7 +107,7 @@ class ReCharTrainBLoRA(io.ComfyNode):
                     "optimizer",
                     options=["adamw", "adamw8bit", "prodigy"],
                     default="adamw",
-                    tooltip="adamw needs nothing else installed.",
+                    tooltip="adamw needs no further package; adamw8bit needs bitsandbytes, prodigy needs prodigyopt.",
                 ),
                 io.Combo.Input(
                     "recipe",
@@ -113,9 +115,9 @@ class ReCharTrainBLoRA(io.ComfyNode):
                     default="b-lora",
                     optional=True,
                     tooltip=(
-                        "b-lora: as published. consislora: two stages, the second on the clean picture. "
-                        "consislora-style: style alone, on a MODEL that carries the picture's structure. "
-                        "quick: fewer steps."
+                        "b-lora: as published. consislora: two stages, the second with the loss on the denoised "
+                        "picture. consislora-style: style only, on a MODEL with the picture's structure LoRA. quick: "
+                        "fewer steps."
                     ),
                 ),
                 io.Int.Input(
@@ -125,8 +127,8 @@ class ReCharTrainBLoRA(io.ComfyNode):
                     max=16,
                     optional=True,
                     tooltip=(
-                        "So many LoRAs side by side, with seed, seed + 1, ...; "
-                        "at best a quarter of the work is shared."
+                        "Number of LoRAs to train at once, with seed, seed + 1, ... They share at most a quarter of "
+                        "the computation."
                     ),
                 ),
                 io.Int.Input(
@@ -135,17 +137,17 @@ class ReCharTrainBLoRA(io.ComfyNode):
                     min=1,
                     max=16,
                     optional=True,
-                    tooltip="Which of them to give out, counted from 1; changing it trains nothing again.",
+                    tooltip="Which of them to output, counted from 1. Changing it does not train again.",
                 ),
             ],
             outputs=[
                 BLora.Output(
                     "structure",
                     display_name="structure BLORA",
-                    tooltip="The structure block of what was trained.",
+                    tooltip="The structure block of the trained LoRA.",
                 ),
                 BLora.Output(
-                    "style", display_name="style BLORA", tooltip="The style block of what was trained."
+                    "style", display_name="style BLORA", tooltip="The style block of the trained LoRA."
                 ),
                 io.LoraModel.Output(
                     "lora_model",
@@ -158,7 +160,7 @@ class ReCharTrainBLoRA(io.ComfyNode):
                 io.Image.Output(
                     "candidates",
                     display_name="candidates",
-                    tooltip="What each LoRA draws, numbered, to choose from; with one seed, the picture itself.",
+                    tooltip="A numbered picture from each LoRA, to choose from. With one trial: the training picture.",
                 ),
             ],
         )
@@ -183,15 +185,15 @@ class ReCharTrainBLoRA(io.ComfyNode):
         from .host.training import train
 
         check_choice(choose, trials)
-        # these values mean: as the recipe has it
+        # These values mean: use the recipe's own.
         unset = {"steps": 0, "learning_rate": 0, "target": "both"}
         changed = {name: value for name, value in settings.items() if unset.get(name) != value}
         chosen = recipes.recipe(recipe, {**changed, "memory": memory})
         done = train(model, clip, vae, image, chosen, trials)
         picked = done[choose - 1]
-        blora, drawn = picked.blora, image if trials == 1 else candidates(model, clip, vae, done, chosen)
+        blora, pictures = picked.blora, image if trials == 1 else candidates(model, clip, vae, done, chosen)
         parts = blora.select(STRUCTURE), blora.select(STYLE), files.convert(blora, "comfy")
-        return io.NodeOutput(*parts, {"loss": picked.losses}, drawn)
+        return io.NodeOutput(*parts, {"loss": picked.losses}, pictures)
 
 
 NODES = [ReCharTrainBLoRA]

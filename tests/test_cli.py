@@ -286,7 +286,7 @@ def make_model_folder(folder: Path, index: str) -> str:
     [
         (
             '{"_class_name": "StableDiffusionPipeline"}',
-            "is Stable Diffusion 1.x or 2.x; a B-LoRA lives in SDXL only",
+            "is Stable Diffusion 1.x or 2.x; B-LoRA needs an SDXL model",
         ),
         ('{"_class_name": "StableDiffusion3Pipeline"}', "is Stable Diffusion 3"),
         ('{"_class_name": "FluxPipeline"}', "is Flux"),

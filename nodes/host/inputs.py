@@ -21,7 +21,7 @@ def check_sdxl(model: Any) -> None:
     kind = type(model.model)
     if not issubclass(kind, model_base.SDXL):
         raise ModelError(
-            f"This MODEL is {kind.__name__}; a B-LoRA lives in SDXL only. Load an SDXL checkpoint."
+            f"This MODEL is {kind.__name__}; B-LoRA needs an SDXL model. Load an SDXL checkpoint."
         )
     if model.model.model_type not in (model_base.ModelType.EPS, model_base.ModelType.V_PREDICTION):
         raise ModelError(

@@ -195,7 +195,7 @@ def _check_class(name: str, model: str) -> None:
         (f for prefix, f in _FAMILIES.items() if name.startswith(prefix)), name or "an unknown kind of model"
     )
     if family != "SDXL":
-        raise ModelError(f"{model} is {family}; a B-LoRA lives in SDXL only. Choose an SDXL model.")
+        raise ModelError(f"{model} is {family}; B-LoRA needs an SDXL model. Choose an SDXL model.")
 
 
 def _check_sdxl(pipeline: StableDiffusionXLPipeline, model: str) -> None:
