@@ -100,6 +100,7 @@ def run(step: Step, *, show: bool) -> Outcome:
     """One step in a process of its own; `show`: what it prints goes to the console as it comes."""
     command = [step.python, "-m", "pytest", "tests", "-m", step.marker]
     environment = os.environ | step.environment
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # every server would compile all of torch again, ten seconds each
     if show:
         say(step.title)
     lines = []
