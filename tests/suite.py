@@ -2,9 +2,10 @@
 
     python tests/suite.py [--bounds PYTHON]
 
-Without a ComfyUI first, then a set of it (marker `bounds`) by PYTHON, whose packages are exactly the lower bounds of
-requirements.txt. Beside them, on a core of their own: all tests of the nodes in the newest ComfyUI, every node once
-(marker `smoke`) in each older one, the pages (marker `browser`) behind the newest frontend. hosts.py finds these.
+All tests of the nodes in the newest ComfyUI; on a core of their own those without a ComfyUI. Then, on whichever core is
+free: the pages (marker `browser`) behind the newest frontend, every node once (marker `smoke`) in each older ComfyUI,
+and a set (marker `bounds`) by PYTHON, whose packages are exactly the lower bounds of requirements.txt. hosts.py finds
+the ComfyUI folders.
 """
 
 from __future__ import annotations
@@ -52,36 +53,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--bounds", default="", help="Python of the environment with the lower bounds")
     bounds = parser.parse_args(arguments).bounds
     found = hosts.hosts(siblings=True)
-    say("tests without a ComfyUI; those in one run beside them")
-    with ThreadPoolExecutor(1) as beside:
-        hosted = beside.submit(lambda: [run(step, show=False) for step in host_steps(found)])
-        outcomes = [run(step, show=True) for step in plain_steps(bounds)]
-        outcomes += (in_hosts := hosted.result())
-    for outcome in in_hosts:
-        say(outcome.title)
-        print(outcome.printed, flush=True)
+    whole, *rest = steps(found, bounds)
+    with ThreadPoolExecutor(2) as cores:
+        hidden = [cores.submit(run, step, show=False) for step in rest[:1]]
+        shown = cores.submit(run, whole, show=True)
+        hidden += [cores.submit(run, step, show=False) for step in rest[1:]]
+        outcomes = [shown.result()]
+        for ended in hidden:
+            outcomes.append(ended.result())
+            say(outcomes[-1].title)
+            print(outcomes[-1].printed, flush=True)
     for line in report(outcomes, found, bounds):
         say(line)
     return next((outcome.status for outcome in outcomes if outcome.status), 0)
 
 
-def plain_steps(bounds: str) -> Iterator[Step]:
-    """The tests that need no ComfyUI."""
+def steps(found: Sequence[hosts.Host], bounds: str) -> Iterator[Step]:
+    """Everything to run, the two longest first; `found` has the newest ComfyUI first."""
     yield Step("without a ComfyUI", sys.executable, "not host")
+    newer = hosts.newer_frontend()
+    for number, host in enumerate(found):
+        there = {"COMFYUI_PATH": str(host.folder)}
+        if number:
+            yield Step(f"every node in ComfyUI {host.version}", sys.executable, "smoke", there)
+            continue
+        marker = "host and not newest_frontend" if newer else "host"
+        yield Step(f"all tests in ComfyUI {host.version}", sys.executable, marker, there)
+        if newer:
+            title = f"the pages of ComfyUI {host.version} behind frontend {newer[0]}"
+            yield Step(title, sys.executable, "browser", {**there, "COMFYUI_FRONTEND": str(newer[1])})
     if bounds:
         yield Step("with exactly the lower bounds of requirements.txt", bounds, "bounds and not host")
-
-
-def host_steps(found: Sequence[hosts.Host]) -> Iterator[Step]:
-    """The tests in each ComfyUI; `found` has the newest first."""
-    for number, host in enumerate(found):
-        what, marker = ("all tests", "host") if number == 0 else ("every node", "smoke")
-        there = {"COMFYUI_PATH": str(host.folder)}
-        yield Step(f"{what} in ComfyUI {host.version}", sys.executable, marker, there)
-    if found and (newer := hosts.newer_frontend()):
-        there = {"COMFYUI_PATH": str(found[0].folder), "COMFYUI_FRONTEND": str(newer[1])}
-        title = f"the pages of ComfyUI {found[0].version} behind frontend {newer[0]}"
-        yield Step(title, sys.executable, "browser", there)
 
 
 def report(outcomes: Sequence[Outcome], found: Sequence[hosts.Host], bounds: str) -> Iterator[str]:
@@ -100,7 +102,9 @@ def run(step: Step, *, show: bool) -> Outcome:
     """One step in a process of its own; `show`: what it prints goes to the console as it comes."""
     command = [step.python, "-m", "pytest", "tests", "-m", step.marker]
     environment = os.environ | step.environment
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # every server would compile all of torch again, ten seconds each
+    environment.pop(
+        "PYTHONDONTWRITEBYTECODE", None
+    )  # every server would compile all of torch again, ten seconds each
     if show:
         say(step.title)
     lines = []

@@ -78,14 +78,18 @@ def test_the_newest_host_runs_all_and_the_older_ones_every_node(
     several: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(hosts, "newer_frontend", lambda: ("1.99.0", Path("static")))
-    steps = list(suite.host_steps(hosts.hosts(siblings=True)))
-    assert [(s.marker, Path(s.environment["COMFYUI_PATH"]).name) for s in steps] == [
-        ("host", "ComfyUI-b"),
+    steps = list(suite.steps(hosts.hosts(siblings=True), "python"))
+    assert [(s.marker, Path(s.environment.get("COMFYUI_PATH", "")).name) for s in steps] == [
+        ("not host", ""),
+        ("host and not newest_frontend", "ComfyUI-b"),
+        ("browser", "ComfyUI-b"),
         ("smoke", "ComfyUI"),
         ("smoke", "ComfyUI-c"),
-        ("browser", "ComfyUI-b"),
+        ("bounds and not host", ""),
     ]
-    assert steps[-1].environment["COMFYUI_FRONTEND"] == "static" and "1.99.0" in steps[-1].title
+    assert steps[2].environment["COMFYUI_FRONTEND"] == "static" and "1.99.0" in steps[2].title
+    monkeypatch.setattr(hosts, "newer_frontend", lambda: None)
+    assert [s.marker for s in suite.steps(hosts.hosts(), "")] == ["not host", "host"]
 
 
 def test_the_last_lines_say_what_ran_and_what_did_not(several: Path, monkeypatch: pytest.MonkeyPatch):
