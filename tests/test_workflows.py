@@ -75,7 +75,13 @@ def page(stocked: Server) -> Any:
         yield opened
 
 
-@pytest.mark.parametrize("name", NAMES)
+def pages(names: list[str]) -> list[Any]:
+    """One of them runs behind the host's own frontend as well."""
+    both, newest = "demo_structure_plus_style", pytest.mark.newest_frontend
+    return [name if name == both else pytest.param(name, marks=newest) for name in names]
+
+
+@pytest.mark.parametrize("name", pages(NAMES))
 def test_workflow_opens_in_the_browser(page: Any, name: str):
     """Loads with no missing node, and means what its API twin says."""
     browser.load_graph(page, read(WORKFLOWS / f"{name}.json"))
@@ -86,13 +92,10 @@ def test_workflow_opens_in_the_browser(page: Any, name: str):
         assert {k: queued[key]["inputs"].get(k) for k in node["inputs"]} == node["inputs"], node["class_type"]
 
 
-# Behind the host's own frontend one is enough; the workflows for SDXL differ from the demo's in their loader alone.
-DEMOS = [name for name in NAMES if name.startswith("demo_") or f"demo_{name}" not in NAMES]
-ONE = "demo_structure_plus_style"
-RUN = [name if name == ONE else pytest.param(name, marks=pytest.mark.newest_frontend) for name in DEMOS]
-
-
-@pytest.mark.parametrize("name", RUN)
+# The workflows for SDXL differ from the demo's in their loader alone.
+@pytest.mark.parametrize(
+    "name", pages([n for n in NAMES if n.startswith("demo_") or f"demo_{n}" not in NAMES])
+)
 def test_workflow_runs_in_the_browser(page: Any, name: str):
     """Runs when Run is pressed, and shows its pictures."""
     browser.load_graph(page, shrink.small_graph(read(WORKFLOWS / f"{name}.json")))
