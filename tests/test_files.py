@@ -192,10 +192,10 @@ def test_pefts_own_settings_give_alpha(tmp_path):
     beside.write_text(json.dumps({"lora_alpha": 8, "alpha_pattern": {"attn1.to_q": 2}, "use_rslora": True}))
     assert files.read(path).pairs[TO_Q].scale == 2 / 4**0.5
     beside.write_text('{"lora_alpha": "much"}')
-    with pytest.raises(LoraError, match="PEFT settings give .*to_q the alpha 'much', which is no number"):
+    with pytest.raises(LoraError, match="PEFT settings give .*to_q the alpha 'much', which is not a number"):
         files.read(path)
     beside.write_text("{")
-    with pytest.raises(FileError, match=r"adapter_config.json' beside the LoRA cannot be read"):
+    with pytest.raises(FileError, match=r"The LoRA's settings '.*adapter_config.json' cannot be read"):
         files.read(path)
 
 
@@ -474,7 +474,7 @@ def test_keys_that_nobody_understands_are_listed():
     with pytest.raises(LoraError) as caught:
         files.from_tensors(tensors, name="'odd.safetensors'")
     assert str(caught.value) == (
-        f"'odd.safetensors' has keys that are no known LoRA format: {expected}; give an SDXL LoRA."
+        f"'odd.safetensors' has keys of no known LoRA format: {expected}; give an SDXL LoRA."
     )
 
 
@@ -485,9 +485,9 @@ def test_keys_that_nobody_understands_are_listed():
         ({"down": random(0, 8), "up": random(12, 0)}, r"ranks that differ"),
         (
             {"down": random(4, 8, 3, 3), "up": random(12, 4)},
-            r"weights that are no matrices, down \[4, 8, 3, 3\]",
+            r"weights that are not matrices, down \[4, 8, 3, 3\]",
         ),
-        ({"down": random(8), "up": random(12, 4)}, "weights that are no matrices"),
+        ({"down": random(8), "up": random(12, 4)}, "weights that are not matrices"),
         ({"down": torch.ones(4, 8, dtype=torch.int8), "up": random(12, 4)}, "weights of type torch.int8"),
         ({"down": random(4, 8)}, "down without up"),
         ({"up": random(12, 4), "alpha": torch.tensor(1.0)}, "up without down"),
@@ -526,7 +526,7 @@ def test_the_same_weight_under_two_names_is_refused():
     tensors = kohya(down=random(4, 8), up=random(12, 4))
     tensors[keys.format_key("peft", TO_Q, "down")] = random(4, 8)
     with pytest.raises(
-        LoraError, match="has the same weights twice, under two names: unet.*lora_A.weight; keep one"
+        LoraError, match="has the same weights twice, in two key formats: unet.*lora_A.weight; delete one"
     ):
         files.from_tensors(tensors)
 

@@ -1,6 +1,6 @@
-"""The one block table: which part of SDXL's UNet carries structure and which carries style.
+"""The block table: which transformer block of SDXL's UNet holds structure and which holds style.
 
-Source: B-LoRA (Frenkel et al., ECCV 2024), blocks W4 and W5; ../shared/spec/blora.md, "The block table".
+Source: B-LoRA (Frenkel et al., ECCV 2024), blocks W4 and W5; docs/blora.md, "The two blocks".
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ STRUCTURE = Block("structure", "up_blocks.0.attentions.0", "output_blocks.0.1")
 STYLE = Block("style", "up_blocks.0.attentions.1", "output_blocks.1.1")
 BLOCKS: tuple[Block, ...] = (STRUCTURE, STYLE)
 
-# "content" is the papers' word for structure; it is understood on reading and never written.
+# "content" is the papers' word for structure. It is accepted as a name but never written.
 _NAMES = {"structure": STRUCTURE, "content": STRUCTURE, "style": STYLE}
 
 
 def block_named(name: str) -> Block:
     """The block called `name` ("structure", "style", or "content" for structure).
 
-    Raises KeyError for any other name: names come from our own schemas, never from a user's text.
+    Raises KeyError for any other name, which is a programming error: names come from our schemas, not from a user.
     """
     return _NAMES[name]
 
 
 def block_of(path: str) -> Block | None:
-    """The block that a diffusers module path lies in, or None.
+    """The block that contains a diffusers module path, or None.
 
     Compares whole path components, so that "attentions.1" never matches "attentions.10".
     """
@@ -45,5 +45,5 @@ def block_of(path: str) -> Block | None:
 
 
 def block_of_host(path: str) -> Block | None:
-    """The block that a host module path (without "diffusion_model.") lies in, or None."""
+    """The block that contains a ComfyUI module path (without "diffusion_model."), or None."""
     return next((b for b in BLOCKS if path == b.host or path.startswith(b.host + ".")), None)

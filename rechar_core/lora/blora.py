@@ -1,4 +1,4 @@
-"""Frozen values: one low-rank pair, and a B-LoRA made of them."""
+"""The immutable data classes of a B-LoRA: one low-rank pair per layer, and the B-LoRA that holds them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ if TYPE_CHECKING:
 class LoraPair:
     """delta W = (network_alpha / rank) * up @ down for one linear layer (LoRA, Hu et al. 2021, eq. 3).
 
-    down: (rank, in); up: (out, rank); network_alpha: the stored number (a file without one
-    means network_alpha = rank);
-    dora_scale: DoRA's magnitude, (out, 1) or (1, in) as stored, or None.
+    down: (rank, in). up: (out, rank). network_alpha: the number stored in the LoRA file; a file without one means
+    network_alpha = rank. dora_scale: DoRA's magnitude, (out, 1) or (1, in) as stored, or None.
     """
 
     down: Tensor
@@ -44,12 +43,12 @@ class BLora:
     """One or both blocks of a B-LoRA, keyed by diffusers module path.
 
     pairs: module path ("up_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q") -> LoraPair.
-    passthrough: module path -> {suffix: tensor} for LyCORIS kinds (LoHa, LoKr) and full diffs inside the two
-        blocks, which only the host can apply.
-    outside: keys of the file outside the two blocks, not used (a full LoRA may be given: only its blocks count).
-    source_format: name of the key format it was read from ("kohya", "diffusers", "trained", ...).
+    passthrough: module path -> {suffix: tensor} for LyCORIS layers (LoHa, LoKr) and full differences inside the two
+        blocks, which only ComfyUI can apply.
+    outside: keys of the file outside the two blocks. They are not used, so an ordinary SDXL LoRA can be loaded too.
+    source_format: name of the key format it was read from ("kohya", "diffusers", ...), or "trained".
     trigger: the prompt it was trained with ("A [v]"), "" if unknown. recipe: training settings, if known.
-    metadata: the file's other metadata, kept when saved again.
+    metadata: the file's other metadata, which is written again when the B-LoRA is saved.
     """
 
     pairs: Mapping[str, LoraPair]
@@ -62,12 +61,12 @@ class BLora:
 
     @property
     def modules(self) -> tuple[str, ...]:
-        """All module paths it changes."""
+        """Paths of all modules it changes."""
         return tuple(dict.fromkeys((*self.pairs, *self.passthrough)))
 
     @property
     def blocks(self) -> tuple[Block, ...]:
-        """The blocks it has weights in, in the block table's order."""
+        """The blocks in which it has weights, in the order of the block table."""
         present = {block_of(m) for m in self.modules}
         return tuple(b for b in BLOCKS if b in present)
 
@@ -82,7 +81,7 @@ class BLora:
         return tuple(sorted({p.network_alpha for p in self.pairs.values()}))
 
     def select(self, block: Block) -> BLora:
-        """The part of it that lies in `block` (empty if there is none)."""
+        """The weights inside `block`; empty if there are none."""
         return replace(
             self,
             pairs={m: p for m, p in self.pairs.items() if block_of(m) is block},

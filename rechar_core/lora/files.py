@@ -1,4 +1,4 @@
-"""B-LoRA files: a file becomes a `BLora`, and a `BLora` becomes a file in any writable format."""
+"""Reads and writes B-LoRA files: every format of `KEY_FORMATS` can be read, those of `WRITABLE` can be written."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ _Parts = dict[str, "Tensor"]
 
 
 def read(path: str | os.PathLike[str]) -> BLora:
-    """The B-LoRA in a safetensors file of any format of `keys.KEY_FORMATS`; only the two blocks are loaded.
+    """The B-LoRA in a safetensors file of any format of `key_formats.KEY_FORMATS`; only the two blocks are loaded.
 
-    Raises FileError if the file cannot be read, LoraError if it is no SDXL LoRA with weights in the two blocks.
+    Raises FileError if the file cannot be read, LoraError if it is not an SDXL LoRA with weights in the two blocks.
     """
     path = Path(path)
     name = f"'{path.name}'"
     with opened(path) as reader:
         metadata = dict(reader.metadata() or {})
         inside, outside = _sorted_keys(reader.keys(), lambda k: tuple(reader.get_slice(k).get_shape()), name)
-        # clone: a mapped tensor would keep the file locked on Windows.
+        # A memory-mapped tensor would keep the file locked on Windows, hence clone().
         tensors = {key: reader.get_tensor(key).clone() for key in inside}
     config = adapter_config_of(metadata) or adapter_config_beside(path)
     return _assembled(tensors, inside, outside, metadata, config, name)
@@ -47,7 +47,7 @@ def read(path: str | os.PathLike[str]) -> BLora:
 def from_tensors(
     tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None, *, name: str = "The LoRA"
 ) -> BLora:
-    """The B-LoRA in a state dict (the host's LORA_MODEL, say). `name` begins the messages. Raises LoraError."""
+    """The B-LoRA in a state dict, such as ComfyUI's LORA_MODEL. `name` is used in error messages. Raises LoraError."""
     metadata = dict(metadata or {})
     inside, outside = _sorted_keys(tensors, lambda key: tuple(tensors[key].shape), name)
     return _assembled(tensors, inside, outside, metadata, adapter_config_of(metadata), name)
@@ -61,11 +61,11 @@ def write(
     thumbnail: bytes | None = None,
     title: str = "",
 ) -> Path:
-    """Write a B-LoRA, whole or not at all, and return where (".safetensors" is added if it is missing).
+    """Writes a B-LoRA completely or not at all and returns its path (".safetensors" is added if it is missing).
 
-    thumbnail: an encoded JPEG, PNG or WebP picture. title: the name LoRA managers show; "" keeps the file's own.
-    Keys outside the two blocks are not written: they were never loaded. Raises LoraError if there is nothing
-    sound to write or `format` cannot hold it, FileError if the disk refuses.
+    thumbnail: an encoded JPEG, PNG or WebP picture. title: the name that LoRA managers show; "" keeps the present one.
+    Keys outside the two blocks are not written, because they were not loaded. Raises LoraError if there are no
+    weights, if they are not finite, or if `format` cannot store them; FileError if the file cannot be written.
     """
     path = file_to_write(Path(path), SUFFIX)
     if not blora.modules:
@@ -83,17 +83,17 @@ def write(
 
 
 def convert(blora: BLora, format: str) -> dict[str, Tensor]:
-    """The state dict of a B-LoRA in one of `keys.WRITABLE`, weights in their own dtype.
+    """The state dict of a B-LoRA in one of `key_formats.WRITABLE`, weights in their own dtype.
 
-    A format without alpha gets alpha / rank folded into `up`. Raises LoraError for another format, or for weights
-    it has no place for.
+    In a format that stores no network alpha, `up` is multiplied by network_alpha / rank. Raises LoraError for an
+    unknown format, or for weights that the format cannot store.
     """
     if format not in WRITABLE:
         raise LoraError(f"There is no LoRA format '{format}' to write; choose one of {listed(WRITABLE)}.")
-    grammar = key_format_named(format)
+    key_format = key_format_named(format)
     unheld = {
         part for parts in blora.passthrough.values() for part in parts if part in PASSTHROUGH
-    } - grammar.holds
+    } - key_format.holds
     if unheld:
         able = listed(f for f in WRITABLE if key_format_named(f).holds >= unheld)
         kinds = listed(sorted({PASSTHROUGH[part] for part in unheld}))
@@ -101,10 +101,10 @@ def convert(blora: BLora, format: str) -> dict[str, Tensor]:
     state = {}
     for module, pair in blora.pairs.items():
         for part, tensor in _stored(pair, module, format).items():
-            state[grammar.format(module, part)] = tensor
+            state[key_format.format(module, part)] = tensor
     for module, parts in blora.passthrough.items():
         for part, tensor in parts.items():
-            state[grammar.format(module, part)] = tensor
+            state[key_format.format(module, part)] = tensor
     return state
 
 
@@ -132,7 +132,7 @@ def _stored(pair: LoraPair, module: str, format: str) -> _Parts:
 def _sorted_keys(
     keys: Iterable[str], shape_of: Callable[[str], tuple[int, ...]], name: str
 ) -> tuple[dict[str, Parsed], tuple[str, ...]]:
-    """Keys inside the two blocks with their meaning, and keys outside. Raises LoraError if neither fits."""
+    """The parsed keys inside the two blocks, and the keys outside. Raises LoraError if a key is unknown or none is inside."""
     inside: dict[str, Parsed] = {}
     outside, unknown = [], []
     for key in keys:
@@ -144,14 +144,12 @@ def _sorted_keys(
         else:
             outside.append(key)
     if unknown or not inside:
-        found = looks_like(unknown if inside else unknown + outside, shape_of)
-        if found:
-            what, key = found
+        foreign = looks_like(unknown if inside else unknown + outside, shape_of)
+        if foreign:
+            what, key = foreign
             raise LoraError(f"{name} looks like {what} (key '{key}'); give a LoRA or B-LoRA for SDXL.")
     if unknown:
-        raise LoraError(
-            f"{name} has keys that are no known LoRA format: {listed(unknown)}; give an SDXL LoRA."
-        )
+        raise LoraError(f"{name} has keys of no known LoRA format: {listed(unknown)}; give an SDXL LoRA.")
     if not inside:
         wanted = " or ".join(f"{b.name} block ({b.path})" for b in BLOCKS)
         raise LoraError(f"{name} has no weights in the {wanted}; it has {_regions(outside)}. Give a B-LoRA.")
@@ -164,7 +162,7 @@ _REGION = re.compile(
 
 
 def _regions(keys: Iterable[str]) -> str:
-    """Where keys outside the two blocks lie, with counts, for an error message."""
+    """The parts of the model that the keys belong to, with counts, for an error message."""
     counts: Counter[str] = Counter()
     for key in keys:
         match = _REGION.search(key)
@@ -222,7 +220,7 @@ def _grouped(tensors: Mapping[str, Tensor], inside: Mapping[str, Parsed], name: 
         parts[parsed.part] = tensors[key]
     if double:
         raise LoraError(
-            f"{name} has the same weights twice, under two names: {listed(double)}; keep one format."
+            f"{name} has the same weights twice, in two key formats: {listed(double)}; delete one of them."
         )
     if broken:
         raise LoraError(f"{name} has NaN or infinite values in {listed(broken)}; it was damaged in training.")
@@ -242,7 +240,7 @@ def _problem(parts: _Parts, paired: bool) -> str | None:
     if not (down.is_floating_point() and up.is_floating_point()):
         return f"weights of type {down.dtype}, {up.dtype}"
     if down.ndim != 2 or up.ndim != 2:
-        return f"weights that are no matrices, {shapes}"
+        return f"weights that are not matrices, {shapes}"
     if down.shape[0] != up.shape[1] or down.shape[0] == 0:
         return f"ranks that differ, {shapes}"
     if "dora_scale" in parts:
@@ -265,12 +263,12 @@ def _pair(module: str, parts: _Parts, config: Mapping[str, Any]) -> LoraPair:
 
 
 def _matrix(tensor: Tensor) -> Tensor:
-    """A 1x1 convolution's weight (out, in, 1, 1) is a matrix; others are left for the shape check."""
+    """The weight (out, in, 1, 1) of a 1x1 convolution as a matrix (out, in); any other tensor unchanged."""
     return tensor[:, :, 0, 0] if tensor.ndim == 4 and tensor.shape[2:] == (1, 1) else tensor
 
 
 def _magnitude(tensor: Tensor) -> Tensor:
-    """A DoRA scale as (out, 1) or (1, in); PEFT stores (out,), a 1x1 convolution four dimensions."""
+    """A DoRA scale as (out, 1) or (1, in). PEFT stores (out,), a 1x1 convolution has four dimensions."""
     return tensor[:, None] if tensor.ndim == 1 else _matrix(tensor)
 
 

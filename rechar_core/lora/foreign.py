@@ -1,4 +1,4 @@
-"""What a file that is no SDXL LoRA looks like: one row of `SIGNS` per kind, most telling first."""
+"""Recognises files that are not SDXL LoRAs by their keys: one row of `_SIGNS` per kind, the clearest first."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SIGNS: tuple[tuple[str, str], ...] = (
     (r"(img|txt)_m(lp|od)[._]", "a Qwen-Image LoRA"),
     (r"joint_blocks|(?<!single_)transformer_blocks[._]\d+[._](attn[._]|ff_context)", "an SD3 LoRA"),
     (r"blocks[._]\d+[._](self|cross)_attn[._]", "a Wan LoRA"),
-    # SDXL attends in down_blocks.1-2 and up_blocks.0-1 (host: input 4-8, output 0-5); SD1.x and 2.x elsewhere too.
+    # SDXL has attention in down_blocks.1-2 and up_blocks.0-1 (ComfyUI: input 4-8, output 0-5); SD1.x and 2.x in more.
     (r"down_blocks[._]0[._]attentions|up_blocks[._][23][._]attentions", "an SD1.5 LoRA"),
     (r"input_blocks[._][12][._]1[._]|output_blocks[._]([6-9]|1[01])[._]1[._]", "an SD1.5 LoRA"),
     (r"^lora_te_text_model", "an SD1.5 LoRA"),
@@ -30,10 +30,11 @@ _READS_CONTEXT = re.compile(
 
 
 def looks_like(keys: Iterable[str], shape_of: Callable[[str], tuple[int, ...]]) -> tuple[str, str] | None:
-    """(what the keys look like, a key that shows it), or None if they show nothing known.
+    """(kind of file, a key that shows it), or None if no kind is recognised.
 
-    The width of the text conditioning tells base models apart where names do not; it is read from the `down`
-    weights (rank, width) of cross-attention.
+    keys: the file's keys. shape_of: gives the shape of a key's tensor. LoRAs of different base models can have the
+    same names; they differ in the width of the text conditioning, which is read from the `down` weights
+    (rank, width) of the cross-attention.
     """
     keys = list(keys)
     for key in keys:
@@ -41,7 +42,7 @@ def looks_like(keys: Iterable[str], shape_of: Callable[[str], tuple[int, ...]]) 
         if len(shape) > 1 and shape[1] in _CONTEXT_WIDTH:
             return _CONTEXT_WIDTH[shape[1]], key
     for pattern, what in _SIGNS:
-        telling = [key for key in keys if re.search(pattern, key)]
-        if telling:
-            return what, telling[0]
+        matching = [key for key in keys if re.search(pattern, key)]
+        if matching:
+            return what, matching[0]
     return None

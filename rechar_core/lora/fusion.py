@@ -1,6 +1,6 @@
-"""Alpha-controlled fusion: the structure block of one B-LoRA and the style block of another, each with a strength.
+"""Alpha-controlled fusion: the structure block of one B-LoRA and the style block of another, each with an alpha.
 
-The two blocks share no layer, so the fusion is a union and its order does not matter (B-LoRA, Frenkel et al.,
+The two blocks share no layer, so the fusion is a union and the order does not matter (B-LoRA, Frenkel et al.,
 ECCV 2024, section 4).
 """
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 AlphaMode = Literal["linear", "reference"]
 
-# The published code multiplies down and up by alpha each, so its delta grows with the square (../shared/spec/blora.md).
+# The published code multiplies both down and up by alpha, so its weight change grows with alpha^2 (docs/blora.md).
 _EFFECTIVE_ALPHAS: Mapping[str, Callable[[float], float]] = {
     "linear": lambda alpha: alpha,
     "reference": lambda alpha: alpha * alpha,
@@ -33,29 +33,29 @@ ALPHA_MODES: tuple[str, ...] = tuple(_EFFECTIVE_ALPHAS)
 
 @dataclass(frozen=True)
 class Fusion:
-    """What is to be added to a model. Nothing in it has strength 0.
+    """The layers to add to a model, each with its effective alpha, which is never 0.
 
-    pairs: diffusers module path -> (pair, strength). passthrough: module path -> (part -> tensor, strength), for the
-    kinds that only the host can apply.
+    pairs: diffusers module path -> (pair, alpha). passthrough: module path -> (part -> tensor, alpha), for the layer
+    kinds that only ComfyUI can apply.
     """
 
     pairs: Mapping[str, tuple[LoraPair, float]]
     passthrough: Mapping[str, tuple[Mapping[str, Tensor], float]]
 
     def __str__(self) -> str:
-        """What goes into the model, a line for each block."""
+        """The number of layers and the alpha of each block, one line per block."""
         lines = []
         for block in BLOCKS:
             parts = (*self.pairs.items(), *self.passthrough.items())
-            alphas = [factor for path, (_, factor) in parts if block_of(path) is block]
-            found = f"{len(alphas)} layers at strength {alphas[0]:g}" if alphas else "nothing"
-            lines.append(f"{block.name}: {found}")
+            alphas = [alpha for path, (_, alpha) in parts if block_of(path) is block]
+            text = f"{len(alphas)} layers at alpha {alphas[0]:g}" if alphas else "nothing"
+            lines.append(f"{block.name}: {text}")
         return "\n".join(lines)
 
     def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """Compare every layer with the model's weight shapes: module path -> (out, in), or (out, in, 1, 1).
+        """Compares every layer with the model's weight shapes: module path -> (out, in), or (out, in, 1, 1).
 
-        Raises ModelError listing up to ten layers that the model lacks or has in another shape.
+        Raises ModelError listing up to ten layers that are missing from the model or have another shape.
         """
         changes: list[tuple[str, tuple[int, ...]]] = []
         changes += [(path, (pair.up.shape[0], pair.down.shape[1])) for path, (pair, _) in self.pairs.items()]
@@ -69,7 +69,7 @@ class Fusion:
 
 
 def effective_alpha(alpha: float, mode: str = "linear") -> float:
-    """The factor of the delta that a user's alpha means: alpha, or alpha^2 in "reference" mode.
+    """The multiplier of the weight change for a user's alpha: alpha, or alpha^2 in the mode "reference".
 
     Raises LoraError if alpha is not finite or the mode is unknown.
     """
@@ -102,28 +102,28 @@ def fuse(
     style_alpha: float = 1.0,
     alpha_mode: str = "linear",
 ) -> Fusion:
-    """The structure block of `structure` and the style block of `style`; either may be None, alpha 0 leaves it out.
+    """The structure block of `structure` and the style block of `style`. Either may be None; alpha 0 leaves it out.
 
-    Raises LoraError if a given LoRA has nothing in its block, or an alpha or the mode is unusable.
+    Raises LoraError if a LoRA has no weights in its block, if an alpha is not finite, or if the mode is unknown.
     """
     pairs: dict[str, tuple[LoraPair, float]] = {}
     passthrough: dict[str, tuple[Mapping[str, Tensor], float]] = {}
     for block, blora, alpha in ((STRUCTURE, structure, structure_alpha), (STYLE, style, style_alpha)):
-        factor = effective_alpha(alpha, alpha_mode)
+        effective = effective_alpha(alpha, alpha_mode)
         part = None if blora is None else selected(blora, block)
-        if part is not None and factor != 0:
-            pairs.update({path: (pair, factor) for path, pair in part.pairs.items()})
-            passthrough.update({path: (parts, factor) for path, parts in part.passthrough.items()})
+        if part is not None and effective != 0:
+            pairs.update({path: (pair, effective) for path, pair in part.pairs.items()})
+            passthrough.update({path: (parts, effective) for path, parts in part.passthrough.items()})
     return Fusion(pairs, passthrough)
 
 
 @contextmanager
 def applied(unet: Module, fusion: Fusion) -> Iterator[None]:
-    """While open, the linear layers of a diffusers UNet carry the fusion; afterwards their own weights are back.
+    """Context manager that applies a fusion to the linear layers of a diffusers UNet and restores them at the end.
 
-    The original tensors are set aside, never written to, so what comes back is bit-identical. The fusion is checked
-    against the UNet before anything changes. Raises LoraError for kinds that only ComfyUI can apply, ModelError if
-    the fusion does not fit.
+    The original weights are never written to, so they are restored bit for bit. The fusion is checked against the
+    UNet before any layer is changed. Raises LoraError for layer kinds that only ComfyUI can apply, ModelError if the
+    fusion does not fit the UNet.
     """
     import torch
 
@@ -138,8 +138,8 @@ def applied(unet: Module, fusion: Fusion) -> Iterator[None]:
     modules = {path: unet.get_submodule(path) for path in fusion.pairs}
     originals = {path: module._parameters["weight"] for path, module in modules.items()}
     try:
-        for path, (pair, factor) in fusion.pairs.items():
-            weight = patched(cast("Tensor", originals[path]), pair, factor)
+        for path, (pair, alpha) in fusion.pairs.items():
+            weight = patched(cast("Tensor", originals[path]), pair, alpha)
             modules[path]._parameters["weight"] = torch.nn.Parameter(weight, requires_grad=False)
         yield
     finally:
@@ -148,10 +148,10 @@ def applied(unet: Module, fusion: Fusion) -> Iterator[None]:
 
 
 def patched(weight: Tensor, pair: LoraPair, effective_alpha: float) -> Tensor:
-    """A copy of a layer's weight (out, in) with the pair added, computed in fp32 and cast back.
+    """A copy of a layer's weight (out, in) with the pair added, computed in fp32 and cast to the weight's dtype.
 
     With a DoRA scale m the changed weight is W' = m * (W + delta) / ||W + delta||, the norm taken per output for m
-    (out, 1) and per input for m (1, in) (DoRA, Liu et al. 2024, eq. 5); strength moves from W to W' in a straight line.
+    (out, 1) and per input for m (1, in) (DoRA, Liu et al. 2024, eq. 5); alpha interpolates linearly from W to W'.
     """
     import torch
 
@@ -164,7 +164,7 @@ def patched(weight: Tensor, pair: LoraPair, effective_alpha: float) -> Tensor:
 
 
 def weight_shapes(unet: Module) -> dict[str, tuple[int, ...]]:
-    """Module path -> shape of its weight, for all modules of a torch model that have one."""
+    """Module path -> shape of its weight, for all modules of a torch model that have a weight."""
     suffix = ".weight"
     return {n.removesuffix(suffix): tuple(p.shape) for n, p in unet.named_parameters() if n.endswith(suffix)}
 
@@ -179,7 +179,7 @@ def _decomposed(weight: Tensor, magnitude: Tensor) -> Tensor:
 
 
 def selected(blora: BLora, block: Block) -> BLora:
-    """The part of a LoRA that lies in `block`. Raises LoraError if there is none, saying what it has."""
+    """The weights of a LoRA inside `block`. Raises LoraError if there are none."""
     part = blora.select(block)
     if not part.modules:
         has = listed(b.name for b in blora.blocks) or "nothing"
@@ -191,7 +191,7 @@ def selected(blora: BLora, block: Block) -> BLora:
 
 
 def _whole_shape(parts: Mapping[str, Tensor]) -> tuple[int, ...]:
-    """Shape of the change that a full difference, LoHa or LoKr makes; () for kinds whose parts do not tell it."""
+    """Shape (out, in) of the weight change of a full difference, LoHa or LoKr; () if its parts do not determine it."""
     if "diff" in parts:
         return tuple(parts["diff"].shape)
     if any(part.endswith(("_t1", "_t2")) for part in parts):  # Tucker cores, of convolutions
@@ -211,7 +211,7 @@ def _product(parts: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
 
 
 def _misfit(path: str, wanted: tuple[int, ...], shapes: Mapping[str, tuple[int, ...]]) -> str | None:
-    """What keeps a change of this shape from fitting the model's layer, or None."""
+    """Why a weight change of this shape does not fit the model's layer, or None if it fits."""
     if path not in shapes:
         return f"{path} is not in the model"
     shape = tuple(shapes[path])

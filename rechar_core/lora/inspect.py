@@ -1,4 +1,4 @@
-"""What a B-LoRA file holds, in numbers: the report behind `rechar_core inspect` and the Inspect node."""
+"""Measures the contents of a B-LoRA, for `rechar_core inspect` and the node Inspect B-LoRA."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ _SHOWN = 10
 class Report:
     """Facts about one B-LoRA.
 
-    layers: module path -> energy, the Frobenius norm of its delta. energies: block name -> the same over the block
-    (root of the sum of squares). shares: block name -> its share of the squared energy, 0..1. dtypes and kinds:
-    name -> number of layers; kinds are those that only the host can apply, whose energy is not computed. dora: number
-    of layers with a DoRA scale, whose energy is that of the low-rank part. outside: keys not used, and the first ten.
+    layers: module path -> energy, the Frobenius norm of the layer's weight change. energies: block name -> energy of
+    the block (root of the sum of squares). shares: block name -> fraction of the total squared energy, 0..1.
+    dtypes, kinds: name -> number of layers; kinds are those that only ComfyUI can apply, whose energy is not computed.
+    dora: number of layers with a DoRA scale; their energy is that of the low-rank part. outside: number of keys that
+    are not used; outside_first: the first ten of them.
     """
 
     format: str
@@ -43,7 +44,7 @@ class Report:
     outside_first: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """The report as values that JSON knows."""
+        """The report as a dict of JSON values."""
         result: dict[str, Any] = json.loads(json.dumps(asdict(self), default=str))
         return result
 
@@ -57,13 +58,13 @@ class Report:
         return tables
 
     def __str__(self) -> str:
-        """A table in ASCII: consoles on Windows cannot show more."""
+        """The report as a table, in ASCII because consoles on Windows may not show other characters."""
         text = "\n".join((*_head(self), "", *_table(self)))
         return text.encode("ascii", "backslashreplace").decode("ascii")
 
 
 def inspect(blora: BLora) -> Report:
-    """Measure a B-LoRA. The deltas are never built: a full-size file takes well under a second."""
+    """Measures a B-LoRA. `up @ down` is never computed, so that a full-size file takes well under a second."""
     layers = {path: energy(pair) for path, pair in blora.pairs.items()}
     squares = {b.name: sum(e**2 for path, e in layers.items() if block_of(path) is b) for b in blora.blocks}
     total = sum(squares.values())
@@ -86,9 +87,9 @@ def inspect(blora: BLora) -> Report:
 
 
 def energy(pair: LoraPair) -> float:
-    """The Frobenius norm of a pair's delta: ||up down||^2 = <up^T up, down down^T>, two rank x rank matrices.
+    """The Frobenius norm of a pair's weight change: ||up down||^2 = <up^T up, down down^T>, with rank x rank matrices.
 
-    In fp64, because the inner product cancels.
+    Computed in fp64, because terms of the inner product cancel.
     """
     up, down = pair.up.double(), pair.down.double()
     square = ((up.T @ up) * (down @ down.T)).sum().item()
@@ -96,10 +97,10 @@ def energy(pair: LoraPair) -> float:
 
 
 def _kinds(blora: BLora) -> dict[str, int]:
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for parts in blora.passthrough.values():
-        found.update({PASSTHROUGH[p] for p in parts if p in PASSTHROUGH})
-    return dict(found)
+        counts.update({PASSTHROUGH[p] for p in parts if p in PASSTHROUGH})
+    return dict(counts)
 
 
 def _head(report: Report) -> list[str]:

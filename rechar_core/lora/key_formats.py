@@ -1,10 +1,10 @@
-"""LoRA key grammars: one row of `KEY_FORMATS` per format a user may hold.
+"""LoRA key formats: one row of `KEY_FORMATS` per format. To support another format, add a row.
 
-A key is prefix + module + suffix. The prefix and the suffix are literal; the module is spelled in one of a few
-ways, all resolved exactly against the list of layers that the two blocks have, so that "attentions.1" never
-matches "attentions.10" and "to_out_0" is known to mean "to_out.0".
+A key is prefix + module + suffix. Prefix and suffix are literal. The module is written in one of a few spellings, which
+are resolved exactly against the layers of the two blocks, so that "attentions.1" never matches "attentions.10" and
+"to_out_0" means "to_out.0".
 
-Formats: ../shared/spec/blora.md, "Key formats a user may hold".
+The formats, who writes them and examples: docs/blora.md, "Key formats".
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _DIFFUSERS_ROOTS = (
 )
 _HOST_ROOTS = ("input_blocks", "middle_block", "output_blocks", "time_embed", "label_emb", "out")
 
-# Parts that are not a low-rank pair and that only the host can apply -> the kind they belong to.
+# Parts that are not a low-rank pair and that only ComfyUI can apply -> the kind of layer they belong to.
 PASSTHROUGH: Mapping[str, str] = {
     **dict.fromkeys(("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2"), "LoHa"),
     **dict.fromkeys(("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b"), "LoKr"),
@@ -41,7 +41,7 @@ PARTS = ("down", "up", "alpha", "dora_scale", *PASSTHROUGH)
 
 @dataclass(frozen=True)
 class Spelling:
-    """How module paths are written in a key: each field maps the written form to diffusers' dotted form."""
+    """How module paths are written in a key. blocks, layers, edges: written form -> diffusers' dotted form."""
 
     separator: str
     blocks: Mapping[str, str]
@@ -115,10 +115,10 @@ _PROCESSOR = Spelling(
 
 @dataclass(frozen=True)
 class KeyFormat:
-    """One format. Prefixes and suffixes are listed with the one that is written first.
+    """One key format. Of prefixes and suffixes, the first is used for writing; all are read.
 
-    suffixes: part -> its endings. holds: the parts that may be written; "alpha" is absent where the format has no
-    place for it, and the writer then folds alpha / rank into the up weight.
+    suffixes: part -> its endings. holds: the parts that may be written; without "alpha" in it, the writer multiplies
+    `up` by network_alpha / rank instead.
     """
 
     name: str
@@ -133,9 +133,9 @@ class KeyFormat:
                 continue
             for part, endings in self.suffixes.items():
                 for ending in endings:
-                    found = key.endswith(ending) and self.spelling.resolve(key[len(prefix) : -len(ending)])
-                    if found:
-                        return Parsed(self.name, found[0], part, found[1])
+                    module = key.endswith(ending) and self.spelling.resolve(key[len(prefix) : -len(ending)])
+                    if module:
+                        return Parsed(self.name, module[0], part, module[1])
         return None
 
     def format(self, module: str, part: str) -> str:
@@ -145,7 +145,7 @@ class KeyFormat:
 
 @dataclass(frozen=True)
 class Parsed:
-    """What a key means. `module` is a diffusers path inside the two blocks, and the raw text outside them."""
+    """A parsed key. module: a diffusers path inside the two blocks, the text of the key outside them."""
 
     format: str
     module: str
@@ -193,13 +193,13 @@ KEY_FORMATS: tuple[KeyFormat, ...] = (
 )
 WRITABLE: tuple[str, ...] = ("kohya", "kohya-sgm", "diffusers", "peft", "comfy")
 
-# Other components that LoRA files carry. They are never used, only reported.
+# Other components that LoRA files contain. They are reported but never used.
 _COMPONENTS = (
     *("lora_te_", "lora_te1_", "lora_te2_", "lycoris_text_model_"),
     *("text_encoder.", "text_encoder_2.", "text_encoders.", "base_model.model.text_model."),
     "bundle_emb.",
 )
-# How a layer's attention is to be computed, no weight: a uint8 tensor that ComfyUI 0.34 and newer may write.
+# A uint8 tensor that ComfyUI 0.34 and newer may write: which attention to use for a layer. It is not a weight.
 _ATTENTION_CHOICE = ".comfy_attention.config"
 
 # PEFT may write the adapter's name into the key: ".lora_A.default.weight", ".lora_magnitude_vector.default.weight".
@@ -210,23 +210,23 @@ _ADAPTER_NAME = (
 
 
 def parse(key: str) -> Parsed | None:
-    """What `key` means, or None if no grammar understands it."""
+    """The parsed `key`, or None if it belongs to no known format."""
     if key.startswith(_COMPONENTS) or key.endswith(_ATTENTION_CHOICE):
         return Parsed("", key, "", False)
     plain = key
     for pattern, replacement in _ADAPTER_NAME:
         plain = pattern.sub(replacement, plain)
-    return next((p for p in (g.parse(plain) for g in KEY_FORMATS) if p), None)
+    return next((p for p in (f.parse(plain) for f in KEY_FORMATS) if p), None)
 
 
 def key_format_named(name: str) -> KeyFormat:
-    """The row called `name`. Raises KeyError for any other name."""
-    return {g.name: g for g in KEY_FORMATS}[name]
+    """The key format called `name`. Raises KeyError for an unknown name."""
+    return {f.name: f for f in KEY_FORMATS}[name]
 
 
 def format_key(format: str, module: str, part: str) -> str:
     """The key of a part of a module (diffusers path) in a format; the inverse of `parse`.
 
-    Raises KeyError for a name that is not in the tables.
+    Raises KeyError for an unknown format, module or part.
     """
     return key_format_named(format).format(module, part)

@@ -1,7 +1,7 @@
-"""The text metadata of a B-LoRA file: ReChar's own fields, and those that LoRA managers show.
+"""The text metadata of a B-LoRA file: ReChar's own fields and the fields that LoRA managers show.
 
 Fields: kohya's sd-scripts (`ss_*`) and the Stability AI model metadata standard (`modelspec.*`,
-https://github.com/Stability-AI/ModelSpec). There are no dates: the same B-LoRA gives the same bytes.
+https://github.com/Stability-AI/ModelSpec). No dates are written, so that the same B-LoRA gives the same bytes.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from .blora import BLora
 
 VERSION = "1"
 _PICTURES = ((b"\xff\xd8\xff", "image/jpeg"), (b"\x89PNG", "image/png"), (b"RIFF", "image/webp"))
-# Fields of a file that stop being true when its tensors are written again.
+# Fields that are no longer true when the tensors are written again.
 _STALE = ("format", "lora_adapter_metadata", "sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256")
-# Setting of a recipe -> the field under which sd-scripts stores it.
+# Setting of a recipe -> the field in which sd-scripts stores it.
 _RECIPE_FIELDS = {
     "seed": "ss_seed",
     "steps": "ss_max_train_steps",
@@ -31,26 +31,26 @@ _RECIPE_FIELDS = {
 def build_metadata(
     blora: BLora, *, format: str, digest: str, thumbnail: bytes | None, title: str
 ) -> dict[str, str]:
-    """All metadata for writing `blora`; what its file said before is kept unless it is restated here.
+    """All metadata for writing `blora`: its own metadata, with the fields below added or replaced.
 
     digest: SHA-256 of the tensor bytes, hexadecimal. thumbnail: an encoded JPEG, PNG or WebP picture.
     Raises ImageError if the thumbnail is none of these.
     """
-    kept = {k: v for k, v in blora.metadata.items() if k not in _STALE}
+    earlier = {k: v for k, v in blora.metadata.items() if k not in _STALE}
     blocks = ",".join(b.name for b in blora.blocks)
-    title = title or kept.get("modelspec.title") or f"B-LoRA ({blocks})"
+    title = title or earlier.get("modelspec.title") or f"B-LoRA ({blocks})"
     fields = {
         **_own_fields(blora, blocks),
-        **_network_fields(blora, title, kept),
+        **_network_fields(blora, title, earlier),
         **_modelspec_fields(blora, title, format, digest),
     }
     if thumbnail is not None:
         fields["modelspec.thumbnail"] = _data_url(thumbnail)
-    return {**kept, **fields}
+    return {**earlier, **fields}
 
 
 def trigger_of(metadata: Mapping[str, str]) -> str:
-    """The prompt a LoRA was trained with: ours, else modelspec's, else the only tag it was trained on, else ""."""
+    """The prompt a LoRA was trained with: ReChar's field, else modelspec's, else its only training tag, else ""."""
     for field in ("rechar.trigger", "modelspec.trigger_phrase"):
         if metadata.get(field):
             return metadata[field]
@@ -59,12 +59,12 @@ def trigger_of(metadata: Mapping[str, str]) -> str:
 
 
 def recipe_of(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """The training settings stored in a file of ours, {} if there are none."""
+    """The training settings in a file written by ReChar, {} if there are none."""
     return json_object(metadata.get("rechar.recipe", ""))
 
 
 def json_object(text: str) -> dict[str, Any]:
-    """The JSON object in `text`, {} if it is none: metadata is a comment, and must not stop a LoRA from loading."""
+    """The JSON object in `text`, or {} if it is not one: bad metadata must not keep a LoRA from loading."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -81,7 +81,7 @@ def _own_fields(blora: BLora, blocks: str) -> dict[str, str]:
     return fields
 
 
-def _network_fields(blora: BLora, title: str, kept: Mapping[str, str]) -> dict[str, str]:
+def _network_fields(blora: BLora, title: str, earlier: Mapping[str, str]) -> dict[str, str]:
     fields = {
         "ss_base_model_version": "sdxl_base_v1-0",
         "ss_output_name": title,
@@ -90,7 +90,7 @@ def _network_fields(blora: BLora, title: str, kept: Mapping[str, str]) -> dict[s
     if blora.pairs:
         fields["ss_network_dim"] = _one(blora.ranks)
         fields["ss_network_alpha"] = _one(blora.network_alphas)
-    if blora.trigger and blora.trigger not in _tags(kept):
+    if blora.trigger and blora.trigger not in _tags(earlier):
         fields["ss_tag_frequency"] = json.dumps({"rechar": {blora.trigger: 1}})
     recipe = blora.recipe
     fields.update({field: str(recipe[name]) for name, field in _RECIPE_FIELDS.items() if name in recipe})
@@ -117,7 +117,7 @@ def _modelspec_fields(blora: BLora, title: str, format: str, digest: str) -> dic
 
 
 def _one(values: tuple[float, ...]) -> str:
-    """The one value, or sd-scripts' word for several."""
+    """The value if there is only one, else "Dynamic", as sd-scripts writes it."""
     return str(values[0]) if len(values) == 1 else "Dynamic"
 
 

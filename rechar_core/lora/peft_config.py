@@ -1,4 +1,4 @@
-"""PEFT keeps alpha in its settings and not beside the weights: where they are, and what they say for a layer."""
+"""Reads PEFT's settings: PEFT stores a LoRA's network alpha there and not next to the weights."""
 
 from __future__ import annotations
 
@@ -13,25 +13,30 @@ from .metadata import json_object
 
 
 def adapter_config_of(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """PEFT's settings of the UNet's adapter, as diffusers stores them ("unet.lora_alpha": 32, ...), {} if none."""
+    """PEFT's settings of the UNet's LoRA in a file's metadata ("unet.lora_alpha": 32, ...), {} if there are none."""
     stored = json_object(metadata.get("lora_adapter_metadata", ""))
     return {k.removeprefix("unet."): v for k, v in stored.items() if k.startswith("unet.")}
 
 
 def adapter_config_beside(path: Path) -> dict[str, Any]:
-    """PEFT's `save_pretrained` keeps alpha in adapter_config.json beside adapter_model.safetensors."""
+    """The settings in adapter_config.json, which PEFT's `save_pretrained` writes next to adapter_model.safetensors.
+
+    {} if `path` has another name or the file is missing. Raises FileError if it cannot be read.
+    """
     beside = path.with_name("adapter_config.json")
     if path.name != "adapter_model.safetensors" or not beside.is_file():
         return {}
     try:
         config = json.loads(beside.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise FileError(f"'{beside}' beside the LoRA cannot be read: {error}.") from error
+        raise FileError(
+            f"The LoRA's settings '{beside}' cannot be read: {error}; download them again."
+        ) from error
     return config if isinstance(config, dict) else {}
 
 
 def configured_alpha(config: Mapping[str, Any], module: str, rank: int) -> float:
-    """The alpha that PEFT's settings give a layer; a file without any means alpha = rank."""
+    """The network alpha that PEFT's settings give a layer; without settings it is the rank. Raises LoraError."""
     alpha = config.get("lora_alpha", rank)
     patterns = config.get("alpha_pattern") or {}
     for pattern, value in patterns.items() if isinstance(patterns, dict) else ():
@@ -39,6 +44,8 @@ def configured_alpha(config: Mapping[str, Any], module: str, rank: int) -> float
             alpha = value
             break
     if not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
-        raise LoraError(f"The LoRA's PEFT settings give {module} the alpha '{alpha}', which is no number.")
+        raise LoraError(
+            f"The LoRA's PEFT settings give {module} the alpha '{alpha}', which is not a number; correct it."
+        )
     # Rank-stabilised LoRA scales by alpha / sqrt(rank) (Kalajdzievski 2023).
     return float(alpha) * (math.sqrt(rank) if config.get("use_rslora") else 1.0)
