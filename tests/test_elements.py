@@ -9,6 +9,7 @@ from rechar_core.synthesis.elements import (
     PromptToken,
     build_prompt,
     kept_text,
+    packed,
     prompt,
     split_elements,
     without_elements,
@@ -75,6 +76,13 @@ def test_an_embedding_stays_whole():
 def test_brackets_reach_over_commas_slots_and_emphasis():
     words = build_prompt("[old (gold:1.2) [c]] x", "A [v]", elements="[plum, a crane] moon", mode="brackets")
     assert kept_text(words) == "old gold [ v ] plum , a crane"
+
+
+def test_rows_of_a_prompts_second_chunk():
+    """A failure means that the tokens after the first 75 are dropped or kept in another's place."""
+    tokens = [PromptToken(str(i), "normal", 1.0, i == 79) for i in range(80)]
+    chunks, rows = packed([[i] for i in range(80)], tokens, 77)
+    assert [len(chunk) for chunk in chunks] == [75, 5] and rows == [77 + 5]
 
 
 def test_region_leaves_the_rest_of_the_prompt_outside():

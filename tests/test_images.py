@@ -43,6 +43,11 @@ def test_fit_keeps_the_whole_picture(size, expected):
     assert fitted.min() >= -1 and fitted.max() <= 1
 
 
+def test_fit_rounds_to_the_nearest_eight():
+    """A failure means that up to eight pixels more of a picture are squeezed away."""
+    assert images.fit(torch.rand(1, 3, 100, 195), 64).shape[-1] == 128  # 124.8; rounded down it is 120
+
+
 def test_fit_leaves_a_fitting_picture_alone():
     image = torch.rand(1, 3, 64, 128)
     assert torch.equal(images.fit(image, 64), image * 2 - 1)

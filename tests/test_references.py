@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from rechar_core.synthesis.references import encoding
 from rechar_core.synthesis.references import layout as maps
 from rechar_core.synthesis.references.attention import Branch, Reference, blend
 from rechar_core.synthesis.references.encoding import kept_tokens, reference_of
@@ -401,6 +402,15 @@ def test_unknown_blocks_are_named(text: str):
 
 
 # Encoding
+
+
+def test_a_class_token_is_not_a_place_in_the_picture():
+    """A failure means that every kept token is the neighbour of the right one."""
+
+    class Plus:
+        kind, name = "plus", "x"
+
+    assert encoding._kept(Plus(), torch.tensor([True, False, False, True])).tolist() == [1, 4]
 
 
 def test_kept_tokens_follow_the_encoders_square():

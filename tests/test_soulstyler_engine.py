@@ -147,6 +147,14 @@ def test_a_recipe_out_of_range_is_refused(changes: dict, words: str):
         StyleRecipe("  ")
 
 
+def test_a_mask_is_enlarged_softly():
+    """A failure means stairs along the object's edge, where a small mask meets a large picture."""
+    half = torch.zeros(1, 2, 2)
+    half[:, :, 1] = 1
+    values = fit_mask(half, torch.zeros(1, 8, 8, 3)).unique()
+    assert ((values > 0) & (values < 1)).any()
+
+
 def test_bad_pictures_and_masks_are_refused():
     with pytest.raises(ImageError, match="9 x 44"):
         Restyling(GUIDE, picture()[:, :, :9], square(), recipe())

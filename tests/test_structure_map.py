@@ -53,6 +53,18 @@ def test_edges_of_an_image_are_those_of_its_bytes():
     assert np.array_equal(found[0, ..., 0].numpy() > 0, canny(CV2["colour"]))
 
 
+def test_edges_at_exactly_the_thresholds():
+    """OpenCV keeps what is above 100 and starts at what is above 200. A failure means >= in place of >."""
+    step = np.zeros((32, 32), np.uint8)
+    step[:, 16:] = 50  # |dx| = 4 * 50 = 200
+    assert not canny(step).any()
+    step[:, 16:] = 51
+    assert canny(step).any()
+    weak = np.zeros((64, 32), np.uint8)
+    weak[:, 16:], weak[:20, 16:] = 25, 60  # below: |dx| = 100
+    assert canny(weak)[:18].any() and not canny(weak)[26:].any()
+
+
 def test_a_skeleton_is_thin_inside_and_keeps_the_topology():
     shape = disc(radius=26) & ~disc(radius=14)
     bones = skeleton(shape)
