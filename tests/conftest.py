@@ -29,9 +29,24 @@ BOUNDS = (
     "stored",
 )
 
+MARKERS = (
+    "host: needs a ComfyUI checkout",
+    "smoke: every node once, for the older hosts",
+    "browser: opens a page in Chromium (set by conftest.py)",
+    "newest_frontend: run behind the newest frontend alone, where it is installed",
+    "bounds: run with exactly the lower bounds of requirements.txt as well (set by conftest.py)",
+    "gpu: needs a CUDA device",
+)
+
 REFERENCE = Path(__file__).parent / "data" / "blora_tiny"
 
 sys.path.append(str(Path(__file__).parents[1]))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Here, not in pytest.ini, so that a plain `pytest` at the root, which reads pyproject.toml, knows them too."""
+    for marker in MARKERS:
+        config.addinivalue_line("markers", marker)
 
 
 def pytest_report_header() -> str:

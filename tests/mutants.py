@@ -3,8 +3,8 @@
     python tests/mutants.py --count 120 --seed 1 --out mutants.json [--part 0/2]
 
 Each fault is one of: a comparison turned, a constant or an index moved by one, a sign or an operator changed, a
-condition negated, two arguments swapped, a call's statement dropped. They are drawn evenly over the files of rechar_core
-and nodes/host. The result is a list of them with the test that failed, in a file that a second run goes on with.
+condition negated, two arguments swapped, a call's statement dropped. They are drawn evenly over rechar_core and
+nodes/host. The result is a list of them with the test that failed, in a file that a second run goes on with.
 """
 
 from __future__ import annotations
