@@ -81,7 +81,7 @@ def test_a_character_without_ink_is_named():
 def test_seeds():
     assert [seed_of("noise", 5, n) for n in range(3)] == [5, 5, 5]
     assert [seed_of("off", 5, n) for n in range(3)] == [5, 8, 11]
-    with pytest.raises(ImageError, match="no way to share 'all'"):
+    with pytest.raises(ImageError, match="no shared style 'all'"):
         seed_of("all", 0, 0)
 
 

@@ -132,7 +132,7 @@ def _stored(pair: LoraPair, module: str, format: str) -> _Parts:
 def _sorted_keys(
     keys: Iterable[str], shape_of: Callable[[str], tuple[int, ...]], name: str
 ) -> tuple[dict[str, Parsed], tuple[str, ...]]:
-    """The parsed keys inside the two blocks, and the keys outside. Raises LoraError if a key is unknown or none is inside."""
+    """The parsed keys inside the two blocks, and the keys outside. Raises LoraError if unknown or none inside."""
     inside: dict[str, Parsed] = {}
     outside, unknown = [], []
     for key in keys:

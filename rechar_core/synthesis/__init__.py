@@ -1,1 +1,1 @@
-"""What is drawn: prompts with elements, reference images, the passes of a picture, lettering. No model library here."""
+"""Element prompts, reference images, the passes of the pipeline, lettering. Independent of any model library."""

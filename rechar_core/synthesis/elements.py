@@ -1,8 +1,8 @@
-"""Element prompting: which words of a prompt stay in the cross-attention.
+"""Element prompting: decides which tokens of a prompt stay in the cross-attention.
 
-ReChar's extraction module (a): the prompt's decorative tokens are kept, its normal tokens dropped
-(SIGGRAPH Asia 2025, doi 10.1145/3757376.3771409, framework figure). A dropped token leaves the context sequence
-altogether; the pooled embedding still is of the whole prompt.
+ReChar's extraction module (a) keeps the prompt's decorative tokens and drops its normal tokens (SIGGRAPH Asia 2025,
+doi 10.1145/3757376.3771409, framework figure). A dropped token is removed from the context sequence; the pooled
+embedding remains that of the whole prompt.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ KEEP_MODES: tuple[str, ...] = get_args(KeepMode)
 
 STRUCTURE_SLOT, STYLE_SLOT, ELEMENT_SLOT = "[c]", "[s]", "[e]"
 
-# Words that decorate nothing. Only whole words of the elements are compared with it.
+# Function words, which are dropped from the elements. Whole words are compared.
 _FUNCTION_WORDS = frozenset(
     (
         "a",
@@ -46,14 +46,14 @@ _FUNCTION_WORDS = frozenset(
 _ARTICLE = re.compile(r"^(?:an?|the)\s+", re.IGNORECASE)
 _SEPARATORS = re.compile(r"[,;\n，、；]")
 _MARKS = re.compile(r"\\[()]|[()]|[^()\\]+|\\")
-_EMPHASIS = 1.1  # of ( ) without a number, as in ComfyUI (comfy/sd1_clip.py, token_weights)
-# "embedding:name" is one piece, for the host to look up
+_EMPHASIS = 1.1  # weight of ( ) without a number, as in ComfyUI (comfy/sd1_clip.py, token_weights)
+# "embedding:name" is one piece, which ComfyUI looks up
 _PIECES = re.compile(r"\[|\]|embedding:[\w./\\-]+|\w+(?:['’-]\w+)*|[^\w\s\[\]]")
 
 
 @dataclass(frozen=True)
 class PromptToken:
-    """One word or mark of a prompt. weight: its emphasis, 1 = none. kept: it stays in the cross-attention."""
+    """A word or mark of a prompt. weight: prompt weight, 1 is neutral. kept: it stays in the cross-attention."""
 
     text: str
     role: Role
@@ -62,39 +62,39 @@ class PromptToken:
 
 
 def split_elements(text: str) -> tuple[str, ...]:
-    """The elements of a list in text: separated by commas, semicolons or lines (CJK ones too), but not within ( )."""
-    found, depth = [""], 0
+    """The elements in a text, split at commas, semicolons and line breaks (also CJK ones), but not inside ( )."""
+    elements, depth = [""], 0
     for mark in _MARKS.findall(text):
         depth = max(0, depth + (mark == "(") - (mark == ")"))
         first, *more = [mark] if depth else _SEPARATORS.split(mark)
-        found[-1] += first
-        found += more
-    return tuple(e.strip() for e in found if e.strip())
+        elements[-1] += first
+        elements += more
+    return tuple(e.strip() for e in elements if e.strip())
 
 
 def emphasised(text: str, weight: float = 1.0) -> list[tuple[str, float]]:
-    """The parts of a text with their weights: (more), (much more:1.5), nested too; \\( and \\) are parentheses.
+    """The parts of a text with their weights: (more), (much more:1.5), also nested; \\( and \\) are parentheses.
 
-    As ComfyUI reads a prompt (comfy/sd1_clip.py, token_weights): a number replaces what holds outside, parentheses
-    without one multiply it by 1.1. One that is never closed is an ordinary mark.
+    As in ComfyUI (comfy/sd1_clip.py, token_weights): a number replaces the weight outside, parentheses without a
+    number multiply it by 1.1. A parenthesis that is not closed is an ordinary character.
     """
-    found: list[tuple[str, float]] = []
+    parts: list[tuple[str, float]] = []
     marks = _MARKS.findall(text)
     while marks:
         mark = marks.pop(0)
         length = _closing(marks) if mark == "(" else None
         if length is None:
-            found.append((mark.removeprefix("\\") or mark, weight))
+            parts.append((mark.removeprefix("\\") or mark, weight))
             continue
         inner, marks = "".join(marks[:length]), marks[length + 1 :]
         body, colon, number = inner.rpartition(":")
-        given = _number(number) if colon and body else None
-        found += emphasised(inner, weight * _EMPHASIS) if given is None else emphasised(body, given)
-    return found
+        explicit = _number(number) if colon and body else None
+        parts += emphasised(inner, weight * _EMPHASIS) if explicit is None else emphasised(body, explicit)
+    return parts
 
 
 def _closing(marks: list[str]) -> int | None:
-    """How many marks stand before the parenthesis that closes an opened one; None if none does."""
+    """The number of marks before the matching closing parenthesis; None if there is none."""
     depth = 1
     for place, mark in enumerate(marks):
         depth += (mark == "(") - (mark == ")")
@@ -118,13 +118,13 @@ def build_prompt(
     mode: KeepMode = "auto",
     weight: float = 1.0,
 ) -> tuple[PromptToken, ...]:
-    """The prompt as words, each marked kept or dropped.
+    """The prompt as tokens, each marked as kept or dropped.
 
-    template: text in which [c] stands for the structure trigger, [s] for the style trigger and [e] for the elements
-    (appended after "with" where [e] is missing). Triggers are given as trained ("A [v]"); a leading article is left
-    out, nothing else in them is read. weight: emphasis of the elements, 0..10, times that of ( ). mode: "auto" keeps
-    triggers and the elements' content words, "brackets" keeps what stands in [ ], "all" keeps everything.
-    Raises RecipeError on an unknown mode, a weight outside 0..10, or if nothing would be kept.
+    template: text in which [c] is replaced by the structure trigger, [s] by the style trigger and [e] by the elements
+    (without [e] they are appended after "with"). Triggers are given as trained ("A [v]"); a leading article is
+    removed, the rest is used unchanged. weight: prompt weight of the elements, 0..10; weights in ( ) multiply it.
+    mode: "auto" keeps the triggers and the elements' content words, "brackets" keeps what is inside [ ], "all" keeps
+    everything. Raises RecipeError for an unknown mode, a weight outside 0..10, or if nothing would be kept.
     """
     if mode not in KEEP_MODES:
         raise RecipeError(f"There is no keep mode '{mode}'; choose one of {', '.join(KEEP_MODES)}.")
@@ -133,7 +133,7 @@ def build_prompt(
     listed: list[_Span] = []
     for item in split_elements(elements):
         listed += [(",", "normal", 1.0)] if listed else []
-        listed += [(part, "element", own * weight) for part, own in emphasised(item)]
+        listed += [(part, "element", emphasis * weight) for part, emphasis in emphasised(item)]
     slots: dict[str, list[_Span]] = {
         STRUCTURE_SLOT: [(_ARTICLE.sub("", structure_trigger.strip()) or STRUCTURE_SLOT, "trigger", 1.0)],
         STYLE_SLOT: [(_ARTICLE.sub("", style_trigger.strip()) or STYLE_SLOT, "trigger", 1.0)],
@@ -153,26 +153,27 @@ def build_prompt(
 
 
 def prompt(words: Sequence[PromptToken]) -> str:
-    """The words as one text."""
+    """All tokens as one text."""
     return " ".join(w.text for w in words)
 
 
 def kept_text(words: Sequence[PromptToken]) -> str:
-    """The kept words as one text."""
+    """The kept tokens as one text."""
     return " ".join(w.text for w in words if w.kept)
 
 
 def without_elements(words: Sequence[PromptToken]) -> tuple[PromptToken, ...]:
-    """The same prompt without its elements, for what lies outside their region."""
+    """The prompt without its elements, for the picture outside the elements' region."""
     return tuple(w for w in words if w.role != "element")
 
 
 def packed(
     groups: Sequence[Sequence[Any]], words: Sequence[PromptToken], length: int
 ) -> tuple[list[list[Any]], list[int]]:
-    """The words' tokens in chunks of `length` - 2, none torn apart unless longer than a chunk; rows of the kept ones.
+    """The text encoder's tokens in chunks of `length` - 2, and the context rows of the kept ones.
 
-    groups: each word's tokens. A row counts the start token of its chunk, and `length` rows for each chunk before.
+    groups: the text encoder's tokens of each word; a word is not split over two chunks unless it is longer than one.
+    Row numbers count the start token of each chunk, so a chunk has `length` rows.
     """
     chunks: list[list[Any]] = [[]]
     rows = []
@@ -189,20 +190,20 @@ def packed(
 
 
 def _filled(template: str, slots: dict[str, list[_Span]]) -> list[_Span]:
-    """The template with its slots filled; emphasis around a slot holds for what fills it."""
+    """The template with its slots filled in; a weight around a slot applies to its contents."""
     pattern = "(" + "|".join(re.escape(slot) for slot in slots) + ")"
-    found: list[_Span] = []
+    spans: list[_Span] = []
     for text, weight in emphasised(template):
         for part in re.split(pattern, text):
-            filling: list[_Span] = slots.get(part, [(part, "normal", 1.0)])
-            found += [(t, role, own * weight) for t, role, own in filling]
-    return found
+            contents: list[_Span] = slots.get(part, [(part, "normal", 1.0)])
+            spans += [(t, role, inner * weight) for t, role, inner in contents]
+    return spans
 
 
 def _words(spans: Sequence[_Span], mode: KeepMode) -> list[PromptToken]:
-    """The words of all spans. Brackets mark what to keep in mode "brackets" and are no words of their own there.
+    """The tokens of all spans. In mode "brackets", [ and ] mark what to keep and are not tokens themselves.
 
-    A trigger stands in brackets in the template, so that it is kept in every mode.
+    Triggers are kept in every mode.
     """
     words, depth = [], 0
     for text, role, weight in spans:

@@ -1,4 +1,4 @@
-"""A word from single characters: each in its own square, all with one look, put together again with alpha."""
+"""A word of single characters: each is generated in its own square, all in one style, then composed with alpha."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 SHARED_STYLES = ("noise and statistics", "noise", "off")
 MATTES = ("glyph", "drawn", "square")
 _SEEDS_EACH = 3  # one for each pass
-_LEAST_INK = 1e-3  # of the picture: less has no statistics
+_LEAST_INK = 1e-3  # of the picture; with less ink, no statistics are computed
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A square of the word's canvas, in its pixels; it may reach over the canvas' edges."""
+    """A square on the word's canvas, in its pixels; it may extend beyond the canvas."""
 
     top: int
     left: int
@@ -28,11 +28,11 @@ class Cell:
 
 
 def cells(characters: Tensor, side: int, margin: float) -> tuple[Tensor, list[Cell]]:
-    """Each character's mask in a square of its own, (N, side, side), and where the squares lie.
+    """Each character's mask in its own square, (N, side, side), and the positions of the squares in the word.
 
-    characters: MASK (N, H, W), one a character at its place in the word. All squares are equally large, so that
-    strokes keep their relative widths; the largest character fills its square less the margin (part of the side).
-    Raises ImageError on a character without ink, and unless the side is whole latent cells.
+    characters: MASK (N, H, W), one mask per character at its place in the word. All squares have the same size, so
+    that strokes keep their relative widths; the largest character fills its square except for the margin (a fraction
+    of the side). Raises ImageError if a character has no ink, or if the side is not a multiple of a latent cell.
     """
     import torch
 
@@ -60,19 +60,19 @@ def _box(mask: Tensor, number: int) -> tuple[int, int, int, int]:
 
 
 def _cut(mask: Tensor, cell: Cell) -> Tensor:
-    """The cell's part of a mask (H, W); nothing is outside the canvas."""
+    """The part of a mask (H, W) inside the cell; 0 outside the canvas."""
     import torch
 
-    found = torch.zeros(cell.side, cell.side)
+    square = torch.zeros(cell.side, cell.side)
     inside = _inside(cell, (mask.shape[0], mask.shape[1]))
     if inside is not None:
-        canvas, own = inside
-        found[own] = mask[canvas].cpu()
-    return found
+        canvas, part = inside
+        square[part] = mask[canvas].cpu()
+    return square
 
 
 def _inside(cell: Cell, size: tuple[int, int]) -> tuple[tuple[slice, slice], tuple[slice, slice]] | None:
-    """The part of a cell that lies on the canvas (height, width): where on the canvas, and where in the cell."""
+    """The part of a cell on the canvas (height, width), as slices of the canvas and of the cell; None if outside."""
     spans = []
     for start, length in ((cell.top, size[0]), (cell.left, size[1])):
         first, last = max(0, start), min(length, start + cell.side)
@@ -85,7 +85,7 @@ def _inside(cell: Cell, size: tuple[int, int]) -> tuple[tuple[slice, slice], tup
 def composed(pictures: Tensor, mattes: Tensor, places: Sequence[Cell], size: tuple[int, int]) -> Tensor:
     """The word as (H, W, 4), colours and alpha, straight (not premultiplied).
 
-    pictures: IMAGE (N, S, S, 3), mattes: (N, S, S), each scaled into its cell; later ones lie over earlier ones.
+    pictures: IMAGE (N, S, S, 3), mattes: (N, S, S), each scaled to its cell; later characters cover earlier ones.
     """
     import torch
 
@@ -95,18 +95,18 @@ def composed(pictures: Tensor, mattes: Tensor, places: Sequence[Cell], size: tup
         small = _resized(layer.movedim(-1, 0)[None], cell.side)[0].movedim(0, -1).clamp(0, 1)
         inside = _inside(cell, size)
         if inside is not None:
-            canvas, own = inside
-            over, cover = small[own][..., :3], small[own][..., 3:]
+            canvas, part = inside
+            over, cover = small[part][..., :3], small[part][..., 3:]
             colour[canvas] = over + colour[canvas] * (1 - cover)
             alpha[canvas] = cover + alpha[canvas] * (1 - cover)
     return torch.cat([(colour / alpha.clamp_min(1e-6)).clamp(0, 1), alpha], -1)
 
 
 def mattes_of(kind: str, pictures: Tensor, masks: Tensor) -> Tensor:
-    """How much of each picture (N, S, S, 3) belongs to the word, (N, S, S).
+    """The matte (N, S, S) of each picture (N, S, S, 3): which part of it goes into the word.
 
-    "glyph": the character's own mask. "drawn": what is drawn there, found by colour and texture, so that strokes that
-    grew or shrank are whole. "square": all of it. Raises ImageError on an unknown kind.
+    kind: "glyph", the character's own mask; "drawn", the glyph as generated, segmented by colour and texture, so that
+    strokes that became wider or narrower are complete; "square", the whole picture. Raises ImageError for another kind.
     """
     import torch
 
@@ -120,14 +120,14 @@ def mattes_of(kind: str, pictures: Tensor, masks: Tensor) -> Tensor:
 
 
 def _drawn(picture: Tensor, mask: Tensor) -> Tensor:
-    """The glyph as it is in the picture, its edge softened over a pixel."""
+    """The mask of the glyph as generated, with an edge softened over about a pixel."""
     import torch
     from scipy import ndimage
 
     from ..metrics.segment import glyph_mask
 
-    found = glyph_mask(picture[..., :3].double().cpu().numpy(), (mask >= 0.5).cpu().numpy())
-    return torch.from_numpy(ndimage.gaussian_filter(found.astype("float32"), 0.7)).to(mask)
+    segmented = glyph_mask(picture[..., :3].double().cpu().numpy(), (mask >= 0.5).cpu().numpy())
+    return torch.from_numpy(ndimage.gaussian_filter(segmented.astype("float32"), 0.7)).to(mask)
 
 
 def _resized(images: Tensor, side: int) -> Tensor:
@@ -137,29 +137,29 @@ def _resized(images: Tensor, side: int) -> Tensor:
 
 
 def seed_of(shared_style: str, seed: int, number: int) -> int:
-    """The seed of character `number`: the same noise for all, unless nothing is shared. Raises ImageError."""
+    """The seed of character `number`: the same for all, unless `shared_style` is "off". Raises ImageError."""
     if shared_style not in SHARED_STYLES:
         raise ImageError(
-            f"There is no way to share '{shared_style}'; choose one of {', '.join(SHARED_STYLES)}."
+            f"There is no shared style '{shared_style}'; choose one of {', '.join(SHARED_STYLES)}."
         )
     return seed + (_SEEDS_EACH * number if shared_style == "off" else 0)
 
 
 class SharedStyle:
-    """Latent statistics that all characters share: those of the first, at every step, for ink and ground apart.
+    """Gives all characters the latent statistics of the first one, at every step, for ink and background separately.
 
-    Adaptive instance normalisation (Huang and Belongie, 2017) of the denoised latent: inside the character's own mask
-    its channels get the mean and spread that the first character had inside its mask at the same step, and outside
-    likewise. Apart, because characters differ in how much ink they have, not in its colour.
+    Adaptive instance normalisation (Huang and Belongie, 2017) of the denoised latent: inside a character's mask, each
+    channel is given the mean and standard deviation that the first character had inside its mask at the same step;
+    likewise outside. The two are separate because characters differ in the amount of ink, not in its colour.
     """
 
     def __init__(self) -> None:
         self._steps: list[list[tuple[Tensor, Tensor] | None]] = []
 
     def each_step(self, mask: Tensor) -> Callable[[Tensor], Tensor]:
-        """What to do with the denoised latent (1, C, h, w) of each step of one character, whose mask is (H, W).
+        """A function that changes the denoised latent (1, C, h, w) of every step of a character with the mask (H, W).
 
-        The first character's is only looked at.
+        For the first character it only records the statistics.
         """
         first, step = not self._steps, -1
 
@@ -171,8 +171,8 @@ class SharedStyle:
             if first:
                 self._steps.append([None if w is None else _statistics(latent, w) for w in regions])
                 return latent
-            kept = self._steps[min(step, len(self._steps) - 1)]
-            inside, outside = (_aligned(latent, w, k) for w, k in zip(regions, kept, strict=True))
+            target = self._steps[min(step, len(self._steps) - 1)]
+            inside, outside = (_aligned(latent, w, t) for w, t in zip(regions, target, strict=True))
             return ink * inside + (1 - ink) * outside
 
         return change

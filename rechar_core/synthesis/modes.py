@@ -1,9 +1,9 @@
-"""The ways to run ReChar's three passes: structure picture, style picture, and the decorated glyph from both.
+"""The modes of ReChar's three passes: structure picture, style picture, and the decorated glyph from both.
 
-`official` repeats the published inference (01yzzyu/ReChar) with its faults where they change the picture, `paper`
-adds what only the framework figure shows, `tuned` mends what hurts (benchmarks/quality.py decides; so far on the demo
-model alone), `references-only` trains nothing: glyph and style picture are the references themselves.
-docs/official_faults.md says which fault is where.
+`official` reproduces the published inference (01yzzyu/ReChar), with those of its faults that change the picture.
+`paper` adds what only the framework figure shows. `tuned` has the defaults that did best in benchmarks/quality.py (so
+far only on the demo model). `references-only` needs no training: glyph and style picture are the references.
+docs/official_faults.md lists the faults and the modes that have them.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _NEGATIVE = (
 class PipelineConfig:
     """Settings of the passes. Triples are for (structure picture, style picture, result).
 
-    renders_references: whether the first two passes are drawn where a B-LoRA is given; else glyph and style picture
-    are used.
-    control: strengths of a ControlNet on the glyph's edges. mask: "edges" of the structure picture, or the "glyph".
-    drop: image tokens outside the glyph are dropped. keep: which words of the prompt stay (elements.KEEP_MODES).
-    style_beside_lora: factor of style_scale where a style B-LoRA is in the UNet too; both together overdo the colours.
-    structure_stays: a structure B-LoRA is in the UNet in the last pass as well, not in the first alone.
+    renders_references: whether the first two passes are run if there is a B-LoRA; otherwise the glyph and the given
+    style picture are the references. control: strengths of the ControlNet on the glyph's edges. mask: layout mask of
+    the structure reference: "edges" of the structure picture, or the "glyph". drop: whether image tokens outside the
+    glyph are dropped. keep: which prompt tokens stay (elements.KEEP_MODES). style_beside_lora: multiplies style_scale
+    if a style B-LoRA is applied too, because both together exaggerate the colours. structure_stays: whether the
+    structure B-LoRA is also applied in the last pass, not only in the first.
     """
 
     name: str
@@ -49,7 +49,7 @@ class PipelineConfig:
     negative: str = _NEGATIVE
 
     def settings(self, **more: object) -> str:
-        """All of it as JSON, to be kept with a picture."""
+        """All settings as JSON, to be stored with a picture."""
         return json.dumps(asdict(self) | more, ensure_ascii=False, indent=1)
 
 
@@ -85,7 +85,7 @@ MODES: Mapping[str, PipelineConfig] = {
 
 
 def mode_named(name: str, steps: int = 0, guidance: float = 0.0) -> PipelineConfig:
-    """A mode, with other steps or one guidance for all passes if any are given; 0 is the mode's own.
+    """A mode; steps and guidance replace its own values in all passes unless they are 0.
 
     Raises RecipeError for an unknown name.
     """

@@ -1,6 +1,6 @@
-"""ReChar's three passes, wherever they are drawn: structure picture, style picture, and the glyph from both.
+"""ReChar's three passes: structure picture, style picture, and the decorated glyph from both.
 
-What a pass is made of is a `RenderJob`; who draws it is a `Renderer`: the host's graph, or diffusers.
+Each pass builds a `RenderJob`. A `Renderer` generates the picture of a job, with ComfyUI or with diffusers.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _STRUCTURE_TEMPLATE = "A [c] content"
 
 @dataclass(frozen=True)
 class RenderJob:
-    """One picture to draw. size: (height, width) in pixels. scales: of the references, by role.
+    """The description of one picture to generate. size: (height, width) in pixels. scales: of the references, by role.
 
-    hint: IMAGE (1, H, W, 3) for the ControlNet, whose strength is `control`; None for no ControlNet.
-    each_step: changes the denoised latent (1, 4, h, w) of every step, after the guidance.
+    hint: IMAGE (1, H, W, 3) for the ControlNet, or None to use no ControlNet. control: its strength.
+    each_step: a function that changes the denoised latent (1, 4, h, w) of every step, after guidance.
     """
 
     fusion: Fusion
@@ -52,30 +52,30 @@ class RenderJob:
 
 
 class Renderer(Protocol):
-    """Draws, and reads references. control_net: None where there is none, then no hint is given."""
+    """Generates pictures and encodes references. control_net: None if there is none; then jobs have no hint."""
 
     @property
     def control_net(self) -> Any: ...
 
     def adapter(self, role: str) -> IPAdapter | None:
-        """The adapter that reads references of this role."""
+        """The IP-Adapter that encodes references of this role, or None."""
 
     def check(self) -> None:
-        """Raises ReCharError unless the adapters fit their image encoder and the model."""
+        """Raises ReCharError unless the IP-Adapters fit their image encoder and the model."""
 
     def encode_reference(self, picture: Tensor, role: str, keep: Tensor | None) -> Reference:
-        """A reference from IMAGE (1, H, W, 3), of which MASK `keep` stays."""
+        """Encodes IMAGE (1, H, W, 3) as a reference. keep: MASK outside which image tokens are dropped, or None."""
 
     def draw(self, drawing: RenderJob) -> Tensor:
-        """IMAGE (1, H, W, 3) in 0..1, the same for the same drawing."""
+        """Generates IMAGE (1, H, W, 3) in 0..1; the same job gives the same picture."""
 
 
 @dataclass(frozen=True)
 class Passes:
-    """What the passes start from. glyph: IMAGE (1, H, W, 3), its size is the result's; mask: MASK (1, H, W).
+    """The inputs of the three passes. glyph: IMAGE (1, H, W, 3), whose size the result has; mask: MASK (1, H, W).
 
-    template: the result's prompt, style_template: the style picture's (elements.compose says what [c] and [s] mean).
-    structure, style: B-LoRAs or None. style_image: IMAGE or None; beside a style B-LoRA only references-only uses it.
+    template, style_template: prompts of the result and of the style picture; [c] and [s] as in elements.build_prompt.
+    structure, style: B-LoRAs or None. style_image: IMAGE or None; with a style B-LoRA only references-only uses it.
     """
 
     renderer: Renderer
@@ -91,9 +91,9 @@ class Passes:
     style_image: Tensor | None = None
 
     def run(self, done: Callable[[int], None] = lambda number: None) -> tuple[Tensor, Tensor, Tensor]:
-        """The result, the structure picture and the style picture, IMAGE each. Raises ReCharError.
+        """Runs all passes: the result, the structure picture and the style picture, each an IMAGE. Raises ReCharError.
 
-        done: called with the number of passes that are done, after each.
+        done: called after each pass with the number of finished passes.
         """
         self.check()
         structure = self.structure_picture()
@@ -105,9 +105,9 @@ class Passes:
         return result, structure, style
 
     def check(self, learns: bool = False) -> None:
-        """Raises RecipeError if what the mode needs is missing, AdapterError if adapters do not fit.
+        """Raises RecipeError if an input that the mode needs is missing, AdapterError if IP-Adapters do not fit.
 
-        learns: a structure B-LoRA is still to be trained, and counts as given.
+        learns: whether a structure B-LoRA will be trained later; then it need not be connected.
         """
         if self.style_image is None and (self.style is None or not self.mode.renders_references):
             raise RecipeError(
@@ -122,7 +122,7 @@ class Passes:
         self.renderer.check()
 
     def _check_carriers(self, structure: bool) -> None:
-        """structure: whether there is a structure B-LoRA."""
+        """Raises RecipeError if nothing gives the result structure or style. structure: there is a structure B-LoRA."""
         controlled = self.renderer.control_net is not None and self.mode.control[2] != 0
         if not (controlled or self._reads("structure") or (structure and self.mode.structure_stays)):
             raise RecipeError(
@@ -137,18 +137,18 @@ class Passes:
             )
 
     def _reads(self, role: str) -> bool:
-        """Whether an adapter carries this role into the result."""
+        """Whether an IP-Adapter with a scale other than 0 is used for this role in the result."""
         scale = self.mode.structure_scale if role == "structure" else self.mode.style_scale
         return self.renderer.adapter(role) is not None and scale != 0
 
     def structure_picture(self) -> Tensor:
-        """The first pass; without a B-LoRA, the glyph."""
+        """The first pass. Without a structure B-LoRA it returns the glyph."""
         if self.structure is None or not self.mode.renders_references:
             return self.glyph
         return self._draw(0, fuse(self.structure, None), self._words(_STRUCTURE_TEMPLATE))
 
     def style_picture(self) -> Tensor:
-        """The second pass; without a B-LoRA, the style picture."""
+        """The second pass. Without a style B-LoRA it returns the given style picture."""
         if self.style_image is not None and (self.style is None or not self.mode.renders_references):
             return self.style_image[:1]
         return self._draw(1, fuse(None, self.style), self._words(self.style_template))
@@ -156,13 +156,13 @@ class Passes:
     def result(
         self, structure: Tensor, style: Tensor, each_step: Callable[[Tensor], Tensor] | None = None
     ) -> Tensor:
-        """The third pass, from what the first two gave."""
+        """The third pass, from the pictures of the first two."""
         fusion = fuse(self.structure if self.mode.structure_stays else None, self.style)
         words = self._words(self.template, self.elements, self._keep())
         return self._draw(2, fusion, words, **self._references(structure, style), each_step=each_step)
 
     def _keep(self) -> Any:
-        """The elements' words alone only where something else brings structure and style; else the whole prompt."""
+        """The keep mode: that of the mode if IP-Adapters or LoRAs give structure and style, else "all"."""
         read = any(map(self.renderer.adapter, ROLES))
         carried = bool(self.elements.strip()) and (read or self.style is not None)
         return self.mode.keep if carried else "all"
@@ -175,16 +175,16 @@ class Passes:
             masks["structure"] = (
                 structure_map("canny-cv2", structure)[0, ..., 0] if edges else self.mask[0].cpu()
             )
-        beside = mode.style_beside_lora if self.style is not None else 1.0
+        reduction = mode.style_beside_lora if self.style is not None else 1.0
         plus = ip_adapters["structure"] is not None and ip_adapters["structure"].kind == "plus"
-        kept = self.mask if mode.drop and plus else None
-        pairs = (("structure", structure, kept), ("style", style, None))
+        keep_mask = self.mask if mode.drop and plus else None
+        pairs = (("structure", structure, keep_mask), ("style", style, None))
         return {
             "references": tuple(
                 self.renderer.encode_reference(p, role, k) for role, p, k in pairs if ip_adapters[role]
             ),
             "layout": self._layout(masks),
-            "scales": {"structure": mode.structure_scale, "style": mode.style_scale * beside},
+            "scales": {"structure": mode.structure_scale, "style": mode.style_scale * reduction},
         }
 
     def _layout(self, masks: Mapping[str, Tensor]) -> Layout:
@@ -210,7 +210,7 @@ class Passes:
 
     @cached_property
     def _edges(self) -> Tensor:
-        """The glyph's, for the ControlNet."""
+        """The glyph's edges, for the ControlNet."""
         return structure_map("canny-cv2", self.glyph)
 
     def _words(self, template: str, elements: str = "", keep: Any = "all") -> tuple[PromptToken, ...]:
@@ -218,5 +218,5 @@ class Passes:
 
 
 def trigger(blora: BLora | None) -> str:
-    """As it was trained, without the article."""
+    """The trigger of a B-LoRA without its article, "[v]" if it has none."""
     return (getattr(blora, "trigger", "") or "").removeprefix("A ").strip() or "[v]"

@@ -1,1 +1,1 @@
-"""Reference images in the cross-attention: adapters, masked attention, layout maps. Imported piece by piece."""
+"""Reference images in the cross-attention: IP-Adapters, masked attention, layout maps."""

@@ -1,7 +1,7 @@
 """Cross-attention with references: z = w_text * Attn(q, text) + sum_i s_i * w_i * Attn(q, reference_i).
 
-Without a layout w_text is 1 and w_i is 1; then this is IP-Adapter's decoupled attention, as diffusers computes it.
-The weights come from layout.py. All of it happens before the layer's output projection.
+s_i is a reference's scale; the weights w come from layout.py. Without a layout w_text and w_i are 1, which is
+IP-Adapter's decoupled cross-attention as in diffusers. All of it is computed before the layer's output projection.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Attend = Callable[["Tensor", "Tensor", "Tensor", int], "Tensor"]
-CONDITIONAL, UNCONDITIONAL = 0, 1  # as the host numbers the halves of a batch
+CONDITIONAL, UNCONDITIONAL = 0, 1  # as ComfyUI numbers the halves of a CFG batch
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A picture as tokens. conditional, unconditional: (T, context width), all its pictures side by side.
+    """An encoded reference. conditional, unconditional: (T, context width), the image tokens of all its pictures.
 
-    role: "structure" or "style", the layout's branch it belongs to. weight: its share beside others of its role.
+    role: "structure" or "style", its branch of the layout. weight: its weight relative to others of the same role.
     """
 
     adapter: IPAdapter
@@ -34,7 +34,7 @@ class Reference:
     weight: float = 1.0
 
     def at_layer(self, layer: int, scale: float) -> Branch:
-        """What the reference is at one cross-attention, by the adapter's own numbering."""
+        """Keys and values of the reference for cross-attention number `layer`, in the IP-Adapter's numbering."""
         import torch
 
         tokens = torch.stack([self.conditional, self.unconditional]).float()  # (2, T, context)
@@ -44,9 +44,9 @@ class Reference:
 
 @dataclass(frozen=True)
 class Branch:
-    """A reference at one layer. keys, values: (2, T, layer width), conditional first. scale: its strength.
+    """A reference at one layer. keys, values: (2, T, layer width), conditional first. scale: multiplies its output.
 
-    Copies are the object itself: nothing changes it, and the host deep-copies every patch when a MODEL is cloned.
+    A deep copy is the object itself: it is never changed, and ComfyUI deep-copies all patches of a cloned MODEL.
     """
 
     role: str
@@ -58,13 +58,14 @@ class Branch:
         return self
 
     def to(self, *where: Any) -> Branch:
-        """The same on another device or in another precision."""
+        """The branch on another device or in another dtype."""
         return replace(self, keys=self.keys.to(*where), values=self.values.to(*where))
 
     def look(self, query: Tensor, halves: Sequence[int], heads: int, attention: Attend = attend) -> Tensor:
-        """Attention of query (B, N, C); the batch falls into equal parts, one for each entry of `halves`.
+        """Attention of query (B, N, C) on the reference, (B, N, C).
 
-        Perp-Neg asks for a third prompt, the empty one, as 2: what is not conditional is unconditional.
+        halves: CONDITIONAL or UNCONDITIONAL for each of the equal parts of the batch. Perp-Neg has a third prompt, the
+        empty one, numbered 2: every part that is not conditional counts as unconditional.
         """
         rows = [min(half, UNCONDITIONAL) for half in halves for _ in range(len(query) // len(halves))]
         key, value = (t[rows].to(query) for t in (self.keys, self.values))
@@ -81,13 +82,13 @@ def blend(
     heads: int,
     attention: Attend = attend,
 ) -> Tensor:
-    """Text and references together, (B, N, C), before the output projection.
+    """The weighted sum of text and references, (B, N, C), before the output projection.
 
-    query, text: (B, N, C), text being its attention on the prompt. grid: (height, width) of the layer, N cells.
+    query: (B, N, C). text: (B, N, C), the query's attention on the prompt. grid: (height, width) of the layer, N cells.
     """
     text_weight, weights = layout.weights(tuple(b.role for b in branches), grid)
     blended = text if text_weight is None else text * text_weight.to(text)
     for branch, weight in zip(branches, weights, strict=True):
-        found = branch.look(query, halves, heads, attention)
-        blended = blended + branch.scale * (found if weight is None else found * weight.to(found))
+        attended = branch.look(query, halves, heads, attention)
+        blended = blended + branch.scale * (attended if weight is None else attended * weight.to(attended))
     return blended

@@ -1,4 +1,4 @@
-"""A reference picture on its way into an adapter: which image tokens a mask keeps, and what stands for no picture."""
+"""Encodes reference pictures: preprocessing for CLIP, image tokens kept by a mask, and the unconditional tokens."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .projection import IPAdapter
 if TYPE_CHECKING:
     from torch import Tensor
 
-_TOUCH = 0.02  # of a token's area: the strokes of a glyph are narrower than a token
+_TOUCH = 0.02  # of a token's area; small, because the strokes of a glyph are narrower than a token
 
 
 def reference_of(
@@ -24,11 +24,12 @@ def reference_of(
     kept: Tensor | None = None,
     weight: float = 1.0,
 ) -> Reference:
-    """A reference from image features: seen (B, ...), unseen (1, ...), pooled (plain) or hidden states (plus).
+    """Makes a Reference from image features: pooled embeddings (plain) or hidden states (plus).
 
-    kept: (B, N - 1) bool, the image tokens that stay. With it the dropped ones leave the sequence, and with them the
-    first token, which has seen the whole picture. Raises AdapterError if nothing would be left, and unless there is one
-    mask for all pictures or one for each.
+    seen: (B, ...), features of the pictures. unseen: (1, ...), features for the unconditional half. kept: (B, N - 1)
+    bool, the image tokens that stay; the others are removed, and also the class token, which has information about the
+    whole picture. Raises AdapterError if nothing would be left, and unless there is one mask for all pictures or one
+    for each.
     """
     import torch
 
@@ -51,7 +52,7 @@ def reference_of(
 def kept_parts(mask: Tensor | None, picture: tuple[int, int], seen: Tensor) -> Tensor | None:
     """`kept` for reference_of: the image tokens of features `seen` that a MASK of a picture (height, width) keeps.
 
-    Features of a plain adapter have no parts; then one that is kept stands for them, which reference_of refuses.
+    The features of a plain adapter have no image tokens; then one kept token is returned, which reference_of refuses.
     """
     import torch
 
@@ -63,7 +64,7 @@ def kept_parts(mask: Tensor | None, picture: tuple[int, int], seen: Tensor) -> T
 
 
 def clip_pixels(images: Tensor, side: int) -> Tensor:
-    """What CLIP sees of IMAGE (B, H, W, C): the middle square, (B, 3, side, side), normalised.
+    """CLIP's input for IMAGE (B, H, W, C): the central square, (B, 3, side, side), normalised.
 
     Bicubic with antialiasing, the shorter side to `side`, rounded to 8 bits, as ComfyUI's clip_preprocess does.
     """
@@ -84,25 +85,25 @@ def clip_pixels(images: Tensor, side: int) -> Tensor:
 
 
 def _kept(adapter: IPAdapter, kept: Tensor) -> Tensor:
-    """Positions of the kept tokens in the encoder's sequence."""
+    """Positions of the kept tokens in the encoder's sequence. Raises AdapterError."""
     if adapter.kind == "plain":
         raise AdapterError(
             f"The adapter '{adapter.name}' sees one embedding of the whole picture, from which no part can be "
             "dropped; disconnect the mask, or use a plus adapter."
         )
-    found = kept.nonzero().flatten() + 1
-    if not len(found):
+    positions = kept.nonzero().flatten() + 1
+    if not len(positions):
         raise AdapterError(
             "The mask keeps no part of the reference picture; paint where the picture matters."
         )
-    return found
+    return positions
 
 
 def kept_tokens(mask: Tensor, picture: tuple[int, int], side: int) -> Tensor:
-    """Which of side x side image tokens a MASK (B, H, W) keeps, (B, side * side) bool: those it touches.
+    """Which of side x side image tokens a MASK (B, H, W) keeps, (B, side * side) bool: those it overlaps.
 
-    The encoder sees the middle square of a picture (height, width), so the mask is first brought to the picture's
-    shape and cut alike.
+    The encoder sees the central square of a picture (height, width), so the mask is first scaled to the picture's size
+    and cropped in the same way.
     """
     import torch.nn.functional as F
 

@@ -1,4 +1,4 @@
-"""What can go wrong with reference adapters."""
+"""Errors of references and IP-Adapters."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from ...errors import ReCharError
 
 
 class AdapterError(ReCharError):
-    """An adapter file, an image encoder and a base model do not belong together, or a reference setting is off."""
+    """An IP-Adapter, an image encoder and a base model do not fit together, or a reference setting is out of range."""

@@ -1,7 +1,7 @@
-"""Which cross-attentions there are, in the adapters' order, and how strongly each block takes part.
+"""The cross-attention layers of ComfyUI's UNet in the order of IP-Adapters, and the weight of each block.
 
-Published adapters number the cross-attentions of diffusers' UNet 1, 3, 5, ... through the encoder, then the decoder,
-then the middle; the host names its blocks ("input", n), ("output", n), ("middle", 0).
+Published IP-Adapters number the cross-attentions of diffusers' UNet 1, 3, 5, ...: first the down blocks, then the up
+blocks, then the middle block. ComfyUI names its blocks ("input", n), ("output", n), ("middle", 0).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ EVERY = "*"
 
 @dataclass(frozen=True)
 class Layer:
-    """One cross-attention of the host's UNet. width: of its keys."""
+    """One cross-attention of ComfyUI's UNet. width: of its keys."""
 
     side: str
     block: int
@@ -38,22 +38,22 @@ class Layer:
 
 
 def layers_of(shapes: Iterable[tuple[str, int]]) -> tuple[Layer, ...]:
-    """The cross-attentions among (weight name, rows) of the host's UNet, in the adapters' order."""
-    found = []
+    """The cross-attentions among (weight name, rows) of ComfyUI's UNet, in the IP-Adapters' order."""
+    layers = []
     for name, width in shapes:
         match = _PATH.search(name)
         if match:
-            found.append(Layer(match[1], int(match[2]) if match[1] != "middle" else 0, int(match[3]), width))
-    return tuple(sorted(found, key=lambda layer: (_SIDES[layer.side], layer.block, layer.index)))
+            layers.append(Layer(match[1], int(match[2]) if match[1] != "middle" else 0, int(match[3]), width))
+    return tuple(sorted(layers, key=lambda layer: (_SIDES[layer.side], layer.block, layer.index)))
 
 
 def block_weights(text: str, layers: Iterable[Layer]) -> dict[str, float]:
-    """The weight of each block, from "output 1: 1, middle: 0.5, *: 0"; what is not named has * or 1.
+    """The weight of each block, from text such as "output 1: 1, middle: 0.5, *: 0". Other blocks get that of *, else 1.
 
-    "structure" and "style" mean B-LoRA's two blocks. Raises AdapterError on an unknown block or no number.
+    "structure" and "style" mean B-LoRA's two blocks. Raises AdapterError for an unknown block or a missing number.
     """
     blocks = list(dict.fromkeys(layer.block_name for layer in layers))
-    given: dict[str, float] = {}
+    named: dict[str, float] = {}
     for part in filter(str.strip, _SEPARATORS.split(text)):
         name, colon, value = part.replace("=", ":").replace("\uff1a", ":").partition(":")
         name = " ".join(name.lower().split())
@@ -63,8 +63,8 @@ def block_weights(text: str, layers: Iterable[Layer]) -> dict[str, float]:
                 f"'{part.strip()}' is no block weight; write BLOCK: NUMBER, where a block is one of "
                 f"{', '.join(blocks)}, structure, style or * for all others."
             )
-        given[name] = float(value)
-    return {block: given.get(block, given.get(EVERY, 1.0)) for block in blocks}
+        named[name] = float(value)
+    return {block: named.get(block, named.get(EVERY, 1.0)) for block in blocks}
 
 
 def _is_number(text: str) -> bool:

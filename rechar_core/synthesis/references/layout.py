@@ -1,11 +1,11 @@
-"""The intensity layout map: where text, structure and style act.
+"""The intensity layout map: weights for where text, structure and style act in the picture.
 
-The framework figure of ReChar (SIGGRAPH Asia 2025, doi 10.1145/3757376.3771409) leaves the operator open, so there are
-two readings. Branch i has a map M_i of area a_i and the gate g_i = sigmoid(|union of all maps| / a_i):
+The framework figure of ReChar (SIGGRAPH Asia 2025, doi 10.1145/3757376.3771409) does not define the operator, so there
+are two. Branch i has a map M_i of area a_i and the gate g_i = sigmoid(|union of all maps| / a_i):
 
     softmax: omega = softmax_i(g_i M_i / tau)        gated_softmax: omega_i = g_i M_i softmax_i(M / tau)
 
-"off" is the official code: text everywhere, each reference times its own mask.
+"off" is the published code: text everywhere, each reference times its own mask.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ Grid = tuple[int, int]
 class Layout:
     """Maps of the branches, (H, W) in 0..1 by "text", "structure" and "style"; one without a map acts everywhere.
 
-    operator: "off", "softmax" or "gated_softmax". temperature: tau of both.
-    mask_mode: how a map comes to a layer's grid.
-    Copies are the object itself: nothing changes it, and the host deep-copies every patch when a MODEL is cloned.
+    operator: "off", "softmax" or "gated_softmax". temperature: tau of the latter two. mask_mode: how a map is scaled to
+    a layer's grid (MASK_MODES). Raises AdapterError for an unknown operator or mode, a temperature not above 0,
+    or a mask of another shape. A deep copy is the object itself: it is never changed, and ComfyUI deep-copies all
+    patches of a cloned MODEL.
     """
 
     masks: Mapping[str, Tensor] = field(default_factory=dict)
@@ -64,9 +65,9 @@ class Layout:
         return self
 
     def weights(self, roles: Sequence[str], grid: Grid) -> tuple[Tensor | None, list[Tensor | None]]:
-        """The text's weight and each reference's on a layer's grid: (1, height * width, 1), None for 1 everywhere.
+        """The weights of the text and of each reference on a layer's grid, (1, height * width, 1); None for 1.
 
-        Worked out once for a grid: every layer asks for it at every step.
+        Cached for each grid, because every layer needs them at every step.
         """
         key = (tuple(roles), grid)
         if key not in self._known:
@@ -79,7 +80,7 @@ class Layout:
         return _column(text), [_column(other) for other in others]
 
     def _map(self, role: str, grid: Grid) -> Tensor | None:
-        """A branch's map, flat, (cells,)."""
+        """A branch's map on the grid, flattened to (cells,); None if it has no map."""
         mask = self.masks.get(role)
         return None if mask is None else MASK_MODES[self.mask_mode](mask.float(), grid)
 
@@ -88,11 +89,11 @@ def _column(weight: Tensor | None) -> Tensor | None:
     return None if weight is None else weight[None, :, None]
 
 
-# Readings: maps (cells,) with the text's first -> weights in the same order
+# Operators: maps (cells,), the text's first -> weights in the same order
 
 
 def gates(maps: Tensor) -> Tensor:
-    """g_i = sigmoid(|union| / a_i) of maps (branches, cells); a branch without area has gate 1. (branches, 1)"""
+    """g_i = sigmoid(|union| / a_i) of maps (branches, cells), as (branches, 1); 1 for a branch without area."""
     import torch
 
     areas = maps.mean(1, keepdim=True)
@@ -115,7 +116,7 @@ def _gated_softmax(maps: Sequence[Tensor | None], temperature: float) -> list[Te
 
 
 def _full(maps: Sequence[Tensor | None]) -> Tensor:
-    """(branches, cells) in 0..1; a branch without a map acts everywhere."""
+    """All maps as (branches, cells) in 0..1; a branch without a map acts everywhere."""
     import torch
 
     one = next((torch.ones_like(m) for m in maps if m is not None), torch.ones(1))
@@ -133,7 +134,7 @@ OPERATORS: Mapping[str, Callable[[Sequence[Tensor | None], float], list[Tensor |
 
 
 def official_grid(mask: Grid, cells: int) -> Grid:
-    """The grid that diffusers gives a mask (IPAdapterMaskProcessor.downsample); its area may differ from `cells`."""
+    """The grid to which diffusers scales masks (IPAdapterMaskProcessor.downsample); not always `cells` large."""
     height = max(
         1, int(math.sqrt(cells / (mask[1] / mask[0])))
     )  # diffusers divides by 0 for a very flat mask
@@ -142,7 +143,7 @@ def official_grid(mask: Grid, cells: int) -> Grid:
 
 
 def _official(mask: Tensor, grid: Grid) -> Tensor:
-    """Binarised, bicubic without antialiasing, not clamped; padded with 0 or cut where the aspects differ."""
+    """As published: binarised, bicubic without antialiasing, not clamped; padded with 0 or cut if aspects differ."""
     import torch.nn.functional as F
 
     cells = grid[0] * grid[1]
@@ -165,12 +166,12 @@ def _maxpool(mask: Tensor, grid: Grid) -> Tensor:
 
 
 def _fill(mask: Tensor, grid: Grid) -> Tensor:
-    """What the mask's lines enclose, by area."""
+    """The mask together with the area that its lines enclose, averaged per cell."""
     return _area(fill(mask), grid)
 
 
 def _distance(mask: Tensor, grid: Grid) -> Tensor:
-    """Falls off outside the mask, by area: thin strokes keep weight on coarse grids."""
+    """Fades out around the mask, averaged per cell: thin strokes keep weight on coarse grids."""
     return _area(distance_falloff(mask), grid)
 
 

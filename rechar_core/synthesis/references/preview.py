@@ -1,4 +1,4 @@
-"""The layout as a picture: the weight of each branch."""
+"""A picture of the layout: the weight of each branch."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _GRID = 64  # cells of the finest cross-attention of a square SDXL picture
 def layout_of(
     masks: Mapping[str, Tensor | None], operator: str, temperature: float, mask_mode: str
 ) -> Layout:
-    """A layout from MASKs (H, W) or (B, H, W) under "structure_mask" and the like; the masks of a batch are joined."""
-    given = {
+    """A layout from MASKs (H, W) or (B, H, W) named "text_mask", "structure_mask", "style_mask"; a batch is merged."""
+    present = {
         name.removesuffix("_mask"): mask.float().cpu() for name, mask in masks.items() if mask is not None
     }
-    flat = {role: mask.amax(0) if mask.ndim == 3 else mask for role, mask in given.items()}
+    flat = {role: mask.amax(0) if mask.ndim == 3 else mask for role, mask in present.items()}
     return Layout(flat, operator, temperature, mask_mode)
 
 
@@ -47,7 +47,7 @@ def _label(role: str, weight: Tensor | None) -> str:
 
 
 def _panel(weight: Tensor | None, grid: tuple[int, int], top: float) -> Image:
-    """A grey square with the map in its middle."""
+    """A square picture with the map in its centre."""
     import torch
     from PIL import Image
 

@@ -1,7 +1,7 @@
-"""What a picture becomes before it enters the cross-attention: IP-Adapter's two projections (Ye et al., 2023).
+"""IP-Adapter files and their two image projections (Ye et al., 2023).
 
-A *plain* adapter makes four tokens of the encoder's pooled embedding, a *plus* adapter resamples the encoder's
-penultimate hidden states. Both are read from the published files; nothing is assumed about the sizes of an SDXL.
+A *plain* adapter projects the encoder's pooled embedding to four tokens; a *plus* adapter resamples the encoder's
+penultimate hidden states. All sizes are read from the file.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Kind = Literal["plain", "plus"]
 HEAD_WIDTH = 64  # of every published resampler
 
 _IMAGE, _LAYERS = "image_proj.", "ip_adapter."
-# A tensor that only this kind has; the order is that of the test.
+# A tensor that only this kind has; tested in this order.
 _MARKS: Mapping[str, str] = {
     "proj.weight": "plain",
     "latents": "plus",
@@ -31,7 +31,7 @@ _MARKS: Mapping[str, str] = {
     "perceiver_resampler.proj_in.weight": "a FaceID adapter",
     "norm.weight": "a FaceID adapter",
 }
-# (hidden states' width, pooled embedding's width) of the encoders that published adapters were trained with.
+# (width of the hidden states, width of the pooled embedding) of the encoders that published adapters use.
 ENCODERS: Mapping[str, tuple[int, int]] = {
     "CLIP-ViT-H-14": (1280, 1024),
     "CLIP-ViT-bigG-14": (1664, 1280),
@@ -41,7 +41,7 @@ ENCODERS: Mapping[str, tuple[int, int]] = {
 
 @dataclass(frozen=True)
 class IPAdapter:
-    """An adapter file. Tensors keep the file's dtype.
+    """The tensors of an IP-Adapter file, in the file's dtype.
 
     image: the projection's tensors under the file's names without "image_proj.". keys, values: one (layer width,
     context width) matrix for each cross-attention, in the order of the file's numbers 1, 3, 5, ...
@@ -60,7 +60,7 @@ class IPAdapter:
 
     @property
     def context_width(self) -> int:
-        """Width of the tokens it makes, the base model's cross-attention width."""
+        """Width of the image tokens it makes: the base model's cross-attention width."""
         return int(self.image["norm.weight" if self.kind == "plain" else "norm_out.weight"].shape[0])
 
     @cached_property
@@ -75,7 +75,7 @@ class IPAdapter:
         return _plain(state, features) if self.kind == "plain" else _resample(state, features, self.depth)
 
     def check_encoder(self, hidden: int, pooled: int) -> None:
-        """Raises AdapterError unless an encoder with these widths fits, naming the one that does."""
+        """Raises AdapterError unless an encoder with these widths fits; the message names the one that does."""
         given, what = (pooled, "embeddings") if self.kind == "plain" else (hidden, "hidden states")
         if given == self.feature_width:
             return
@@ -89,7 +89,7 @@ class IPAdapter:
         )
 
     def check_layers(self, widths: tuple[int, ...]) -> None:
-        """Raises AdapterError unless the adapter has these cross-attention widths, in its own order."""
+        """Raises AdapterError unless the adapter has these cross-attention widths, in the adapter's order."""
         own = tuple(int(matrix.shape[0]) for matrix in self.keys)
         if own == widths:
             return
@@ -103,13 +103,13 @@ class IPAdapter:
 
 
 def read_adapter(path: str | os.PathLike[str]) -> IPAdapter:
-    """The adapter in a .safetensors file. Raises FileError if it cannot be read, AdapterError if it is none."""
+    """The IP-Adapter in a .safetensors file. Raises FileError if it cannot be read, AdapterError if it is not one."""
     state, _ = storage.read_state(path)
     return ip_adapter_of(state, Path(path).name)
 
 
 def ip_adapter_of(state: Mapping[str, Tensor], name: str) -> IPAdapter:
-    """The adapter in a file's tensors; every shape is checked. Raises AdapterError saying what it is instead."""
+    """The IP-Adapter in a file's tensors, all shapes checked. Raises AdapterError if it is not one."""
     image = {k.removeprefix(_IMAGE): t for k, t in state.items() if k.startswith(_IMAGE)}
     layers = {k.removeprefix(_LAYERS): t for k, t in state.items() if k.startswith(_LAYERS)}
     kind = next((kind for mark, kind in _MARKS.items() if mark in image), None)
@@ -148,7 +148,7 @@ def _check(adapter: IPAdapter) -> None:
 
 
 def _plain(state: Mapping[str, Tensor], embeddings: Tensor) -> Tensor:
-    """Linear, cut into tokens, LayerNorm: (B, width) -> (B, 4, context)."""
+    """The plain projection: linear layer, split into tokens, LayerNorm: (B, width) -> (B, 4, context)."""
     import torch.nn.functional as F
 
     width = state["norm.weight"].shape[0]
@@ -159,7 +159,7 @@ def _plain(state: Mapping[str, Tensor], embeddings: Tensor) -> Tensor:
 
 
 def _resample(state: Mapping[str, Tensor], hidden: Tensor, depth: int) -> Tensor:
-    """Learned queries look at the hidden states `depth` times: (B, N, width) -> (B, T, context)."""
+    """The resampler: learned queries attend to the hidden states `depth` times: (B, N, width) -> (B, T, context)."""
     import torch.nn.functional as F
 
     def norm(x: Tensor, name: str) -> Tensor:
