@@ -1,4 +1,4 @@
-"""Measures that ask for a finished picture alone: added to all cells that lack them, whenever those were drawn."""
+"""Measures that need only the finished picture: they are added to all cells without them, also to earlier ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.judge import Judge
+from benchmarks.metrics import GlyphMetrics
 from benchmarks.ocr import Reader
 from rechar_core.metrics.pictures import lab
 from rechar_core.storage import write_bytes
@@ -18,42 +18,47 @@ Measure = Callable[[Image.Image, str], float]  # of a picture and its script
 
 
 class Decoration:
-    """How much is on the ground: the mean distance, in Lab units, of its colours from their median.
+    """How much decoration the background has: the mean distance, in Lab units, of its colours from their median.
 
-    The ground is what lies farther than 1/20 of the side from the glyph; a bare glyph has 0. A patterned style has some
-    as well, so that only pictures in the same style can be compared.
+    The background is everything farther than 1/20 of the side from the glyph; without decoration the value is 0. A
+    patterned style raises it too, so only pictures in the same style can be compared.
     """
 
-    def __init__(self, judges: dict[str, Judge]):
+    def __init__(self, all_metrics: dict[str, GlyphMetrics]):
         from scipy import ndimage
 
-        self.grounds = {
-            script: ~ndimage.binary_dilation(judge.target.mask, iterations=judge.side // 20)
-            for script, judge in judges.items()
+        self.backgrounds = {
+            script: ~ndimage.binary_dilation(glyph_metrics.target.mask, iterations=glyph_metrics.side // 20)
+            for script, glyph_metrics in all_metrics.items()
         }
 
     def __call__(self, picture: Image.Image, script: str) -> float:
-        colours = lab(np.asarray(picture.convert("RGB"), dtype=np.float64) / 255)[self.grounds[script]]
+        colours = lab(np.asarray(picture.convert("RGB"), dtype=np.float64) / 255)[self.backgrounds[script]]
         return float(np.linalg.norm(colours - np.median(colours, 0), axis=-1).mean())
 
 
 def add(out: Path, scripts: Iterable[str], side: int, ocr: bool) -> None:
-    """To the cells and controls of these scripts in `out`. ocr: by Tesseract too. Raises FileError if it lacks."""
+    """Adds measures to the cells and controls of these scripts in `out`.
+
+    ocr: whether to read the pictures with Tesseract. Raises FileError if Tesseract is missing.
+    """
     from tqdm import tqdm
 
-    judges = {script: Judge(script, side) for script in scripts}
-    measures: dict[str, Measure] = {"decoration": Decoration(judges)}
-    measures |= {"ocr": Reader(judges)} if ocr else {}
-    for script, judge in judges.items():
+    all_metrics = {script: GlyphMetrics(script, side) for script in scripts}
+    measures: dict[str, Measure] = {"decoration": Decoration(all_metrics)}
+    measures |= {"ocr": Reader(all_metrics)} if ocr else {}
+    for script, glyph_metrics in all_metrics.items():
         path = out / "controls" / f"{script}.json"
         found = json.loads(path.read_text(encoding="utf-8"))
         if all(name in row for row in found.values() for name in measures):
             continue
-        for name, pixels in judge.controls().items():
+        for name, pixels in glyph_metrics.controls().items():
             picture = Image.fromarray((pixels * 255).astype("uint8"))
             found[name] |= {measure: of(picture, script) for measure, of in measures.items()}
         write(path, found)
-    files = [path for path in sorted((out / "cells").glob("*.json")) if path.name.split("_")[0] in judges]
+    files = [
+        path for path in sorted((out / "cells").glob("*.json")) if path.name.split("_")[0] in all_metrics
+    ]
     for path in tqdm(files, desc="Measuring", unit="cell", ascii=True):
         cell = json.loads(path.read_text(encoding="utf-8"))
         lacking = {name: of for name, of in measures.items() if name not in cell["measures"]}
@@ -66,5 +71,5 @@ def add(out: Path, scripts: Iterable[str], side: int, ocr: bool) -> None:
 
 
 def write(path: Path, content: object) -> None:
-    """JSON; whoever reads the file meanwhile sees the old one or the new one."""
+    """Writes JSON so that another process reads either the old or the new file, never a part of one."""
     write_bytes((json.dumps(content, ensure_ascii=False, indent=1).encode(),), path)

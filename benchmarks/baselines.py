@@ -1,4 +1,7 @@
-"""The trainers that benchmarks/train.py holds side by side: the same random model, picture, draws and recipe."""
+"""The trainers that benchmarks/train.py compares, with the same random model, picture, noise and recipe.
+
+The baselines are the published recipe and ComfyUI's own trainer.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ Run = tuple[
 
 @dataclass(frozen=True)
 class Size:
-    """How large all is. width: the UNet's first channel count (SDXL: 320); vae: the VAE's (SDXL: 128)."""
+    """Sizes of model and picture. width: the UNet's first channel count (SDXL: 320); vae: the VAE's (SDXL: 128)."""
 
     width: int
     heads: tuple[int, int, int]
@@ -48,7 +51,7 @@ SIZES = {
 
 
 def build_unet(size: Size, device: str, dtype: torch.dtype) -> UNet2DConditionModel:
-    """SDXL's topology (11 attention stages, 70 transformer blocks) at this width, with random weights."""
+    """SDXL's architecture (11 attention blocks, 70 transformer blocks) at this width, with random weights."""
     torch.manual_seed(0)
     with torch.device(device):
         unet = UNet2DConditionModel(
@@ -186,7 +189,7 @@ def add_peft(unet: Any, recipe: TrainingRecipe, draws: SeededNoise) -> dict[str,
     return layers
 
 
-def contestants(size: Size) -> Iterator[tuple[str, Callable[[Any, Any, TrainingRecipe], Run]]]:
+def trainers(size: Size) -> Iterator[tuple[str, Callable[[Any, Any, TrainingRecipe], Run]]]:
     """Name and run of each, by unet, vae and recipe."""
     yield "published", lambda unet, vae, recipe: published(unet, vae, *inputs(size, str(unet.device)), recipe)
     for mode in LADDER:

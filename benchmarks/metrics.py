@@ -1,4 +1,4 @@
-"""What the quality benchmark measures of a picture, beside pictures that must win or lose."""
+"""The measures of the quality benchmark, for pictures and for controls that must win or lose."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Array = Any
 RIVALS = 20
 _SMALL = 64  # pixels at which candidates are compared
 
-# Script -> the character, the font that ships with ReChar, and what else of that font it could be taken for.
+# Script -> the character, the font (shipped with ReChar), and the Unicode name prefix of similar characters in it.
 GLYPHS: dict[str, tuple[str, str, str]] = {
     "han": ("羅", "ReChar CJK", "CJK UNIFIED"),
     "hangul": ("한", "ReChar CJK", "HANGUL SYLLABLE"),
@@ -59,8 +59,8 @@ MEASURES: dict[str, bool] = {
 }
 
 
-class Judge:
-    """Everything that is known of one glyph: its mask at the picture's size and what it could be mistaken for."""
+class GlyphMetrics:
+    """Measures pictures against one glyph: its mask at the picture's size and the characters most similar to it."""
 
     def __init__(self, script: str, side: int):
         character, font, kind = GLYPHS[script]
@@ -90,8 +90,8 @@ class Judge:
         found |= {name: RANKS[name](found) for name in ("structure", "both")}
         if style_drawn is not None:
             found["leak"] = leak(style_drawn, self.target.mask)
-        for judge in self.weights:
-            found |= judge(picture, style)
+        for measure in self.weights:
+            found |= measure(picture, style)
         return found
 
     def controls(self) -> dict[str, Array]:

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 
 from PIL import Image
 
-from benchmarks.judge import GLYPHS
+from benchmarks.metrics import GLYPHS
 from rechar_core.errors import FileError
 
 LANGUAGES = {"han": "chi_tra", "hangul": "kor", "arabic": "ara", "devanagari": "hin", "latin": "eng"}

@@ -1,14 +1,14 @@
-"""The open quality benchmark: scripts x styles x seeds x arms, every measure beside its controls.
+"""The open quality benchmark: scripts x styles x seeds x variants, every measure with its controls.
 
     python -m benchmarks.quality OUT                                   # the demo model, on a CPU
     python -m benchmarks.quality OUT --variants                        # what each default of `tuned` is worth
     accelerate launch -m benchmarks.quality OUT --model sd_xl_base_1.0.safetensors --styles PICTURES \\
         --composition-adapter FILE --style-adapter FILE --image-encoder FOLDER --control-net FOLDER   # SDXL
 
-B-LoRAs are trained once a glyph and once a style, and shared by arms and seeds. What is done is never done again:
+B-LoRAs are trained once a glyph and once a style, and shared by variants and seeds. What is done is never done again:
 each cell is a file that says what it was made with. Processes share the trainings, then the cells. The first process
 writes report.html, .png, .md and .json (variants.*) at the end, from all cells that are there.
-An arm whose files are missing is not run, and the report says so.
+A variant whose files are missing is not run, and the report says so.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ if __name__ == "__main__":
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-from benchmarks import afterwards  # noqa: E402
-from benchmarks.arms import Arm, Cell, Leads, arms, style_pictures, variants  # noqa: E402
-from benchmarks.judge import GLYPHS, SCRIPTS, Judge, VggGram, Weights  # noqa: E402
+from benchmarks import added_measures  # noqa: E402
+from benchmarks.metrics import GLYPHS, SCRIPTS, GlyphMetrics, VggGram, Weights  # noqa: E402
 from benchmarks.ocr import Reader  # noqa: E402
 from benchmarks.trainings import Trainings, content_of  # noqa: E402
+from benchmarks.variants import Cell, LoadedModels, Variant, changed_variants, main_variants, style_pictures  # noqa: E402
 from rechar_core.backend.ip_adapters import control_net, ip_adapters  # noqa: E402
 from rechar_core.backend.pipeline import DEMO, load  # noqa: E402
 from rechar_core.backend.processes import processes, say  # noqa: E402
@@ -60,17 +60,17 @@ def measure(options: argparse.Namespace) -> int:
     if options.ocr:
         Reader(options.scripts)  # what is missing is said before hours of drawing
     run = Run(options)
-    say(f"{len(run.cells)} cells x {len(run.arms)} arms in {options.out}")
-    if any(arm.loras for arm in run.arms):
+    say(f"{len(run.cells)} cells x {len(run.variants)} variants in {options.out}")
+    if any(variant.loras for variant in run.variants):
         run.trainings.train()
     run.draw()
     processes().wait_for_everyone()
     if processes().is_main_process:
         from benchmarks.quality_report import write_report
 
-        afterwards.add(options.out, options.scripts, run.side, options.ocr)
+        added_measures.add(options.out, options.scripts, run.side, options.ocr)
         name = "variants" if options.variants else "report"
-        print(write_report(options.out, name, run.about(), [a.name for a in run.arms], run.not_run))
+        print(write_report(options.out, name, run.about(), [a.name for a in run.variants], run.not_run))
     return 0
 
 
@@ -126,8 +126,8 @@ class Place:
     style: str
     seed: int
 
-    def file(self, out: Path, arm: str) -> Path:
-        return out / "cells" / f"{self.script}_{self.style}_{self.seed}_{arm.replace(' ', '_')}.json"
+    def file(self, out: Path, variant: str) -> Path:
+        return out / "cells" / f"{self.script}_{self.style}_{self.seed}_{variant.replace(' ', '_')}.json"
 
 
 class Run:
@@ -137,33 +137,33 @@ class Run:
         self.options, here = options, processes()
         half = here.device.type == "cuda"
         self.where = (torch.float16 if half else torch.float32, here.device)
-        self.leads = self._leads()
-        self.side = options.side or int(self.leads.renderer.pipeline.unet.config.sample_size) * 8
+        self.models = self._models()
+        self.side = options.side or int(self.models.renderer.pipeline.unet.config.sample_size) * 8
         self.styles = style_pictures(options.styles)
         self.contents = {name: content_of(path) for name, path in self.styles.items()}
         self.model = demo_version() if options.model == DEMO else shown(Path(options.model))
         self.trainings = Trainings(
             options,
-            self.leads.renderer.pipeline,
+            self.models.renderer.pipeline,
             self.side,
             self.model,
             self.styles,
-            lambda script: self._glyph(Judge(script, self.side))[0],
+            lambda script: self._glyph(GlyphMetrics(script, self.side))[0],
         )
         seeds = range(options.seeds)
         self.cells = [Place(g, s, n) for g in options.scripts for s in self.styles for n in seeds]
-        chosen, self.not_run = arms(options.steps, options.guidance), {}
+        chosen, self.not_run = main_variants(options.steps, options.guidance), {}
         if options.variants:
-            alone = bool(chosen[-1].lacks(self.leads))
-            chosen = variants(chosen[-1], alone)
-        self.arms: list[Arm] = []
-        for arm in chosen:
-            if lacking := arm.lacks(self.leads):
-                self.not_run[arm.name] = f"not run: {' '.join(lacking)}"
+            alone = bool(chosen[-1].lacks(self.models))
+            chosen = changed_variants(chosen[-1], alone)
+        self.variants: list[Variant] = []
+        for variant in chosen:
+            if lacking := variant.lacks(self.models):
+                self.not_run[variant.name] = f"not run: {' '.join(lacking)}"
             else:
-                self.arms.append(arm)
+                self.variants.append(variant)
 
-    def _leads(self) -> Leads:
+    def _models(self) -> LoadedModels:
         o = self.options
         renderer = DiffusersRenderer(load(o.model, *self.where))
         found, missing = IPAdapters(), []
@@ -182,7 +182,7 @@ class Run:
         except FileError as error:
             no_net = [told_here(error)]
         renderer = replace(renderer, ip_adapters=found, control_net=net)
-        return Leads(renderer, tuple(missing), tuple(no_net), {})
+        return LoadedModels(renderer, tuple(missing), tuple(no_net), {})
 
     def about(self) -> dict[str, Any]:
         """What all cells have in common."""
@@ -198,8 +198,8 @@ class Run:
             **({"vgg": shown(o.vgg)} if o.vgg else {}),
         }
 
-    def _glyph(self, judge: Judge) -> tuple[torch.Tensor, torch.Tensor]:
-        mask = torch.from_numpy(np.ascontiguousarray(judge.soft, dtype=np.float32))[None]
+    def _glyph(self, glyph_metrics: GlyphMetrics) -> tuple[torch.Tensor, torch.Tensor]:
+        mask = torch.from_numpy(np.ascontiguousarray(glyph_metrics.soft, dtype=np.float32))[None]
         return (1 - mask)[..., None].expand(-1, -1, -1, 3).contiguous(), mask
 
     # Cells
@@ -208,68 +208,79 @@ class Run:
         """All cells of this process: glyph by glyph, so that passes that cells have in common are drawn once."""
         from tqdm import tqdm
 
-        here, judges = processes(), {}
+        here, all_metrics = processes(), {}
         mine = self.cells[here.process_index :: here.num_processes]
-        todo = [(place, arm) for place in mine for arm in self.arms if not self._done(place, arm)]
-        for place, arm in tqdm(todo, desc="Cells", unit="cell", ascii=True, disable=not here.is_main_process):
-            if place.script not in judges:
-                judges = {place.script: self._judge(place.script)}
-            self._one(place, arm, judges[place.script])
+        todo = [
+            (place, variant) for place in mine for variant in self.variants if not self._done(place, variant)
+        ]
+        for place, variant in tqdm(
+            todo, desc="Cells", unit="cell", ascii=True, disable=not here.is_main_process
+        ):
+            if place.script not in all_metrics:
+                all_metrics = {place.script: self._metrics_of(place.script)}
+            self._one(place, variant, all_metrics[place.script])
 
-    def _judge(self, script: str) -> Judge:
-        judge = Judge(script, self.side)
-        path, found = self.options.out / "controls" / f"{script}.json", self._controls(judge)
+    def _metrics_of(self, script: str) -> GlyphMetrics:
+        glyph_metrics = GlyphMetrics(script, self.side)
+        path, found = self.options.out / "controls" / f"{script}.json", self._controls(glyph_metrics)
         known = (
             json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         )  # what was added afterwards
-        afterwards.write(path, {name: known.get(name, {}) | row for name, row in found.items()})
+        added_measures.write(path, {name: known.get(name, {}) | row for name, row in found.items()})
         if self.options.clip:
-            judge.weights.append(Weights(self.options.clip, self.options.elements, judge.target.drawn))
+            glyph_metrics.weights.append(
+                Weights(self.options.clip, self.options.elements, glyph_metrics.target.drawn)
+            )
         if self.options.vgg:
-            judge.weights.append(VggGram(self.options.vgg))
-        return judge
+            glyph_metrics.weights.append(VggGram(self.options.vgg))
+        return glyph_metrics
 
-    def _controls(self, judge: Judge) -> dict[str, Any]:
+    def _controls(self, glyph_metrics: GlyphMetrics) -> dict[str, Any]:
         """Each control against each style, averaged over the styles."""
         styles = [self._style(name)[0].double().numpy() for name in self.styles]
         rows = {}
-        for name, picture in judge.controls().items():
-            found = [judge(picture, style) for style in styles]
+        for name, picture in glyph_metrics.controls().items():
+            found = [glyph_metrics(picture, style) for style in styles]
             rows[name] = {key: float(np.mean([f[key] for f in found])) for key in found[0]}
         return rows
 
     def _style(self, name: str) -> torch.Tensor:
         return read(self.styles[name]).movedim(1, -1)
 
-    def _settings(self, place: Place, arm: Arm) -> dict[str, Any]:
+    def _settings(self, place: Place, variant: Variant) -> dict[str, Any]:
         return json.loads(
             json.dumps(
-                {**self.about(), **asdict(place), "style_content": self.contents[place.style], **asdict(arm)},
+                {
+                    **self.about(),
+                    **asdict(place),
+                    "style_content": self.contents[place.style],
+                    **asdict(variant),
+                },
                 default=str,
             )
         )
 
-    def _done(self, place: Place, arm: Arm) -> bool:
-        path = place.file(self.options.out, arm.name)
+    def _done(self, place: Place, variant: Variant) -> bool:
+        path = place.file(self.options.out, variant.name)
         if not (path.is_file() and path.with_suffix(".png").is_file()):
             return False
-        return json.loads(path.read_text(encoding="utf-8"))["settings"] == self._settings(place, arm)
+        return json.loads(path.read_text(encoding="utf-8"))["settings"] == self._settings(place, variant)
 
-    def _one(self, place: Place, arm: Arm, judge: Judge) -> None:
-        glyph, mask = self._glyph(judge)
+    def _one(self, place: Place, variant: Variant, glyph_metrics: GlyphMetrics) -> None:
+        glyph, mask = self._glyph(glyph_metrics)
         style = self._style(place.style)
         pairs = (("structure", place.script), ("style", place.style))
-        loras = [self.trainings.read(*pair) if arm.loras else None for pair in pairs]
+        loras = [self.trainings.read(*pair) if variant.loras else None for pair in pairs]
         character = GLYPHS[place.script][0]
         cell = Cell(character, place.style, place.seed, glyph, mask, style, self.options.elements, *loras)
-        result, drawn = arm.run(self.leads, cell)
+        result, drawn = variant.run(self.models, cell)
         picture = result[0].double().numpy()
-        found = judge(
+        found = glyph_metrics(
             picture, style[0].double().numpy(), None if drawn is None else drawn[0].double().numpy()
         )
-        path = place.file(self.options.out, arm.name)
+        path = place.file(self.options.out, variant.name)
         write_bytes((png(to_pil(result[0].movedim(-1, 0))),), path.with_suffix(".png"))
-        afterwards.write(path, {"settings": self._settings(place, arm), "measures": found})
+        added_measures.write(path, {"settings": self._settings(place, variant), "measures": found})
 
 
 def shown(path: Path | None) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.judge import MEASURES
+from benchmarks.metrics import MEASURES
 from rechar_core.images import sheet
 
 RESAMPLES = 2000
@@ -35,22 +35,24 @@ Summary = dict[str, dict[str, list[float]]]
 
 
 def write_report(
-    out: Path, name: str, about: dict[str, Any], arms: list[str], not_run: dict[str, str]
+    out: Path, name: str, about: dict[str, Any], variants: list[str], not_run: dict[str, str]
 ) -> Path:
     """Writes name.json, name.md, name.html and name.png into `out`; returns the HTML's path.
 
-    Cells that were made with other settings than `about`, or of arms that are not asked for, are left out.
+    Cells that were made with other settings than `about`, or of variants that are not asked for, are left out.
     """
-    cells = [cell for cell in read_cells(out) if fits(cell, about) and cell["settings"]["name"] in arms]
+    cells = [cell for cell in read_cells(out) if fits(cell, about) and cell["settings"]["name"] in variants]
     found = {
         "about": about,
-        "arms": {arm: summary([c for c in cells if c["settings"]["name"] == arm]) for arm in arms},
+        "variants": {
+            variant: summary([c for c in cells if c["settings"]["name"] == variant]) for variant in variants
+        },
         "controls": read_controls(out, {cell["settings"]["script"] for cell in cells}),
-        "against_first": {arm: paired(cells, arm, arms[0]) for arm in arms[1:]},
+        "against_first": {variant: paired(cells, variant, variants[0]) for variant in variants[1:]},
         "not_run": not_run,
-        "cells": {arm: sum(c["settings"]["name"] == arm for c in cells) for arm in arms},
+        "cells": {variant: sum(c["settings"]["name"] == variant for c in cells) for variant in variants},
     }
-    page = contact_sheet(out, cells, arms)
+    page = contact_sheet(out, cells, variants)
     page.save(out / f"{name}.png")
     (out / f"{name}.json").write_text(
         json.dumps(found, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
@@ -120,9 +122,9 @@ def interval(groups: list[np.ndarray]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def paired(cells: list[Cell], arm: str, other: str) -> dict[str, list[float]]:
-    """Measure -> [mean difference, low, high] of `arm` less `other`, cell by cell."""
-    both = [{pair_seed(c): c for c in cells if c["settings"]["name"] == name} for name in (arm, other)]
+def paired(cells: list[Cell], variant: str, other: str) -> dict[str, list[float]]:
+    """Measure -> [mean difference, low, high] of `variant` less `other`, cell by cell."""
+    both = [{pair_seed(c): c for c in cells if c["settings"]["name"] == name} for name in (variant, other)]
     common = sorted(set(both[0]) & set(both[1]))
     found = {}
     for name in MEASURES:
@@ -142,23 +144,23 @@ def paired(cells: list[Cell], arm: str, other: str) -> dict[str, list[float]]:
 
 def markdown(found: dict[str, Any]) -> str:
     """The main columns of the table."""
-    lines = [f"| arm (cells) | {' | '.join(_SHOWN)} | leak |", f"|---|{'---:|' * (len(_SHOWN) + 1)}"]
-    for arm, row in found["arms"].items():
+    lines = [f"| variant (cells) | {' | '.join(_SHOWN)} | leak |", f"|---|{'---:|' * (len(_SHOWN) + 1)}"]
+    for variant, row in found["variants"].items():
         cells = [_cell(row, name) for name in (*_SHOWN, "leak")]
-        lines.append(f"| {arm} ({found['cells'][arm]}) | {' | '.join(cells)} |")
+        lines.append(f"| {variant} ({found['cells'][variant]}) | {' | '.join(cells)} |")
     for name, row in found["controls"].items():
         cells = [f"{row[n]:.2f}" if n in row else "-" for n in (*_SHOWN, "leak")]
         lines.append(f"| *control: {name}* | {' | '.join(cells)} |")
-    lines += [f"| {arm} | {reason} |" for arm, reason in found["not_run"].items()]
+    lines += [f"| {variant} | {reason} |" for variant, reason in found["not_run"].items()]
     if found["against_first"]:
         lines += [
             "",
-            f"Paired difference from *{next(iter(found['arms']))}*, cell by cell, with its 95 % interval:",
+            f"Paired difference from *{next(iter(found['variants']))}*, cell by cell, with its 95 % interval:",
             "",
         ]
-        lines += [f"| arm | {' | '.join(_SHOWN)} |", f"|---|{'---:|' * len(_SHOWN)}"]
-    for arm, row in found["against_first"].items():
-        lines.append(f"| {arm} | {' | '.join(_change(row, name) for name in _SHOWN)} |")
+        lines += [f"| variant | {' | '.join(_SHOWN)} |", f"|---|{'---:|' * len(_SHOWN)}"]
+    for variant, row in found["against_first"].items():
+        lines.append(f"| {variant} | {' | '.join(_change(row, name) for name in _SHOWN)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -183,10 +185,10 @@ def as_html(found: dict[str, Any], page: Image.Image) -> str:
     picture = base64.b64encode(buffer.getvalue()).decode()
     heads = "".join(f"<th>{name} {'&uarr;' if MEASURES[name] else '&darr;'}</th>" for name in _used(found))
     rows = [
-        _row(f"{arm} ({found['cells'][arm]})", [_cell(row, n) for n in _used(found)])
-        for arm, row in found["arms"].items()
+        _row(f"{variant} ({found['cells'][variant]})", [_cell(row, n) for n in _used(found)])
+        for variant, row in found["variants"].items()
     ]
-    rows += [_row(arm, [reason], "lack") for arm, reason in found["not_run"].items()]
+    rows += [_row(variant, [reason], "lack") for variant, reason in found["not_run"].items()]
     for name, row in found["controls"].items():
         rows.append(
             _row(f"control: {name}", [f"{row[n]:.2f}" if n in row else "-" for n in _used(found)], "control")
@@ -208,7 +210,7 @@ on a measure of structure, and the glyph itself must win. SSIM alone fails that.
 
 
 def _used(found: dict[str, Any]) -> list[str]:
-    return [name for name in MEASURES if any(name in row for row in found["arms"].values())]
+    return [name for name in MEASURES if any(name in row for row in found["variants"].values())]
 
 
 def _row(head: str, cells: list[str], kind: str = "") -> str:
@@ -217,8 +219,8 @@ def _row(head: str, cells: list[str], kind: str = "") -> str:
     return f'<tr class="{kind}"><td>{html.escape(head)}</td>{inner}</tr>'
 
 
-def contact_sheet(out: Path, cells: list[Cell], arms: list[str]) -> Image.Image:
-    """One row a script, each with another style, all arms side by side, from the first seed."""
+def contact_sheet(out: Path, cells: list[Cell], variants: list[str]) -> Image.Image:
+    """One row a script, each with another style, all variants side by side, from the first seed."""
     scripts = list(dict.fromkeys(c["settings"]["script"] for c in cells))
     styles = sorted({c["settings"]["style"] for c in cells})
     at = {(*pair_seed(c), c["settings"]["name"]): c for c in cells}
@@ -227,10 +229,10 @@ def contact_sheet(out: Path, cells: list[Cell], arms: list[str]) -> Image.Image:
     for number, script in enumerate(scripts[:_ROWS]):
         style = styles[number % len(styles)]
         row = []
-        for arm in arms:
-            cell = at.get((script, style, first, arm))
+        for variant in variants:
+            cell = at.get((script, style, first, variant))
             if cell is not None:
-                label = f"{arm}  {cell['measures']['both']:.2f}\n{script}, {style}"
+                label = f"{variant}  {cell['measures']['both']:.2f}\n{script}, {style}"
                 row.append((label, Image.open(cell["picture"])))
         rows += [row] if row else []
     return sheet(rows or [[("nothing was drawn", Image.new("RGB", (8, 8)))]], "ReChar quality benchmark", 192)

@@ -74,7 +74,7 @@ def one(options: argparse.Namespace) -> int:
     import torch
     from safetensors.torch import save_file
 
-    from benchmarks.contestants import SIZES, build_unet, build_vae, contestants
+    from benchmarks.baselines import SIZES, build_unet, build_vae, trainers
     from benchmarks.measure import measured
     from rechar_core.training.recipe import TrainingRecipe
 
@@ -86,7 +86,7 @@ def one(options: argparse.Namespace) -> int:
     costs = {}
     for steps in (options.steps, warm):
         unet, vae = build_unet(size, "cpu", torch.float32), build_vae(size, "cpu")
-        run = dict(contestants(size))[options.one]
+        run = dict(trainers(size))[options.one]
         with measured() as costs[steps]:
             losses, deltas = run(unet, vae, replace(recipe, steps=steps))
         if steps == options.steps:

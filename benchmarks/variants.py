@@ -1,4 +1,4 @@
-"""The contestants of the quality benchmark: what each draws with, and what it needs."""
+"""The variants that the quality benchmark compares: what each uses to generate pictures, and what it needs."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from rechar_core.backend.renderer import DiffusersRenderer, IPAdapters
 from rechar_core.synthesis.modes import MODES, PipelineConfig
 from rechar_core.synthesis.passes import Passes, RenderJob
 
-_KEPT_PICTURES = 128  # of passes that several cells have in common
+_KEPT_PICTURES = 128  # of passes that several cells share
 
 
 @dataclass(frozen=True)
-class Arm:
-    """One way to draw. loras, references, control: whether they take part.
+class Variant:
+    """One way to generate the pictures. loras, references, control: whether it uses them.
 
     template: the result's prompt, in which {glyph} is the character itself.
     """
@@ -30,20 +30,20 @@ class Arm:
     control: bool = False
     template: str = "A [c] in [s] style"
 
-    def lacks(self, leads: Leads) -> list[str]:
-        """What it needs and is not there; empty if it can run."""
-        found = leads.adapters_missing if self.references else ()
-        return [*found, *(leads.control_missing if self.control else ())]
+    def lacks(self, models: LoadedModels) -> list[str]:
+        """The names of the files it needs that are missing; empty if it can run."""
+        adapters = models.adapters_missing if self.references else ()
+        return [*adapters, *(models.control_missing if self.control else ())]
 
-    def run(self, leads: Leads, cell: Cell) -> tuple[Tensor, Tensor | None]:
-        """The result (1, H, W, 3), and the style picture if one was drawn."""
+    def run(self, models: LoadedModels, cell: Cell) -> tuple[Tensor, Tensor | None]:
+        """The result (1, H, W, 3), and the style picture if one was generated."""
         renderer = replace(
-            leads.renderer,
-            ip_adapters=leads.renderer.ip_adapters if self.references else IPAdapters(),
-            control_net=leads.renderer.control_net if self.control else None,
+            models.renderer,
+            ip_adapters=models.renderer.ip_adapters if self.references else IPAdapters(),
+            control_net=models.renderer.control_net if self.control else None,
         )
         passes = Passes(
-            Remembering(renderer, leads.remembered),
+            Remembering(renderer, models.remembered),
             cell.glyph,
             cell.mask,
             self.mode,
@@ -63,8 +63,8 @@ class Arm:
 
 
 @dataclass
-class Leads:
-    """The painter with all that is there, and the names of what is not."""
+class LoadedModels:
+    """The renderer with the models that are available, and the names of the missing files."""
 
     renderer: DiffusersRenderer
     adapters_missing: tuple[str, ...]
@@ -74,9 +74,9 @@ class Leads:
 
 @dataclass(frozen=True)
 class Cell:
-    """What is drawn: a character in a style from a seed.
+    """One picture to generate: a character in a style from a seed.
 
-    glyph: (1, H, W, 3), mask: (1, H, W), style_image: (1, h, w, 3). structure, style: B-LoRAs, for arms with LoRAs.
+    glyph: (1, H, W, 3), mask: (1, H, W), style_image: (1, h, w, 3). structure, style: B-LoRAs, for variants with LoRAs.
     """
 
     character: str
@@ -91,7 +91,7 @@ class Cell:
 
 
 class Remembering:
-    """A Painter that draws a pass without references once: structure and style pictures are shared by many cells."""
+    """A Renderer that caches passes without references: many cells share their structure and style pictures."""
 
     def __init__(self, renderer: DiffusersRenderer, remembered: dict[Any, Tensor]):
         self.renderer, self.remembered = renderer, remembered
@@ -112,8 +112,8 @@ class Remembering:
         return self.remembered[key]
 
 
-def arms(steps: int, guidance: float) -> list[Arm]:
-    """The arms of the table. steps, guidance: 0 is each mode's own, else the same for all (a base may ask for it)."""
+def main_variants(steps: int, guidance: float) -> list[Variant]:
+    """The variants of the table. steps, guidance: 0 means each mode's own value, else the value for all variants."""
 
     def own(mode: PipelineConfig) -> PipelineConfig:
         mode = replace(mode, steps=steps) if steps else mode
@@ -123,18 +123,20 @@ def arms(steps: int, guidance: float) -> list[Arm]:
     text = replace(tuned, keep="all", renders_references=False)
     named = "the character {glyph}"
     return [
-        Arm("plain", replace(text, name="plain"), template=named),
-        Arm("ControlNet only", replace(text, name="ControlNet only"), control=True, template=named),
-        Arm("references only", own(replace(MODES["references-only"], control=(0, 0, 0))), references=True),
-        Arm("B-LoRA fusion", replace(text, name="B-LoRA fusion"), loras=True),
+        Variant("plain", replace(text, name="plain"), template=named),
+        Variant("ControlNet only", replace(text, name="ControlNet only"), control=True, template=named),
+        Variant(
+            "references only", own(replace(MODES["references-only"], control=(0, 0, 0))), references=True
+        ),
+        Variant("B-LoRA fusion", replace(text, name="B-LoRA fusion"), loras=True),
         *(
-            Arm(name, own(MODES[name]), loras=True, references=True, control=True)
+            Variant(name, own(MODES[name]), loras=True, references=True, control=True)
             for name in ("official", "paper", "tuned")
         ),
     ]
 
 
-# What a variant changes of `tuned`, one thing at a time.
+# Changed variants of `tuned`: name -> the setting that is changed.
 CHANGES: Mapping[str, Mapping[str, Any]] = {
     "structure LoRA only in its own pass": {"structure_stays": False},
     "words dropped": {"keep": "auto"},
@@ -155,12 +157,12 @@ CHANGES: Mapping[str, Mapping[str, Any]] = {
     "style scale 0.8": {"style_beside_lora": 1.0},
     "no style reference": {"style_beside_lora": 0.0},
 }
-# Those of the changes that mean something without adapters and ControlNet, where `tuned` is B-LoRAs alone.
+# The changes that have an effect without IP-Adapters and ControlNet, where `tuned` uses only B-LoRAs.
 OF_LORAS = ("structure LoRA only in its own pass", "words dropped")
 
 
-def variants(base: Arm, alone: bool) -> list[Arm]:
-    """`base` and each change of it. alone: adapters and ControlNet are missing, and base runs without them."""
+def changed_variants(base: Variant, alone: bool) -> list[Variant]:
+    """`base` and each change of it. alone: IP-Adapters and ControlNet are missing, so base runs without them."""
     chosen = {name: CHANGES[name] for name in (OF_LORAS if alone else CHANGES)}
     if alone:
         base = replace(base, name=f"{base.name}, B-LoRAs alone", references=False, control=False)

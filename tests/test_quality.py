@@ -16,10 +16,10 @@ import soulstyler_tiny
 from PIL import Image
 
 from benchmarks import ocr, quality
-from benchmarks.afterwards import Decoration
-from benchmarks.arms import CHANGES, Leads, arms, variants
-from benchmarks.judge import GLYPHS, MEASURES, Judge, VggGram, Weights
+from benchmarks.added_measures import Decoration
+from benchmarks.metrics import GLYPHS, MEASURES, GlyphMetrics, VggGram, Weights
 from benchmarks.quality_report import clusters, interval, paired, summary
+from benchmarks.variants import CHANGES, LoadedModels, changed_variants, main_variants
 from rechar_core.demo import extras
 from rechar_core.errors import FileError
 from rechar_core.metrics.pictures import lab
@@ -34,13 +34,13 @@ ALWAYS = {"style_image", "mask"}
 
 
 @pytest.fixture(scope="module")
-def judge() -> Judge:
-    return Judge("devanagari", 128)
+def glyph_metrics() -> GlyphMetrics:
+    return GlyphMetrics("devanagari", 128)
 
 
 @pytest.fixture(scope="module")
-def controls(judge: Judge) -> dict[str, dict[str, float]]:
-    return {name: judge(picture, STYLE) for name, picture in judge.controls().items()}
+def controls(glyph_metrics: GlyphMetrics) -> dict[str, dict[str, float]]:
+    return {name: glyph_metrics(picture, STYLE) for name, picture in glyph_metrics.controls().items()}
 
 
 def test_there_are_all_the_controls(controls: dict[str, Any]):
@@ -66,17 +66,17 @@ def test_skeleton_recall_alone_favours_a_glyph_that_holds_the_wanted_one(control
     assert controls["wrong glyph"]["top_1"] == 0 and controls["wrong glyph"]["structure"] < 0.7
 
 
-def test_a_perfect_glyph_in_the_right_colours_is_the_best_of_all(judge: Judge):
+def test_a_perfect_glyph_in_the_right_colours_is_the_best_of_all(glyph_metrics: GlyphMetrics):
     """Both measures at once: the glyph in black on white has the structure and not the colours."""
-    flat = np.where(judge.target.mask[..., None], (0.8, 0.2, 0.1), (0.5, 0.1, 0.05))
-    right, wrong = (judge(p, STYLE) for p in (flat, judge.controls()["itself"]))
+    flat = np.where(glyph_metrics.target.mask[..., None], (0.8, 0.2, 0.1), (0.5, 0.1, 0.05))
+    right, wrong = (glyph_metrics(p, STYLE) for p in (flat, glyph_metrics.controls()["itself"]))
     assert right["structure"] > 0.95 and right["both"] > wrong["both"] + 0.1
     assert right["colour_distance"] < 30 < wrong["colour_distance"]
 
 
-def test_rivals_are_of_the_same_script_and_not_the_glyph(judge: Judge):
-    assert len(judge.rivals) == 20 and "क" not in judge.rivals
-    assert all("\u0900" <= c <= "\u097f" for c in judge.rivals)
+def test_rivals_are_of_the_same_script_and_not_the_glyph(glyph_metrics: GlyphMetrics):
+    assert len(glyph_metrics.rivals) == 20 and "क" not in glyph_metrics.rivals
+    assert all("\u0900" <= c <= "\u097f" for c in glyph_metrics.rivals)
 
 
 def test_there_are_more_scripts_and_styles_than_the_issue_asks_for():
@@ -113,14 +113,14 @@ def test_the_gram_distance_is_of_texture_and_blind_to_place(tmp_path: Path):
 # Arms
 
 
-def test_decoration_is_what_lies_on_the_ground(judge: Judge):
+def test_decoration_is_measured_on_the_background(glyph_metrics: GlyphMetrics):
     """A failure means that a bare glyph, or the glyph's own colours, would count as flowers."""
-    measure = Decoration({"devanagari": judge})
-    bare = Image.fromarray((judge.target.drawn * 255).astype("uint8"))
+    measure = Decoration({"devanagari": glyph_metrics})
+    bare = Image.fromarray((glyph_metrics.target.drawn * 255).astype("uint8"))
     flowers = bare.copy()
     flowers.paste((255, 0, 0), (0, 0, 20, 20))
     assert measure(bare, "devanagari") < 1e-6
-    share = 400 / measure.grounds["devanagari"].sum()
+    share = 400 / measure.backgrounds["devanagari"].sum()
     red = np.linalg.norm(lab(np.array([1.0, 0, 0])) - lab(np.ones(3)))
     assert measure(flowers, "devanagari") == pytest.approx(share * red)
 
@@ -134,7 +134,7 @@ def test_a_character_is_read_only_where_it_stands_by_itself():
 @pytest.mark.skipif(shutil.which("tesseract") is None, reason="Tesseract is not installed")
 def test_tesseract_reads_the_glyph_and_not_the_controls():
     reader, read = ocr.Reader(["latin"]), {}
-    for name, pixels in Judge("latin", 128).controls().items():
+    for name, pixels in GlyphMetrics("latin", 128).controls().items():
         read[name] = reader(Image.fromarray((pixels * 255).astype("uint8")), "latin")
     assert read == {"itself": 1, "shifted": 1, "blank": 0, "turned": 0, "wrong glyph": 0}
 
@@ -146,21 +146,21 @@ def test_without_tesseract_nothing_is_drawn(monkeypatch: pytest.MonkeyPatch, tmp
     assert "apt install tesseract-ocr" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
-def test_the_arms_are_those_of_the_issue():
+def test_the_variants_are_those_of_the_issue():
     names = ["plain", "ControlNet only", "references only", "B-LoRA fusion", "official", "paper", "tuned"]
-    made = arms(0, 0.0)
+    made = main_variants(0, 0.0)
     assert [a.name for a in made] == names
     by_name = {a.name: a for a in made}
     assert all(by_name[m].mode == MODES[m] for m in ("official", "paper", "tuned"))
-    assert all(a.mode.steps == 7 and a.mode.cfg == (2.0,) * 3 for a in arms(7, 2.0))
+    assert all(a.mode.steps == 7 and a.mode.cfg == (2.0,) * 3 for a in main_variants(7, 2.0))
 
 
 def test_an_arm_says_what_it_lacks():
-    leads = Leads(None, ("adapters",), (), {})
-    lacking = {a.name: a.lacks(leads) for a in arms(0, 0.0)}
+    models = LoadedModels(None, ("adapters",), (), {})
+    lacking = {a.name: a.lacks(models) for a in main_variants(0, 0.0)}
     assert {n for n, what in lacking.items() if what} == {"references only", "official", "paper", "tuned"}
-    leads = Leads(None, (), ("net",), {})
-    assert [a.name for a in arms(0, 0.0) if a.lacks(leads) == ["net"]] == [
+    models = LoadedModels(None, (), ("net",), {})
+    assert [a.name for a in main_variants(0, 0.0) if a.lacks(models) == ["net"]] == [
         "ControlNet only",
         "official",
         "paper",
@@ -169,26 +169,26 @@ def test_an_arm_says_what_it_lacks():
 
 
 def test_each_variant_changes_one_default_of_tuned():
-    tuned = arms(0, 0.0)[-1]
-    made = variants(tuned, alone=False)
+    tuned = main_variants(0, 0.0)[-1]
+    made = changed_variants(tuned, alone=False)
     assert len(made) == 1 + len(CHANGES)
     fields = set(PipelineConfig.__dataclass_fields__) - {"name"}
-    for arm in made[1:]:
-        changed = {f for f in fields if getattr(arm.mode, f) != getattr(tuned.mode, f)}
-        assert 1 <= len(changed) <= 2, (arm.name, changed)
-    assert all(not a.references and not a.control for a in variants(tuned, alone=True))
+    for variant in made[1:]:
+        changed = {f for f in fields if getattr(variant.mode, f) != getattr(tuned.mode, f)}
+        assert 1 <= len(changed) <= 2, (variant.name, changed)
+    assert all(not a.references and not a.control for a in changed_variants(tuned, alone=True))
 
 
 # Statistics
 
 
-def cell(script: str, style: str, seed: int, arm: str, value: float) -> dict[str, Any]:
-    where = {"script": script, "style": style, "seed": seed, "name": arm}
+def cell(script: str, style: str, seed: int, variant: str, value: float) -> dict[str, Any]:
+    where = {"script": script, "style": style, "seed": seed, "name": variant}
     return {"settings": where, "measures": {"iou": value}}
 
 
-def grid(arm: str, value: Any) -> list[dict[str, Any]]:
-    return [cell(a, b, s, arm, value(a, b, s)) for a in "xyz" for b in "mnop" for s in range(3)]
+def grid(variant: str, value: Any) -> list[dict[str, Any]]:
+    return [cell(a, b, s, variant, value(a, b, s)) for a in "xyz" for b in "mnop" for s in range(3)]
 
 
 def test_a_bootstrap_interval_holds_the_mean_and_is_the_same_each_time():
@@ -210,7 +210,7 @@ def test_seeds_of_one_pair_are_not_counted_as_independent():
 
 
 def test_paired_differences_see_what_means_hide():
-    """Pairs differ much, the arms by a little in each: the interval of the difference leaves out zero."""
+    """Pairs differ much, the variants by a little in each: the interval of the difference leaves out zero."""
     level = {b: i for i, b in enumerate("mnop")}
     cells = grid("one", lambda a, b, s: level[b]) + grid("two", lambda a, b, s: level[b] + 0.05)
     mean, low, high = paired(cells, "two", "one")["iou"]
@@ -243,11 +243,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_a_run_leaves_cells_pictures_and_a_report(made: tuple[Path, Path]):
     out, _ = made
     assert sorted(p.name for p in (out / "cells").iterdir()) == [
-        f"devanagari_red_0_{arm}.{kind}" for arm in ("B-LoRA_fusion", "plain") for kind in ("json", "png")
+        f"devanagari_red_0_{variant}.{kind}"
+        for variant in ("B-LoRA_fusion", "plain")
+        for kind in ("json", "png")
     ]
     table = json.loads((out / "report.json").read_text(encoding="utf-8"))
-    assert set(table["arms"]) == {"plain", "B-LoRA fusion"}
-    assert set(table["arms"]["plain"]) == set(MEASURES) - {
+    assert set(table["variants"]) == {"plain", "B-LoRA fusion"}
+    assert set(table["variants"]["plain"]) == set(MEASURES) - {
         *("leak", "ocr", "clip_style", "clip_elements", "vgg_gram")
     }
     assert table["controls"]["itself"]["iou"] == 1 and table["controls"]["blank"]["iou"] == 0
@@ -256,7 +258,7 @@ def test_a_run_leaves_cells_pictures_and_a_report(made: tuple[Path, Path]):
     assert Image.open(out / "report.png").width > 300
 
 
-def test_arms_whose_files_are_missing_are_named_and_not_drawn(made: tuple[Path, Path]):
+def test_variants_whose_files_are_missing_are_named_and_not_run(made: tuple[Path, Path]):
     table = json.loads((made[0] / "report.json").read_text(encoding="utf-8"))
     assert set(table["not_run"]) == {"ControlNet only", "references only", "official", "paper", "tuned"}
     assert "controlnet.safetensors" in table["not_run"]["ControlNet only"]

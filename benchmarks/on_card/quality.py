@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import quality
-from benchmarks.judge import GLYPHS
+from benchmarks.metrics import GLYPHS
 from benchmarks.quality_report import write_report
 from rechar_core.backend.processes import processes
 from rechar_core.training.recipes import RECIPES
@@ -20,7 +20,7 @@ from .task import Row, Task
 
 STYLES = {"sdxl": 4, "small": 1}
 SCRIPTS = {"sdxl": tuple(GLYPHS), "small": ("latin", "hangul")}
-ARMS = ("B-LoRA fusion", "plain")
+VARIANTS = ("B-LoRA fusion", "plain")
 _SHOWN = ("both", "structure", "iou", "skeleton_recall", "edge_f1", "top_1", "colour_distance", "decoration")
 _TO_DRAW = 4.0  # seconds a picture, until one is drawn
 _FEWEST = 100  # training steps worth having
@@ -35,14 +35,14 @@ def scores(task: Task) -> Row:
     processes().device = task.device  # what the quality benchmark asks
     folder = task.out.with_suffix("")
     bench = quality.Run(options(task, folder))
-    bench.arms = [arm for name in ARMS for arm in bench.arms if arm.name == name]
+    bench.variants = [variant for name in VARIANTS for variant in bench.variants if variant.name == name]
     bench.trainings.train()
     done = draw(task, bench)
-    write_report(folder, "report", bench.about(), [a.name for a in bench.arms], bench.not_run)
+    write_report(folder, "report", bench.about(), [a.name for a in bench.variants], bench.not_run)
     found = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     shutil.copy(folder / "report.png", task.out.with_suffix(".png"))
-    arms = {arm: brief(values) for arm, values in found["arms"].items()}
-    return {"cells": done, "training_steps": bench.options.training_steps, "arms": arms} | {
+    variants = {variant: brief(values) for variant, values in found["variants"].items()}
+    return {"cells": done, "training_steps": bench.options.training_steps, "variants": variants} | {
         "controls": {name: brief(values) for name, values in found["controls"].items()}
     }
 
@@ -80,19 +80,19 @@ def steps(task: Task) -> int:
 
 
 def draw(task: Task, bench: quality.Run) -> dict[str, int]:
-    """Cell by cell, the fusion first, as long as there is time: how many of each arm there are."""
-    done, slowest, judges = {}, _TO_DRAW, {}
-    for arm in bench.arms:
-        done[arm.name] = 0
+    """Cell by cell, the fusion first, as long as there is time: how many of each variant there are."""
+    done, slowest, all_metrics = {}, _TO_DRAW, {}
+    for variant in bench.variants:
+        done[variant.name] = 0
         for place in bench.cells:
             if task.left < 2 * slowest + 10:
                 break
             began = time.perf_counter()
-            if place.script not in judges:
-                judges[place.script] = bench._judge(place.script)
-            bench._one(place, arm, judges[place.script])
+            if place.script not in all_metrics:
+                all_metrics[place.script] = bench._metrics_of(place.script)
+            bench._one(place, variant, all_metrics[place.script])
             slowest = max(slowest, time.perf_counter() - began)
-            done[arm.name] += 1
+            done[variant.name] += 1
     return done
 
 

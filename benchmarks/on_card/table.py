@@ -115,12 +115,12 @@ def quality(rows: Row) -> str:
     row = rows.get("scores", {})
     if reason := _reason(row):
         return f"Scores: {reason}."
-    arms = row["arms"]
-    shown = list(next(iter(arms.values()), {}))
-    lines = [(f"arm (pictures), {row['training_steps']} training steps", *shown)]
-    for arm, values in arms.items():
+    variants = row["variants"]
+    shown = list(next(iter(variants.values()), {}))
+    lines = [(f"variant (pictures), {row['training_steps']} training steps", *shown)]
+    for variant, values in variants.items():
         cells = [f"{m:.2f} ({low:.2f}-{high:.2f})" for m, low, high in (values[n] for n in values)]
-        lines.append((f"{arm} ({row['cells'][arm]})", *(cells or [""] * len(shown))))
+        lines.append((f"{variant} ({row['cells'][variant]})", *(cells or [""] * len(shown))))
     for control, values in row["controls"].items():
         cells = [f"{values[name]:.2f}" if name in values else _MISSING for name in shown]
         lines.append((f"*control: {control}*", *cells))

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.contestants import published, published_optimizer
+from benchmarks.baselines import published, published_optimizer
 from benchmarks.measure import matmul_rate
 from rechar_core.backend.pipeline import cast, encode_prompt
 from rechar_core.cli.train import prepare
