@@ -9,7 +9,7 @@ cost the same time and memory.
 
 Each section runs in a process of its own and has a share of the time; what is over when it comes is skipped, and says
 so. FILE is written after each measurement, so that a run that is cut off leaves what it had. A Markdown table of it is
-printed at the end and written beside it.
+printed at the end and written next to it.
 """
 
 from __future__ import annotations

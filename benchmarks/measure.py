@@ -1,4 +1,4 @@
-"""What one run costs: CPU seconds of this process, and the memory that the run adds to what was there before."""
+"""The cost of a run: CPU seconds of this process, and the memory that the run adds."""
 
 from __future__ import annotations
 

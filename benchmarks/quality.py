@@ -1,14 +1,14 @@
 """The open quality benchmark: scripts x styles x seeds x variants, every measure with its controls.
 
     python -m benchmarks.quality OUT                                   # the demo model, on a CPU
-    python -m benchmarks.quality OUT --variants                        # what each default of `tuned` is worth
+    python -m benchmarks.quality OUT --variants                        # the effect of each default of `tuned`
     accelerate launch -m benchmarks.quality OUT --model sd_xl_base_1.0.safetensors --styles PICTURES \\
         --composition-adapter FILE --style-adapter FILE --image-encoder FOLDER --control-net FOLDER   # SDXL
 
-B-LoRAs are trained once a glyph and once a style, and shared by variants and seeds. What is done is never done again:
-each cell is a file that says what it was made with. Processes share the trainings, then the cells. The first process
-writes report.html, .png, .md and .json (variants.*) at the end, from all cells that are there.
-A variant whose files are missing is not run, and the report says so.
+B-LoRAs are trained once per glyph and once per style, and shared by all variants and seeds. Finished cells are kept:
+each is a file with the settings it was made with. Trainings and cells are distributed over the processes. At the end
+the first process writes report.html, .png, .md and .json (variants.*) from all finished cells.
+A variant whose files are missing is not run, and the report names them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The benchmark's report from its cells: means with bootstrap intervals beside the controls, as HTML, PNG and JSON."""
+"""The benchmark's report from its cells: means with bootstrap intervals, and the controls, as HTML, PNG and JSON."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def write_report(
 ) -> Path:
     """Writes name.json, name.md, name.html and name.png into `out`; returns the HTML's path.
 
-    Cells that were made with other settings than `about`, or of variants that are not asked for, are left out.
+    Cells that were made with other settings than `about`, or of other variants, are left out.
     """
     cells = [cell for cell in read_cells(out) if fits(cell, about) and cell["settings"]["name"] in variants]
     found = {

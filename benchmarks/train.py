@@ -2,8 +2,8 @@
 
     python -m benchmarks.train [--quick] [--steps N] [--json FILE] [--no-host]
 
-A 240 M model of SDXL's topology with random weights at 256 pixels, one thread, CPU seconds. Each contestant runs in a
-process of its own. ComfyUI is found by COMFYUI_PATH and COMFYUI_PYTHON as in the tests, and takes part with the shipped
+A 240 M model of SDXL's architecture with random weights at 256 pixels, one thread, CPU seconds. Each trainer runs in
+its own process. ComfyUI is found by COMFYUI_PATH and COMFYUI_PYTHON as in the tests, and takes part with the shipped
 demo model. On a graphics card: benchmarks/gpu.py.
 """
 
@@ -60,7 +60,7 @@ def parse() -> argparse.Namespace:
 
 
 def child(name: str, kind: str, steps: int, folder: Path) -> dict[str, Any]:
-    """One contestant in a fresh process."""
+    """Runs one trainer in a new process."""
     print(f"{name} ...", flush=True)
     command = [sys.executable, "-m", "benchmarks.train", "--one", name, "--kind", kind]
     command += ["--steps", str(steps), "--folder", str(folder)]
@@ -110,7 +110,7 @@ def one(options: argparse.Namespace) -> int:
 
 
 def compared(results: dict[str, dict[str, Any]], folder: Path) -> dict[str, Any]:
-    """The results with their distance from the published run's losses and weight changes."""
+    """The results with their differences from the published run's losses and weight changes."""
     import torch
     from safetensors.torch import load_file
 

@@ -1,4 +1,4 @@
-"""The B-LoRAs of the quality benchmark: one a glyph and one a style picture, trained once and kept."""
+"""The B-LoRAs of the quality benchmark: one per glyph and one per style picture, trained once and kept."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ _PRECISIONS: dict[torch.dtype, Precision] = {torch.float16: "fp16", torch.bfloat
 
 
 class Trainings:
-    """model: what the base is told as. styles: the style pictures by name. glyph: IMAGE (1, H, W, 3) of a script."""
+    """model: the base model's name in the settings. styles: the style pictures by name.
+
+    glyph: IMAGE (1, H, W, 3) of a script.
+    """
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Small charts as pictures: the loss while training, the energy of a LoRA's layers."""
+"""Charts as pictures: the loss during training, the norms of a LoRA's layers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def loss_chart(losses: Sequence[float], total: int, size: tuple[int, int] = (256
 
 
 def energy_chart(layers: Mapping[str, Mapping[str, float]], width: int = 640) -> Image:
-    """One bar a layer for each block: {block name: {layer: Frobenius norm}}."""
+    """A bar chart with one bar per layer, for {block name: {layer: Frobenius norm}}."""
     from PIL import Image, ImageDraw
 
     bar, head, gutter = 12, 28, 230

@@ -1,4 +1,4 @@
-"""What a device can do: how much of its memory a run may have, and in which type to compute there.
+"""Properties of a device: its free memory, and the dtype to compute in.
 
 One place for the nodes and the command line, on CUDA, ROCm (which is "cuda" as well), XPU, MPS, CPU and any other
 device that torch knows. Which training mode fits into that memory says training/memory.py.
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     import torch
 
-Precision = Literal["no", "fp16", "bf16"]  # accelerate's words; "no" is fp32
+Precision = Literal["no", "fp16", "bf16"]  # accelerate's names; "no" is fp32
 Float = Literal["fp32", "fp16", "bf16"]
 RenderPrecision = Literal["auto", "fp32", "fp16", "bf16"]
 TrainingPrecision = Literal["auto", "no", "fp16", "bf16"]
@@ -41,14 +41,14 @@ def in_ram(device: torch.device) -> bool:
 
 
 def memory_name(device: torch.device) -> str:
-    """What a user calls the memory of `device`."""
+    """The name of the memory of `device` for messages: "GPU memory" or "RAM"."""
     return "RAM" if in_ram(device) else "GPU memory"
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes on `device` that new tensors may take now: what the system has free, and what torch holds unused.
+    """Bytes on `device` that are free for new tensors: those free in the system, and those that torch has cached.
 
-    A ComfyUI host keeps models there that it gives up on request: ask it to, then ask here, or take its own number.
+    ComfyUI keeps models there that it can unload: unload them before calling this, or use ComfyUI's own number.
     """
     import torch
 
@@ -63,13 +63,13 @@ def free_memory(device: torch.device) -> int:
     module = _module(device)
     held = module.memory_reserved(device) - module.memory_allocated(device)
     if hasattr(module, "mem_get_info"):
-        with suppress(RuntimeError):  # Intel's older drivers do not tell
+        with suppress(RuntimeError):  # Intel's older drivers do not report it
             return int(module.mem_get_info(device)[0]) + held
     return int(module.get_device_properties(device).total_memory) - module.memory_allocated(device)
 
 
 def empty_cache(device: torch.device) -> None:
-    """Gives what torch holds unused on `device` back to the system."""
+    """Returns torch's cached memory on `device` to the system."""
     import torch
 
     if device.type == "mps":
@@ -79,12 +79,12 @@ def empty_cache(device: torch.device) -> None:
 
 
 def forget_peak(device: torch.device) -> None:
-    """Lets `peak_memory` count from now on. Without a GPU, on Linux alone."""
+    """Resets `peak_memory`. Without a GPU this works only on Linux."""
     module = _module(device)
     if hasattr(module, "reset_peak_memory_stats"):
         module.reset_peak_memory_stats(device)
     elif sys.platform == "linux":
-        with suppress(OSError):  # a system that does not show its processes' files
+        with suppress(OSError):  # a system without /proc
             Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
@@ -104,7 +104,7 @@ def peak_memory(device: torch.device) -> int:
 
 
 def training_precision(device: torch.device) -> Precision:
-    """The frozen base's type in training, as recipes name it: bf16 where the device computes in it, else fp16.
+    """The dtype of the frozen base in training, as named in recipes: bf16 if the device supports it, else fp16.
 
     bf16 has fp32's range, so that no gradient vanishes. "no" (fp32) on a CPU, where a half type is slower as a rule,
     on devices that are not known here, and where fp16 gives NaN or needs a gradient scaler that torch has not (MPS).
@@ -120,7 +120,7 @@ def precision_to_train_in(name: TrainingPrecision, device: torch.device) -> Prec
 
 
 def render_precision(device: torch.device) -> Float:
-    """The UNet's and text encoders' type in drawing: fp16, in which SDXL was published, where the device has it.
+    """The dtype of the UNet and text encoders for generating: fp16, as SDXL was published, if the device supports it.
 
     fp32 on a CPU (bf16 halves the memory there, and is slower as a rule), and where fp16 gives NaN.
     """
@@ -128,12 +128,12 @@ def render_precision(device: torch.device) -> Float:
 
 
 def render_dtype(name: RenderPrecision, device: torch.device) -> torch.dtype:
-    """The type that a drawing command computes in: the one named, or for "auto" `render_precision`."""
+    """The dtype for generating: the one named, or for "auto" that of `render_precision`."""
     return float_named(render_precision(device) if name == "auto" else name)
 
 
 def float_named(name: Float | Precision) -> torch.dtype:
-    """The type behind the name of a precision; accelerate's "no" is fp32."""
+    """The torch dtype of a precision; accelerate's "no" is fp32."""
     import torch
 
     return {"no": torch.float32, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[name]
@@ -147,7 +147,7 @@ def _has_fp16(device: torch.device) -> bool:
 
 
 def _has_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies matrices in bf16 by itself, not by way of fp32."""
+    """Whether the device multiplies matrices in bf16 natively, not through fp32."""
     import torch
 
     if device.type == "cuda" and torch.version.hip:
@@ -162,7 +162,7 @@ def _has_bf16(device: torch.device) -> bool:
 
 
 def _module(device: torch.device) -> Any:
-    """torch.cuda, torch.xpu, ...: what answers for this kind of device; None for CPU and MPS."""
+    """The torch module of this kind of device (torch.cuda, torch.xpu, ...); None for CPU and MPS."""
     import torch
 
     return None if in_ram(device) else torch.get_device_module(device.type)

@@ -1,4 +1,4 @@
-"""What can go wrong, in one sentence for the person in front of the screen.
+"""The errors of the project. Each message is one sentence for the user.
 
 Every message says what is wrong, with which file or value, and what to do. Nothing else is raised on bad input.
 """
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 
 class ReCharError(Exception):
-    """Base of all errors that a user can cause and mend."""
+    """Base class of all errors that a user can cause and fix."""
 
 
 class FileError(ReCharError):
@@ -17,7 +17,7 @@ class FileError(ReCharError):
 
 
 class LoraError(ReCharError):
-    """A LoRA file was read, but what it holds cannot be used as a B-LoRA."""
+    """A LoRA file was read, but its contents cannot be used as a B-LoRA."""
 
 
 class ModelError(ReCharError):

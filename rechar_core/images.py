@@ -1,4 +1,4 @@
-"""Pictures in and out: reading a file, fitting it to the training resolution, writing a PNG."""
+"""Pictures: reads files, scales them to the training resolution, writes PNG files and contact sheets."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MOST_PIXELS = 256_000_000  # larger than any real scan; a decompression bomb is
 def list_pictures(path: Path) -> tuple[Path, ...]:
     """`path` itself, or the pictures directly inside it in name order.
 
-    Raises ImageError if there is no such file or folder, or the folder holds no picture.
+    Raises ImageError if there is no such file or folder, or the folder contains no picture.
     """
     if path.is_file():
         return (path,)
@@ -42,7 +42,7 @@ def list_pictures(path: Path) -> tuple[Path, ...]:
 def read(path: Path) -> Tensor:
     """The picture at `path` as (1, 3, H, W) float32 in 0..1, upright (EXIF), transparency over white.
 
-    Raises ImageError if it is missing, not a picture, damaged, or absurdly large.
+    Raises ImageError if it is missing, damaged, not a picture, or has more than 256 million pixels.
     """
     import numpy as np
     import torch
@@ -126,7 +126,7 @@ def to_tensor(picture: Image) -> Tensor:
 
 
 def jpeg(image: Tensor, side: int = 256) -> bytes:
-    """A small JPEG of (3, H, W) in 0..1, for a file's metadata; `side`: pixels of its longer side."""
+    """A small JPEG of (3, H, W) in 0..1, for a file's metadata. side: its longer side in pixels."""
     buffer = io.BytesIO()
     picture = to_pil(image)
     picture.thumbnail((side, side))
@@ -135,7 +135,7 @@ def jpeg(image: Tensor, side: int = 256) -> bytes:
 
 
 def png(picture: Image, about: str = "") -> bytes:
-    """A PNG file; about: JSON kept in it under "rechar"."""
+    """Writes a PNG file. about: JSON that is stored in it under "rechar"."""
     from PIL.PngImagePlugin import PngInfo
 
     info, buffer = PngInfo(), io.BytesIO()

@@ -1,4 +1,4 @@
-"""Safetensors files: read whole or in part, written atomically and reproducibly. Nothing is ever unpickled."""
+"""Reads safetensors files whole or in part, and writes them atomically and reproducibly. Pickle is never loaded."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _PICKLE_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".pkl")
 
 @contextmanager
 def opened(path: str | os.PathLike[str]) -> Iterator[Any]:
-    """A safetensors reader (`safe_open`) on `path`. Raises FileError, naming what the file is instead."""
+    """A safetensors reader (`safe_open`) for `path`. Raises FileError; the message says what the file is instead."""
     from safetensors import SafetensorError, safe_open
 
     path = Path(path)
@@ -57,7 +57,7 @@ def read_state(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[st
     Raises FileError if it is missing, damaged or not safetensors.
     """
     with opened(path) as reader:
-        # clone: a mapped tensor would keep the file locked on Windows.
+        # A memory-mapped tensor would keep the file locked on Windows, hence clone().
         tensors = {key: reader.get_tensor(key).clone() for key in reader.keys()}  # noqa: SIM118
         return tensors, dict(reader.metadata() or {})
 
@@ -65,7 +65,7 @@ def read_state(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[st
 def write_state(
     tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: str | os.PathLike[str]
 ) -> Path:
-    """Write tensors and metadata to `path`, whole or not at all; equal content gives equal bytes.
+    """Writes tensors and metadata to `path` completely or not at all; the same content gives the same bytes.
 
     Raises FileError if it cannot be written; an existing file is then left as it was.
     """
@@ -94,7 +94,7 @@ def header(table: Mapping[str, Any], metadata: Mapping[str, str]) -> bytes:
 
 
 def write_bytes(pieces: tuple[bytes | memoryview, ...], path: str | os.PathLike[str]) -> Path:
-    """Write the pieces to `path` through a temporary file in the same folder. Raises FileError."""
+    """Writes the pieces to `path` through a temporary file in the same folder. Raises FileError."""
     path = Path(path)
     make_folder(path.parent)
     temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
@@ -108,14 +108,14 @@ def write_bytes(pieces: tuple[bytes | memoryview, ...], path: str | os.PathLike[
     except OSError as error:
         raise FileError(f"'{path}' cannot be written: {error.strerror or error}.") from error
     finally:
-        # After os.replace there is none; after an error or Ctrl-C there is half of one.
+        # After os.replace it no longer exists; after an error or Ctrl-C it may be incomplete.
         with suppress(OSError):
             temporary.unlink()
     return path
 
 
 def make_folder(path: Path) -> None:
-    """The folder, and those above it, where they are missing. Raises FileError."""
+    """Creates the folder and its parents if they are missing. Raises FileError."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -125,19 +125,19 @@ def make_folder(path: Path) -> None:
 
 
 def drop_oldest(folder: Path, most: int) -> None:
-    """Removes the files of a folder that were not used for longest, so that at most `most` bytes are left."""
+    """Deletes the least recently used files of a folder until at most `most` bytes are left."""
     kept = 0
     for file in sorted((f for f in folder.iterdir() if f.is_file()), key=lambda f: -f.stat().st_mtime):
         kept += file.stat().st_size
         if kept > most:
-            with suppress(OSError):  # in use, on Windows: the next time
+            with suppress(OSError):  # in use, on Windows; deleted next time
                 file.unlink()
 
 
 def file_to_write(path: Path, suffix: str = "") -> Path:
-    """`path`, with `suffix` added if it lacks it, and its folder made: to be asked before long work.
+    """`path` with `suffix` added if it is missing; creates its folder. Call it before long work.
 
-    Raises FileError if it is a folder, or its own folder cannot be made.
+    Raises FileError if it is a folder, or its folder cannot be created.
     """
     if path.is_dir():
         raise FileError(f"'{path}' is a folder; give the name of the file to write in it.")
@@ -148,7 +148,7 @@ def file_to_write(path: Path, suffix: str = "") -> Path:
 
 
 def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors as safetensors wants them: on the CPU, contiguous, none sharing memory with another."""
+    """The tensors as safetensors needs them: on the CPU, contiguous, without shared memory."""
     result: dict[str, Tensor] = {}
     seen: set[int] = set()
     for key, tensor in tensors.items():
@@ -169,7 +169,7 @@ def _check_exists(path: Path) -> None:
 
 
 def _diagnosis(path: Path) -> str | None:
-    """Why a file that safetensors refused cannot be read, if its first bytes or its length tell."""
+    """Why safetensors could not read a file, judged by its first bytes and its length; None if unknown."""
     size = path.stat().st_size
     if size == 0:
         return f"'{path}' is empty; download or save it again."

@@ -48,7 +48,7 @@ def _name(task: Task) -> str:
 
 
 class Bench:
-    """One model, trained by each contestant in turn. rate: FLOP a second of the card's matrix products in bf16."""
+    """One model, trained by each trainer in turn. rate: FLOP a second of the card's matrix products in bf16."""
 
     def __init__(self, task: Task, pipeline: Any, rate: float):
         self.task, self.pipeline, self.rate = task, pipeline, rate

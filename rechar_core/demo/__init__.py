@@ -1,4 +1,4 @@
-"""The demo model: a tiny SDXL, trained by us, that makes B-LoRA visible on a CPU. How it is made: demo/."""
+"""The demo model: a tiny SDXL, trained by us, to try B-LoRA on a CPU. Its training code is in demo/."""
 
 from .build import SAMPLES, DemoModel, demo_state, load_demo
 

@@ -1,8 +1,8 @@
-"""Build the demo model, a tiny trained SDXL, from the two files beside this one.
+"""Builds the demo model, a tiny trained SDXL, from the two files in this folder.
 
-`model.safetensors` holds fp16 tensors under "unet.", "vae.", "text_encoder." and "text_encoder_2.". To stay small it
-stores tensors that are mostly zero by index and value (their shapes are in the header), and of the token embeddings
-only the trained rows: `...token_embedding.rows` goes with `...token_embedding.ids`, all others get the mean row.
+`model.safetensors` holds fp16 tensors under "unet.", "vae.", "text_encoder." and "text_encoder_2.". To keep it
+small, tensors that are mostly zero are stored as indices and values (with their shapes in the header), and of the token
+embeddings only the trained rows: `...token_embedding.rows` with `...token_embedding.ids`; other rows get their mean.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What stands beside the demo model: an image encoder, two reference adapters and an edge ControlNet.
+"""The extras of the demo model: an image encoder, two IP-Adapters and an edge ControlNet.
 
 `adapters.safetensors` holds "encoder." (CLIP vision), "style." and "composition." (IP-Adapter's image projections); the
-adapters' matrices are the demo UNet's own, so they are put together when loaded. `controlnet.safetensors` is an
+adapters' key and value matrices are the demo UNet's own and are added when loading. `controlnet.safetensors` is an
 ordinary ControlNet file in the original (CompVis) naming, which ComfyUI's loader reads at any size.
 """
 
@@ -38,7 +38,7 @@ _RESNET = {
 
 
 def normalise(pixels: Tensor) -> Tensor:
-    """Pixels (B, 3, H, W) in 0..1 as CLIP's encoders take them."""
+    """Pixels (B, 3, H, W) in 0..1, normalised for CLIP's encoders."""
     mean, std = (pixels.new_tensor(values).view(3, 1, 1) for values in (MEAN, STD))
     return (pixels - mean) / std
 
@@ -74,7 +74,7 @@ def load_adapters() -> dict[str, IPAdapter]:
 
 
 def adapter_state(name: str) -> dict[str, Tensor]:
-    """A whole IP-Adapter file's tensors: its projection, and where it is read the UNet's own matrices."""
+    """The tensors of a complete IP-Adapter file: its projection, and the UNet's own key and value matrices."""
     import torch
 
     unet, _ = demo_state()
@@ -92,7 +92,7 @@ def adapter_state(name: str) -> dict[str, Tensor]:
 def controlnet_config() -> dict[str, Any]:
     """diffusers' ControlNetModel at the demo's size: SDXL's three levels, transformers at the second alone.
 
-    Without any, ComfyUI's loader could not tell the context's width; it takes heads to be 64 wide.
+    Without transformers, ComfyUI's loader could not determine the context width; it assumes heads of width 64.
     """
     return {
         "in_channels": 4,

@@ -1,11 +1,11 @@
-"""Text or a picture becomes a glyph's mask: shaping by HarfBuzz, outlines, fit, anti-aliased raster.
+"""Makes a glyph's mask from text or from a picture: shaping by HarfBuzz, outlines, fit, anti-aliased raster.
 
     face = open_face(find(name, known()))
     drawing = render("羅", face, (1024, 1024))     # drawing.mask (H, W), drawing.parts (N, H, W)
     image = paint(drawing.mask[None], colour("#000000"), colour("#ffffff"))
 
 Not covered: automatic font fallback; vertical text in scripts whose letters join or attach (Arabic, Mongolian, Indic,
-Thai), sideways Latin in vertical text; bidi embeddings and paired brackets; justification; colour and bitmap fonts.
+Thai), rotated Latin in vertical text; bidi embeddings and paired brackets; justification; colour and bitmap fonts.
 """
 
 from .colours import colour, paint

@@ -1,4 +1,4 @@
-"""Which way each character runs: the Unicode bidirectional algorithm (UAX #9) without embeddings and brackets.
+"""The direction of each character: the Unicode bidirectional algorithm (UAX #9) without embeddings and brackets.
 
 Covered: base direction (P2, P3), numbers (W2, W4, W5, W7), neutrals (N1, N2), reordering (L1, L2).
 """
@@ -16,22 +16,22 @@ T = TypeVar("T")
 
 
 def base_level(text: str) -> int:
-    """0 if the first letter with a direction runs to the right (or there is none), 1 if to the left."""
+    """The paragraph level: 1 if the first letter with a direction is right-to-left, else 0."""
     first = next((_STRONG[kind] for kind in map(bidirectional, text) if kind in _STRONG), "L")
     return int(first == "R")
 
 
 def levels(text: str, base: int) -> list[int]:
-    """The embedding level of every character of one line: even runs to the right, odd to the left."""
+    """The embedding level of every character of one line: even is left-to-right, odd is right-to-left."""
     kinds = _neutrals(_numbers(_kinds(text, base), base), base)
     higher = {"L": (0, 2), "R": (1, 1), "EN": (2, 2), "AN": (2, 2)}
-    found = [higher[kind][base] for kind in kinds]
+    raised = [higher[kind][base] for kind in kinds]
     end = len(text.rstrip())
-    return found[:end] + [base] * (len(text) - end)
+    return raised[:end] + [base] * (len(text) - end)
 
 
 def visual_order(items: Sequence[T], item_levels: Sequence[int]) -> list[T]:
-    """Items of one line from left to right (L2): from the highest level down, reverse what is at least as high."""
+    """Items of one line from left to right (L2): from the highest level down, reverse runs of that level or above."""
     order = list(range(len(items)))
     for level in range(max(item_levels, default=0), 0, -1):
         groups = groupby(order, key=lambda i: item_levels[i] >= level)
@@ -41,7 +41,7 @@ def visual_order(items: Sequence[T], item_levels: Sequence[int]) -> list[T]:
 
 
 def _kinds(text: str, base: int) -> list[str]:
-    """Bidirectional class of every character; a mark takes its letter's (W1)."""
+    """The bidirectional class of every character; a combining mark gets that of its letter (W1)."""
     kinds: list[str] = []
     for character in text:
         kind = bidirectional(character) or "L"
@@ -50,7 +50,7 @@ def _kinds(text: str, base: int) -> list[str]:
 
 
 def _numbers(kinds: list[str], base: int) -> list[str]:
-    """Numbers with their separators and signs (W2, W4, W5, W7)."""
+    """Resolves numbers with their separators and signs (W2, W4, W5, W7)."""
     found, strong = list(kinds), "LR"[base]
     for i, kind in enumerate(kinds):
         strong = kind if kind in _STRONG else strong
@@ -58,7 +58,7 @@ def _numbers(kinds: list[str], base: int) -> list[str]:
             found[i] = "AN"
         elif kind in ("ES", "CS") and 0 < i < len(kinds) - 1 and kinds[i + 1] == "EN" == kinds[i - 1]:
             found[i] = found[i - 1]
-    for order in (range(1, len(found)), range(len(found) - 2, -1, -1)):  # signs beside a number belong to it
+    for order in (range(1, len(found)), range(len(found) - 2, -1, -1)):  # signs next to a number belong to it
         step = -1 if order.step > 0 else 1
         for i in order:
             if found[i] == "ET" and found[i + step] == "EN":
@@ -72,7 +72,7 @@ def _numbers(kinds: list[str], base: int) -> list[str]:
 
 
 def _neutrals(kinds: list[str], base: int) -> list[str]:
-    """Neutrals take the direction that both sides share, else the line's (N1, N2)."""
+    """Neutral characters get the direction of both sides if it is the same, else that of the line (N1, N2)."""
     own = "LR"[base]
     found: list[str] = []
     groups = [(strong, list(g)) for strong, g in groupby(kinds, key=lambda k: k in ("L", "R", *_NUMBER))]

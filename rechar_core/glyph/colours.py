@@ -1,4 +1,4 @@
-"""Colours as people write them, and a mask painted with two of them."""
+"""Reads colours such as #rrggbb, and paints a mask in two colours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can go wrong with text; a bad font file is a FileError, a bad picture an ImageError."""
+"""Errors of text. A bad font file raises FileError, a bad picture ImageError."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from ..errors import ReCharError
 
 
 class GlyphError(ReCharError):
-    """A text cannot be drawn: nothing to draw, no glyph for a character, no room, a setting outside its range."""
+    """A text cannot be drawn: it is empty, a character has no glyph, there is no room, or a setting is out of range."""

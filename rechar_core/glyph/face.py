@@ -1,4 +1,4 @@
-"""A font file, checked and opened: one face, at one place of its variation axes."""
+"""Opens and checks a font file: one face, with given values of its variation axes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _HEADERS = (b"\0\1\0\0", b"OTTO", b"true")
 
 @dataclass(frozen=True)
 class Face:
-    """An opened font. Its lengths are in font units, `upem` of them to the em."""
+    """An opened font. All lengths are in font units; an em has `upem` units."""
 
     name: str
     upem: int
@@ -34,9 +34,9 @@ class Face:
 
 
 def open_face(path: Path, index: int = 0, variations: str = "") -> Face:
-    """Open face `index` of a font file (a .ttc or .otc holds several), at variations such as "wght=700, wdth=85".
+    """Opens face `index` of a font file (a .ttc or .otc has several), with variations such as "wght=700, wdth=85".
 
-    Raises FileError if the file is missing, damaged, holds no outlines or no such face, or has no such axis.
+    Raises FileError if the file is missing or damaged, or has no outlines, no such face or no such axis.
     """
     import uharfbuzz as hb
 
@@ -44,7 +44,7 @@ def open_face(path: Path, index: int = 0, variations: str = "") -> Face:
     tables = _checked(path, data, index)
     face = hb.Face(hb.Blob(data), index)
     if not face.glyph_count:
-        raise FileError(f"The font {path.name} is damaged: it holds no glyph. Install it anew.")
+        raise FileError(f"The font {path.name} is damaged: it has no glyphs. Install it again.")
     font = hb.Font(face)
     if settings := _settings(path.name, face, variations):
         font.set_variations(settings)
@@ -70,7 +70,7 @@ def _checked(path: Path, data: bytes, index: int) -> dict[str, tuple[int, int]]:
     for tag, (offset, length) in tables.items():
         if offset + length > len(data):
             raise FileError(
-                f"The font {path.name} is cut short (its table '{tag.strip()}'); install it anew."
+                f"The font {path.name} is cut short (its table '{tag.strip()}'); install it again."
             )
     if not _OUTLINES & set(tables):
         what = "only bitmap or colour glyphs" if _COLOURED & set(tables) else "no outlines"
@@ -95,17 +95,17 @@ def read_tables(path: Path, file: BinaryIO, index: int = 0) -> dict[str, tuple[i
         elif index:
             raise FileError(f"{path.name} is a single font, not a collection; set the face to 0.")
         if header[:4] not in _HEADERS:
-            raise FileError(f"{path.name} is not a font file or is damaged; install it anew.")
+            raise FileError(f"{path.name} is not a font file or is damaged; install it again.")
         records = [struct.unpack(">4sIII", file.read(16)) for _ in range(struct.unpack(">H", header[4:6])[0])]
     except struct.error:
-        raise FileError(f"The font {path.name} is cut short; install it anew.") from None
+        raise FileError(f"The font {path.name} is cut short; install it again.") from None
     return {tag.decode("latin-1"): (offset, length) for tag, _, offset, length in records}
 
 
 def _settings(name: str, face: Any, variations: str) -> dict[str, float]:
     """ "wght=700, wdth=85" as {"wght": 700.0, ...}, each within its axis."""
     axes = {axis.tag: axis for axis in face.axis_infos}
-    found = {}
+    settings = {}
     for part in filter(None, (p.strip() for p in variations.split(","))):
         tag, _, number = (p.strip() for p in part.partition("="))
         if not axes:
@@ -119,12 +119,12 @@ def _settings(name: str, face: Any, variations: str) -> dict[str, float]:
             raise FileError(
                 f"{tag} of {name} runs from {axis.min_value:g} to {axis.max_value:g}, not {value:g}."
             )
-        found[tag] = value
-    return found
+        settings[tag] = value
+    return settings
 
 
 def covering(characters: Iterable[str], fonts: Mapping[str, Path]) -> list[str]:
-    """Names of the fonts that have all `characters`; reads nothing but character maps, skips broken files."""
+    """Names of the fonts that have all `characters`. Reads only their character maps; skips damaged files."""
     wanted = [ord(character) for character in characters]
     return [name for name, path in fonts.items() if _covers(path, wanted)]
 

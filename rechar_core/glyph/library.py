@@ -1,4 +1,4 @@
-"""Which fonts there are: those shipped, the user's own, the system's. Only names are listed, no file is opened."""
+"""Lists the fonts: ours, the user's and the system's. Only file names are read, no font is opened."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ def is_font_name(name: str) -> bool:
 
 
 def known(own: Mapping[str, Path] | None = None) -> dict[str, Path]:
-    """Name to file: the shipped fonts, then `own` (name as in its folder), then "system/<file name>"."""
+    """Name -> file: our fonts, then `own` (as from `fonts_in`), then the system's as "system/<file name>"."""
     return {**SHIPPED, **dict(own or {}), **_system_fonts(_system_folders())}
 
 
 def fonts_in(folder: Path) -> dict[str, Path]:
-    """Every font file below a folder of the user's, by its path from there, in name order; links are followed."""
-    found = {}
+    """Every font file below the folder: relative path -> file, sorted. Symbolic links are followed."""
+    fonts = {}
     for parent, _, names in os.walk(folder, followlinks=True):
         for name in filter(is_font_name, names):
             path = Path(parent, name)
-            found[path.relative_to(folder).as_posix()] = path
-    return dict(sorted(found.items()))
+            fonts[path.relative_to(folder).as_posix()] = path
+    return dict(sorted(fonts.items()))
 
 
 def find(name: str, fonts: Mapping[str, Path]) -> Path:
@@ -45,7 +45,7 @@ def find(name: str, fonts: Mapping[str, Path]) -> Path:
     Relative paths and network paths are refused: a name from a graph never leaves the listed folders.
     Raises FileError.
     """
-    name = name.strip().strip('"')  # as copied from Windows' file manager
+    name = name.strip().strip('"')  # Windows' file manager copies paths with quotes
     if name in fonts:
         return fonts[name]
     path = Path(name)
@@ -64,7 +64,7 @@ def find(name: str, fonts: Mapping[str, Path]) -> Path:
 
 
 def _system_folders() -> tuple[Path, ...]:
-    """Where this system keeps its fonts, the user's first."""
+    """The font folders of this system, those of the user first."""
     home = Path.home()
     if sys.platform == "win32":
         local = Path(os.environ.get("LOCALAPPDATA", home / "AppData" / "Local"))
@@ -77,11 +77,11 @@ def _system_folders() -> tuple[Path, ...]:
 
 
 def _system_fonts(folders: Iterable[Path]) -> dict[str, Path]:
-    """Every font file below `folders`, in name order; of two of the same name, the first folder's."""
-    found: dict[str, Path] = {}
+    """Every font file below `folders`, sorted by name; of two with the same name, that of the first folder."""
+    fonts: dict[str, Path] = {}
     for folder in folders:
-        for parent, inner, names in os.walk(folder):  # os.walk skips what it may not read
+        for parent, inner, names in os.walk(folder):  # os.walk skips folders that it may not read
             inner.sort()
             for name in filter(is_font_name, names):
-                found.setdefault(f"system/{name}", Path(parent, name))
-    return dict(sorted(found.items()))
+                fonts.setdefault(f"system/{name}", Path(parent, name))
+    return dict(sorted(fonts.items()))

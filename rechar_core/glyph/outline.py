@@ -1,4 +1,4 @@
-"""A glyph's outline as HarfBuzz draws it, its curves flattened to polygons."""
+"""A glyph's outline from HarfBuzz, with its curves approximated by polygons."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def outline(face: Face, glyph: int, fineness: float) -> list[np.ndarray]:
     """The closed contours of a glyph as polygons (n, 2) in font units, y upwards.
 
     fineness: no polygon is further from its curve than the glyph's larger side divided by this.
-    A glyph whose contours run the wrong way as a whole is reversed, so that glyphs that overlap add up.
+    A glyph whose contours have the wrong orientation is reversed, so that overlapping glyphs add up.
     """
     import numpy as np
 
@@ -35,7 +35,7 @@ def outline(face: Face, glyph: int, fineness: float) -> list[np.ndarray]:
 
 
 class _Pen:
-    """Takes fontTools' pen calls and keeps contours: the start point, then curves of 1, 2 or 3 more points."""
+    """A pen (fontTools' protocol) that records contours: the start point, then curves of 1, 2 or 3 more points."""
 
     def __init__(self) -> None:
         self.contours: list[list[tuple[Point, ...]]] = []
@@ -59,7 +59,7 @@ class _Pen:
 
 
 def _flat(contour: list[tuple[Point, ...]], tolerance: float) -> list[Point]:
-    """The contour's corners: every curve cut into as many chords as keep it within `tolerance`."""
+    """The contour as points: every curve is divided into enough chords to stay within `tolerance`."""
     points: list[Point] = [contour[0][-1]]
     for curve in contour[1:]:
         controls = (points[-1], *curve)
@@ -70,7 +70,9 @@ def _flat(contour: list[tuple[Point, ...]], tolerance: float) -> list[Point]:
 
 
 def _chords(controls: tuple[Point, ...], tolerance: float) -> int:
-    """A chord over a step h misses the curve by at most h² max|B''| / 8, and |B''| <= d (d - 1) max|bend|."""
+    """How many chords a curve needs: a chord over a step h deviates by at most h² max|B''| / 8, and
+    |B''| <= d (d - 1) max|bend|.
+    """
     degree = len(controls) - 1
     if degree == 1:
         return 1

@@ -1,4 +1,4 @@
-"""A picture of a glyph becomes a clean mask: ink parted from paper, fitted and padded, never squashed."""
+"""Makes a clean mask from a picture of a glyph: ink is separated from paper, scaled and padded, never distorted."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def from_picture(
     invert: str = "auto",
     margin: float = 0.1,
 ) -> Tensor:
-    """The glyph in every picture as a mask (B, H, W) in 0..1, its ink box centred within the margin.
+    """The glyph in every picture as a mask (B, H, W) in 0..1, with its bounding box centred inside the margin.
 
     image: (B, h, w, 3 or 4) in 0..1, transparency over white. size: height and width in pixels.
-    threshold: grey in 0..1 that parts ink from paper; None finds it (Otsu).
+    threshold: grey in 0..1 that separates ink from paper; None computes it (Otsu).
     invert: "off" takes the dark side as ink, "on" the light side, "auto" the side that touches the border less.
-    margin: part of the shorter side, 0..0.45. Raises ImageError.
+    margin: fraction of the shorter side, 0..0.45. Raises ImageError.
     """
     import torch
 
@@ -68,9 +68,9 @@ def _one(grey: Tensor, size: tuple[int, int], threshold: float | None, invert: s
 
 
 def otsu(grey: Tensor) -> float:
-    """The grey that parts the picture into two classes with the greatest variance between them (Otsu, 1979).
+    """The grey that divides the picture into two classes with the greatest variance between them (Otsu, 1979).
 
-    Every level between two well parted classes is as good as the next: the middle one is taken.
+    If several levels are equally good, the middle one is taken.
     """
     import torch
 
@@ -84,16 +84,16 @@ def otsu(grey: Tensor) -> float:
 
 
 def _is_paper(dark: Tensor) -> bool:
-    """Whether the dark side is the paper: it holds more of the border, or at a tie more of the picture."""
+    """Whether the dark side is the paper: it covers more of the border or, if equal, more of the picture."""
     border = [dark[0], dark[-1], dark[:, 0], dark[:, -1]]
     share = sum(float(side.float().mean()) for side in border) / 4
     return share > 0.5 if share != 0.5 else float(dark.float().mean()) > 0.5
 
 
 def _without_specks(field: Tensor) -> Tensor:
-    """Specks and pinholes of one or two pixels take their surroundings' side: the grain of a scan.
+    """Removes specks and pinholes of one or two pixels, such as the grain of a scan.
 
-    A stroke one pixel wide stays. A picture smaller than 64 pixels is left alone: there a pixel may mean something.
+    Strokes one pixel wide stay. A picture smaller than 64 pixels is not changed, because each pixel matters there.
     """
     import torch
     import torch.nn.functional as F
@@ -109,7 +109,7 @@ def _without_specks(field: Tensor) -> Tensor:
 
 
 def _placed(field: Tensor, size: tuple[int, int], margin: float) -> Tensor:
-    """The mask of a field, its ink box scaled alike in both directions to the middle of the canvas."""
+    """The mask of a field: its bounding box, scaled with its aspect ratio and centred on the canvas."""
     room = (size[0] - 2 * margin, size[1] - 2 * margin)
     (top, bottom), (left, right) = _ink_box(field > 0)
     scale = min(room[0] / (bottom - top), room[1] / (right - left))
@@ -119,7 +119,7 @@ def _placed(field: Tensor, size: tuple[int, int], margin: float) -> Tensor:
     mask = _larger(field, size, scale, middle)
     box = _ink_box(
         mask >= 0.5
-    )  # now the box is known more finely than in the picture's pixels: once more with it
+    )  # the box is now known more precisely than in the picture's pixels, so fit again
     y, x = ((first + last - side) / 2 / scale for (first, last), side in zip(box, size))
     middle = (middle[0] + y, middle[1] + x)
     scale *= min(space / (last - first) for space, (first, last) in zip(room, box))
@@ -127,13 +127,13 @@ def _placed(field: Tensor, size: tuple[int, int], margin: float) -> Tensor:
 
 
 def _ink_box(ink: Tensor) -> tuple[tuple[int, int], tuple[int, int]]:
-    """First row with ink and the one after the last, and the same of columns."""
+    """The first row with ink and the row after the last, and the same for columns."""
     rows, columns = (ink.any(dim=side).nonzero() for side in (1, 0))
     return (int(rows[0]), int(rows[-1]) + 1), (int(columns[0]), int(columns[-1]) + 1)
 
 
 def _smaller(mask: Tensor, size: tuple[int, int], scale: float) -> Tensor:
-    """The mask shrunk by area, in the middle of the canvas."""
+    """The mask scaled down with antialiasing, in the centre of the canvas."""
     import torch.nn.functional as F
 
     inner = [max(1, min(side, round(own * scale))) for side, own in zip(size, mask.shape)]
@@ -143,9 +143,9 @@ def _smaller(mask: Tensor, size: tuple[int, int], scale: float) -> Tensor:
 
 
 def _larger(field: Tensor, size: tuple[int, int], scale: float, middle: tuple[float, float]) -> Tensor:
-    """The smooth field enlarged about `middle` (y, x), cut at the threshold only then: no stairs.
+    """The mask of the field enlarged around `middle` (y, x). The field is thresholded after scaling, for smooth edges.
 
-    Beyond the picture's border all is paper.
+    Everything outside the picture is paper.
     """
     import torch
     import torch.nn.functional as F
@@ -164,7 +164,7 @@ def _larger(field: Tensor, size: tuple[int, int], scale: float, middle: tuple[fl
 
 
 def _soft(field: Tensor) -> Tensor:
-    """A field that is 0 at the edge as a mask whose edge is one pixel wide."""
+    """A mask with an edge one pixel wide, from a field that is 0 at the edge."""
     import torch
     import torch.nn.functional as F
 

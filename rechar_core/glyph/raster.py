@@ -1,6 +1,6 @@
-"""Polygons become anti-aliased coverage: non-zero winding, so overlapping contours never cut holes.
+"""Anti-aliased coverage of polygons, by the non-zero winding rule, so that overlapping contours make no holes.
 
-Every pixel row is sampled by SCANLINES lines; along a line the covered length is exact.
+Every pixel row is sampled with SCANLINES lines; the covered length along a line is exact.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ _CAP_ERROR = 0.02  # pixels by which a polygonal round cap may miss the circle
 
 
 def coverage(polygons: Sequence[np.ndarray], size: tuple[int, int]) -> np.ndarray:
-    """Covered part of every pixel, (H, W) float32 in 0..1.
+    """The covered fraction of every pixel, (H, W) float32 in 0..1.
 
     polygons: arrays (n, 2) or stacks (k, n, 2) of x, y in pixels, y downwards, closed from last to first point.
-    What lies outside the canvas is cut off.
+    Anything outside the canvas is cut off.
     """
     import numpy as np
 

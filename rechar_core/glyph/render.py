@@ -1,4 +1,4 @@
-"""Text becomes coverage: shape, outline, fit into the canvas, raster; whole and character by character."""
+"""Renders text as masks, whole and for each character: shaping, outlines, fit to the canvas, raster."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MOST_PARTS = 2**28  # values in all character masks together: 1 GiB
 
 @dataclass(frozen=True)
 class RenderedGlyph:
-    """A text as masks: 1 is ink, 0 is paper, between them the covered part of a pixel."""
+    """A text as masks: 1 is ink, 0 is paper, values in between are the covered fraction of a pixel."""
 
     mask: Tensor  # (H, W) float32
     parts: Tensor  # (N, H, W) float32, one a character with ink, in reading order; they add up to `mask`
@@ -52,7 +52,7 @@ class Box:
 
 @dataclass(frozen=True)
 class _Set:
-    """A line with its outlines: where each character's polygons are, in font units, y upwards."""
+    """A line's outlines: the polygons of each character, in font units, y upwards."""
 
     characters: dict[int, list[np.ndarray]]
     box: Box
@@ -72,13 +72,13 @@ def render(
     language: str = "",
     fonts: Mapping[str, Path] | None = None,
 ) -> RenderedGlyph:
-    """Draw `text`, as large as it fits, centred, never clipped.
+    """Draws `text` as large as it fits, centred, never clipped.
 
-    size: height and width in pixels. direction: see shaping.shape; vertical columns run from right to left.
-    fit: "ink" fills the canvas with the drawn shape's own box; "em" with the font's line height and advance,
-    so that different characters keep their relative sizes. margin: part of the shorter side, 0..0.45, on each side.
-    stroke: pixels by which the shape grows all round, 0..128; outline_only leaves that rim alone.
-    line_spacing: times the font's own, 0.5..3. fonts: those to name when a character is missing.
+    size: height and width in pixels. direction: see shaping.shape; vertical columns are ordered from right to left.
+    fit: "ink" scales the bounding box of the drawn shape to the canvas; "em" scales the font's line height and advance
+    to it, so that different characters keep their relative sizes. margin: fraction of the shorter side, 0..0.45, on
+    each side. stroke: pixels by which the shape grows on all sides, 0..128. outline_only: draws only the stroke.
+    line_spacing: multiple of the font's own, 0.5..3. fonts: fonts to suggest if a character is missing.
     Raises GlyphError.
     """
     _check(size, fit, margin, stroke, outline_only, line_spacing)
@@ -114,7 +114,7 @@ def _check(
 
 
 def _set(line: Line, face: Face, fit: str, vertical: bool, fineness: float) -> _Set | None:
-    """The line's outlines; None if it has no ink."""
+    """The line's outlines, or None if it has no ink."""
     import numpy as np
 
     characters: dict[int, list[np.ndarray]] = {}
@@ -138,7 +138,7 @@ def _set(line: Line, face: Face, fit: str, vertical: bool, fineness: float) -> _
 def _block(
     sets: Sequence[_Set | None], face: Face, vertical: bool, spacing: float
 ) -> tuple[dict[int, list[np.ndarray]], Box]:
-    """All lines in one: horizontal lines centred under each other, columns hung from the top, right to left."""
+    """All lines together: horizontal lines centred below each other; columns aligned at the top, right to left."""
     extents = face.font.get_font_extents("ttb" if vertical else "ltr")
     pitch = (extents.ascender - extents.descender + extents.line_gap) * spacing
     placed: dict[int, list[np.ndarray]] = {}
@@ -157,7 +157,7 @@ def _block(
 def _fitted(
     placed: dict[int, list[np.ndarray]], box: Box, size: tuple[int, int], margin: float, stroke: float
 ) -> dict[int, list[np.ndarray]]:
-    """The polygons in pixels, y downwards: `box`, grown by the stroke, fills the canvas less its margins."""
+    """The polygons in pixels, y downwards, scaled so that `box` and the stroke fill the canvas inside its margins."""
     height, width = size
     rim = 2 * (margin + stroke)
     if min(size) - rim < 1:
@@ -176,7 +176,7 @@ def _fitted(
 def _raster(
     names: list[str], shapes: list[list[np.ndarray]], size: tuple[int, int], stroke: float, outline_only: bool
 ) -> RenderedGlyph:
-    """The whole, and what each character adds to it: where two overlap, the earlier one has the ink."""
+    """The mask of the text and the part of each character; where two overlap, the earlier one gets the ink."""
     import numpy as np
     import torch
 
@@ -188,8 +188,8 @@ def _raster(
     parts = np.zeros((len(shapes), *size), np.float32)
     fill = coverage([polygon for polygons in shapes for polygon in polygons], size)
     for part, polygons in zip(parts, shapes):
-        own = coverage(polygons, size)
-        part[:] = np.maximum(own, coverage(band(polygons, stroke), size)) if stroke else own
+        shape_fill = coverage(polygons, size)
+        part[:] = np.maximum(shape_fill, coverage(band(polygons, stroke), size)) if stroke else shape_fill
     mask = np.maximum(fill, parts.max(axis=0)) if stroke else fill
     if outline_only:
         mask -= fill
@@ -201,7 +201,7 @@ def _raster(
 
 
 def _names(text: str, clusters: Sequence[int]) -> dict[int, str]:
-    """The text of each character: up to where the next begins."""
+    """The text of each character: from its start to the start of the next."""
     ends = [*clusters[1:], len(text)]
     return {start: text[start:end].strip() for start, end in zip(clusters, ends)}
 

@@ -1,4 +1,4 @@
-"""Text becomes placed glyphs: lines, runs of one direction and script, HarfBuzz."""
+"""Shapes text with HarfBuzz: lines, runs of one direction and script, positioned glyphs."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 DIRECTIONS = ("auto", "horizontal", "vertical", "rtl")
 MOST_CHARACTERS = 1000
-# Scripts whose letters can stand under each other; those of others join or attach along the line.
+# Scripts whose letters can be set vertically; letters of other scripts join or attach along the line.
 _STACKING = {"Armn", "Bopo", "Cyrl", "Geor", "Grek", "Hang", "Hani", "Hebr", "Hira", "Kana", "Latn", "Yiii"}
 
 
 @dataclass(frozen=True)
 class Placed:
-    """A glyph at its place on the line, in font units, y upwards, from the start of the line."""
+    """A glyph and its position relative to the start of the line, in font units, y upwards."""
 
     glyph: int
     x: float
@@ -53,12 +53,12 @@ class _Run:
 def shape(
     text: str, face: Face, direction: str, language: str = "", fonts: Mapping[str, Path] | None = None
 ) -> tuple[Line, ...]:
-    """Set every line of `text` (parted by newlines).
+    """Shapes every line of `text` (separated by newlines).
 
-    direction: "auto" (each line runs as its first letter), "horizontal" (left to right), "rtl", "vertical".
-    language: a BCP 47 tag that picks regional forms ("zh-Hant", "ur"); empty is the font's default.
-    fonts: those to search when a character is missing.
-    Raises GlyphError: nothing to draw, too long, no glyph, a setting that does not exist.
+    direction: "auto" (by the first letter of each line), "horizontal" (left to right), "rtl", "vertical".
+    language: a BCP 47 tag that selects regional forms ("zh-Hant", "ur"); empty is the font's default.
+    fonts: fonts to search and suggest if a character is missing.
+    Raises GlyphError if the text is empty or too long, a character has no glyph, or a setting is unknown.
     """
     if direction not in DIRECTIONS:
         raise GlyphError(f"'{direction}' is not a direction; choose one of {', '.join(DIRECTIONS)}.")
@@ -97,7 +97,7 @@ def _line(
 
 
 def _runs(text: str, where: tuple[int, int], direction: str) -> list[_Run]:
-    """Runs of one direction and one script, in the order they are set."""
+    """Runs of one direction and one script, in visual order."""
     start, end = where
     line = text[start:end]
     scripts = _scripts(line)
@@ -118,18 +118,18 @@ def _runs(text: str, where: tuple[int, int], direction: str) -> list[_Run]:
 
 
 def _scripts(line: str) -> list[str | None]:
-    """The script of every character; punctuation, digits and marks go with the letter before, else after."""
-    found = [_script(character) for character in line]
-    for order in (range(1, len(found)), range(len(found) - 2, -1, -1)):
+    """The script of every character; punctuation, digits and marks get that of the letter before, else after."""
+    scripts = [_script(character) for character in line]
+    for order in (range(1, len(scripts)), range(len(scripts) - 2, -1, -1)):
         step = -1 if order.step > 0 else 1
         for i in order:
-            found[i] = found[i] or found[i + step]
-    return found
+            scripts[i] = scripts[i] or scripts[i + step]
+    return scripts
 
 
 @cache
 def _script(character: str) -> str | None:
-    """HarfBuzz's script of a character ("Latn"); None for what all scripts share."""
+    """HarfBuzz's script of a character ("Latn"); None for characters that scripts share."""
     import uharfbuzz as hb
 
     buffer = hb.Buffer()
@@ -145,7 +145,7 @@ def _shape_run(
     """HarfBuzz's glyph infos and positions, left to right or top to bottom."""
     import uharfbuzz as hb
 
-    buffer = hb.Buffer()  # the whole text is given: letters join across runs
+    buffer = hb.Buffer()  # with the whole text as context, because letters join across runs
     buffer.add_codepoints([ord(character) for character in text], run.start, run.end - run.start)
     buffer.direction = way
     if run.script:
@@ -157,13 +157,13 @@ def _shape_run(
 
 
 def _missing(text: str, run: _Run, face: Face, infos: Sequence[hb.GlyphInfo]) -> str:
-    """The characters behind glyph 0; a space that a font lacks is not missed."""
+    """The characters of the run without a glyph; a missing space does not count."""
     starts = sorted({info.cluster for info in infos} | {run.end})
-    found = ""
+    missing = ""
     for cluster in (info.cluster for info in infos if not info.codepoint):
         characters = text[cluster : starts[starts.index(cluster) + 1]].strip()
-        found += "".join(c for c in characters if not face.has(c)) or characters
-    return found
+        missing += "".join(c for c in characters if not face.has(c)) or characters
+    return missing
 
 
 def _missing_message(missing: str, face: Face, fonts: Mapping[str, Path]) -> str:
@@ -173,7 +173,7 @@ def _missing_message(missing: str, face: Face, fonts: Mapping[str, Path]) -> str
 
 
 def _advice(characters: list[str], fonts: Mapping[str, Path]) -> str:
-    """Which fonts have them all; if none does, which have each."""
+    """Names the fonts that have all characters or, if there are none, fonts for each character."""
     if having := covering(characters, fonts):
         return f"Fonts that have {'it' if len(characters) == 1 else 'them'}: {listed(having, 6)}."
     if len(characters) == 1:

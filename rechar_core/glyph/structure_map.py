@@ -1,6 +1,6 @@
-"""Pictures of a glyph's structure, for a ControlNet or as masks: edges, skeleton, distance, filled outlines.
+"""Structure maps of a glyph, for a ControlNet or as masks: edges, skeleton, distance, filled outlines.
 
-All work on arrays (H, W); `structure_map` is the door for pictures in ComfyUI's layout.
+The functions take arrays (H, W); `structure_map` takes pictures in ComfyUI's layout.
 """
 
 from __future__ import annotations
@@ -14,18 +14,20 @@ from ..images import rgb
 if TYPE_CHECKING:
     from torch import Tensor
 
-Array = Any  # a NumPy array; NumPy's own generic types differ between the versions that hosts have
+Array = Any  # a NumPy array; NumPy's own generic types differ between its versions
 
 _TG22 = 13573  # tan(22.5 degrees) in 15 bits, as OpenCV has it
-_LINE_WIDTH = 0.004  # of the shorter side: what is thinner throughout is an outline and not a solid shape
+_LINE_WIDTH = (
+    0.004  # of the shorter side: a shape that is thinner everywhere is an outline, not a solid shape
+)
 _FALLOFF = 1 / 16  # of the shorter side
 
 
 def structure_map(kind: str, image: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
     """IMAGE (B, H, W, 3) of the kind's map, white on black, of a MASK (B, H, W) or an IMAGE (B, H, W, C) in 0..1.
 
-    A picture's ink is found by its darkness unless `kind` is "canny-cv2", which looks at the colours themselves.
-    Raises ImageError without input, or on an unknown kind.
+    The ink of an IMAGE is found by brightness, except for "canny-cv2", which uses the colours.
+    Raises ImageError without input, or for an unknown kind.
     """
     import numpy as np
     import torch
@@ -45,8 +47,10 @@ def structure_map(kind: str, image: Tensor | None = None, mask: Tensor | None = 
 
 
 def ink(picture: Tensor) -> Tensor:
-    """Where the ink is, (H, W) bool, in a picture (H, W, C) in 0..1: the side of Otsu's grey that touches the border
-    less. Nothing in a picture of one colour."""
+    """The ink, (H, W) bool, of a picture (H, W, C) in 0..1: the side of Otsu's threshold that touches the border less.
+
+    A picture of one colour has no ink.
+    """
     import torch
 
     from .picture import otsu
@@ -77,9 +81,9 @@ def canny(picture: Array, low: int = 100, high: int = 200) -> Array:
     dx, dy, size = (np.take_along_axis(t, strongest, -1)[..., 0] for t in (dx, dy, size))
     peaks = _peaks(dx, dy, size) & (size > low)
     labels, count = ndimage.label(peaks, np.ones((3, 3)))
-    kept = np.zeros(count + 1, bool)
-    kept[labels[peaks & (size > high)]] = True
-    return kept[labels]
+    strong = np.zeros(count + 1, bool)
+    strong[labels[peaks & (size > high)]] = True
+    return strong[labels]
 
 
 def _sobel(picture: Array) -> tuple[Array, Array]:
@@ -147,7 +151,7 @@ _RING = (
 
 
 def _thinning_tables() -> tuple[Array, Array]:
-    """For each of the 256 neighbourhoods, whether its middle goes in the first and in the second pass."""
+    """For each of the 256 neighbourhoods, whether its centre is removed in the first and in the second pass."""
     import numpy as np
 
     p2, p3, p4, p5, p6, p7, p8, p9 = ((np.arange(256) >> bit) & 1 == 1 for bit in range(8))
@@ -165,18 +169,18 @@ def _thinning_tables() -> tuple[Array, Array]:
 
 
 def distance(mask: Array) -> Array:
-    """Euclidean distance to the nearest cell outside the mask, the largest being 1; 0 everywhere for an empty mask."""
+    """Euclidean distance to the nearest cell outside the mask, scaled to a maximum of 1; all 0 for an empty mask."""
     import numpy as np
     from scipy import ndimage
 
-    found = ndimage.distance_transform_edt(np.pad(np.asarray(mask) >= 0.5, 1))[1:-1, 1:-1]
-    return found / max(found.max(), 1.0)
+    distances = ndimage.distance_transform_edt(np.pad(np.asarray(mask) >= 0.5, 1))[1:-1, 1:-1]
+    return distances / max(distances.max(), 1.0)
 
 
 def filled(mask: Array) -> Array:
-    """The shape that lines enclose, the lines included, by the even-odd rule: a ring's inner line leaves its hole.
+    """The area that lines enclose, including the lines, by the even-odd rule: the inner line of a ring bounds a hole.
 
-    A solid shape, thicker somewhere than a line, stays as it is.
+    A solid shape, which is somewhere thicker than a line, is not changed.
     """
     import numpy as np
     from scipy import ndimage
@@ -207,7 +211,7 @@ def _neighbours(regions: Array, contours: Array) -> set[tuple[int, int]]:
 
 
 def _flood(depth: Array, pairs: set[tuple[int, int]], outside: int) -> None:
-    """Writes how many contours lie between each region and the outside."""
+    """Writes into `depth` how many contours are between each region and the outside."""
     by_region: dict[int, set[int]] = {}
     by_contour: dict[int, set[int]] = {}
     for region, contour in pairs:
@@ -235,7 +239,7 @@ def fill(mask: Tensor) -> Tensor:
 
 
 def distance_falloff(mask: Tensor) -> Tensor:
-    """1 inside a mask (H, W), falling in a straight line to 0 at a sixteenth of the shorter side outside it."""
+    """1 inside a mask (H, W), decreasing linearly to 0 at a distance of 1/16 of the shorter side."""
     import torch
     from scipy import ndimage
 

@@ -1,4 +1,4 @@
-"""Whether a picture still reads as its own character: its rank among the characters that look most like it."""
+"""Legibility of a character in a picture: its rank among the characters that look most like it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def rank(found: Array, target: Array, others: Sequence[Array]) -> int:
 
 
 def coarse(mask: Array) -> Array:
-    """A mask as shares of ink on at most 64 x 64 cells."""
+    """A mask scaled down to at most 64 x 64 cells: the fraction of ink in each."""
     import torch
     import torch.nn.functional as F
 
@@ -41,7 +41,7 @@ def coarse(mask: Array) -> Array:
 
 
 def _overlap(one: Array, other: Array) -> float:
-    """Intersection over union of shares."""
+    """Intersection over union of fractions of ink."""
     import numpy as np
 
     return float(np.minimum(one, other).sum() / max(np.maximum(one, other).sum(), 1e-12))

@@ -1,4 +1,4 @@
-"""Two pictures compared: structural similarity and colours."""
+"""Compares two pictures: structural similarity and colours."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def lab(picture: Array) -> Array:
 
 
 def colour_distance(first: Array, second: Array) -> float:
-    """Earth mover's distance of the colours of two pictures (H, W, 3), in Lab units; where they are does not matter.
+    """Earth mover's distance of the colours of two pictures (H, W, 3), in Lab units; positions do not matter.
 
     Sliced: the mean over 32 directions of the exact distance along each (Rabin et al., 2011), times 2, so that two
     pictures of one colour each are as far apart as these colours.

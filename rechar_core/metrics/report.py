@@ -15,7 +15,7 @@ _COLUMNS = 4
 
 
 def to_json(found: dict[str, Any]) -> str:
-    """What `score_batch` or `best_of` found, to four digits."""
+    """The result of `score_batch` or `best_of` as JSON, rounded to four digits."""
 
     def rounded(value: Any) -> Any:
         if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""All measures of a picture at once, beside the same measures of pictures that should win or lose."""
+"""All measures of a picture, and of control pictures that should win or lose."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 Array = Any
 Scores = dict[str, float]
 
-_STYLE_SCALE = 20.0  # Lab units at which the likeness of colours is a half
+_STYLE_SCALE = 20.0  # Lab units at which the similarity of colours is 0.5
 
-# What pictures can be ranked by; greater is better.
+# The measures by which pictures can be ranked; greater is better.
 RANKS: Mapping[str, Callable[[Scores], float]] = {
     "structure": lambda s: (s["iou"] + s["skeleton_recall"] + s["edge_f1"]) / 3,
     "style": lambda s: _STYLE_SCALE / (_STYLE_SCALE + s["colour_distance"]),
@@ -61,7 +61,7 @@ def score(picture: Array, glyph: GlyphTarget, style: Array | None = None) -> Sco
 
 
 def leak(style: Array, target: Array) -> float:
-    """How much of the glyph already is in the style picture: intersection over union of the glyph found in it.
+    """How much of the glyph is already in the style picture: intersection over union of the glyph segmented in it.
 
     The style picture is stretched to the target's shape, as the eye would compare them.
     """
@@ -69,7 +69,7 @@ def leak(style: Array, target: Array) -> float:
 
 
 def controls(target: Array) -> dict[str, Array]:
-    """Pictures (H, W, 3) whose scores say what a score means: the glyph itself, and three that must lose.
+    """Control pictures (H, W, 3) to compare scores with: the glyph itself, and three that must lose.
 
     A blank, the glyph turned by 180 degrees (a wrong glyph of the same ink), the glyph shifted by a 32nd of the side.
     """
@@ -158,7 +158,7 @@ def target_of(mask: Tensor, size: tuple[int, int]) -> Array:
 
 
 def ranked(scores: list[Scores], by: str) -> list[int]:
-    """Indices of the pictures, the best first. Raises ImageError where the measure is missing."""
+    """Indices of the pictures, the best first. Raises ImageError if the measure is missing."""
     _check_rank(by, all("colour_distance" in s for s in scores))
     return sorted(range(len(scores)), key=lambda i: -RANKS[by](scores[i]))
 

@@ -1,4 +1,4 @@
-"""Where the glyph is in a picture, with and without knowing where it should be."""
+"""Segments the glyph in a picture, with and without knowing where it should be."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def glyph_mask(picture: Array, target: Array) -> Array:
 
 
 def otsu_masks(picture: Array) -> tuple[Array, Array]:
-    """The dark and the light side of Otsu's grey (H, W): the glyph without any prior, of either polarity."""
+    """The dark and the light side of Otsu's threshold (H, W): the glyph without prior knowledge, in both polarities."""
     import numpy as np
     import torch
 

@@ -1,4 +1,4 @@
-"""Two masks (H, W) of bool compared: the glyph that was asked for (target) and the one that is there (found)."""
+"""Compares two masks (H, W) of bool: the wanted glyph (target) and the one in the picture (found)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def dice(target: Array, found: Array) -> float:
 
 
 def covered(part: Array, found: Array) -> float:
-    """The share of a mask that another covers; 1 for an empty one.
+    """The fraction of a mask that another covers; 1 for an empty one.
 
     Of a skeleton it is the skeleton recall: broken strokes count by their length, not their width.
     """
@@ -32,7 +32,7 @@ def covered(part: Array, found: Array) -> float:
 
 
 def boundary(mask: Array) -> Array:
-    """The mask's cells that touch its outside; the picture's border is none."""
+    """The mask's cells next to a cell outside it; the picture's border does not count as outside."""
     from scipy import ndimage
 
     return mask & ~ndimage.binary_erosion(mask, border_value=1)
@@ -68,7 +68,7 @@ def hd95(target: Array, found: Array) -> float:
 
 
 def topology(target: Array, found: Array) -> int:
-    """How many components and holes the two differ by; grain is not counted."""
+    """Difference of the numbers of components and holes; grain is not counted."""
     (parts, holes), (other_parts, other_holes) = _counts(target), _counts(found)
     return abs(parts - other_parts) + abs(holes - other_holes)
 

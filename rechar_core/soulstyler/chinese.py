@@ -1,4 +1,4 @@
-"""The Chinese table (simplified and traditional): forms, in order, and what is trimmed."""
+"""The Chinese grammar table (simplified and traditional): forms in the order of matching, and what is trimmed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Masks and pictures brought together: fitted to each other, put back so that nothing outside the mask changes."""
+"""Fits masks to pictures, and composites results so that nothing outside the mask changes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..images import LATENT_SCALE
 def fit_mask(mask: Tensor, image: Tensor) -> Tensor:
     """A MASK (H, W) or (N, h, w) in 0..1 as one (B, H, W) for IMAGE (B, H, W, C); one mask serves all pictures.
 
-    Another size is scaled. Raises ImageError if the numbers do not fit, or the mask is not finite.
+    A mask of another size is scaled. Raises ImageError if the number of masks does not fit, or values are not finite.
     """
     mask = (mask if mask.ndim == 3 else mask.reshape(-1, *mask.shape[-2:])).to(image.device, torch.float32)
     if not mask.isfinite().all():
@@ -69,7 +69,7 @@ def padded(image: Tensor, cell: int) -> Tensor:
 
 @dataclass(frozen=True)
 class ObjectRegion:
-    """The picture and where it may change. image: IMAGE (B, H, W, 3); mask: (B, H, W) in 0..1, of the same size."""
+    """A picture and the mask where it may change. image: IMAGE (B, H, W, 3); mask: (B, H, W) in 0..1, same size."""
 
     image: Tensor
     mask: Tensor
@@ -80,7 +80,7 @@ class ObjectRegion:
         return cls(image[..., :3], fit_mask(mask, image))
 
     def finish(self, styled: Tensor) -> Tensor:
-        """A restyled IMAGE put back: outside the mask every pixel is the source's, bit for bit.
+        """Composites a restyled IMAGE: outside the mask every pixel equals the source, bit for bit.
 
         styled: of the picture's size, or padded at its right and lower edge to whole latent cells; several results
         of one picture may come as a batch. Raises ImageError on any other size or number.

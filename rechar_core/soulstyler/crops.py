@@ -1,7 +1,7 @@
-"""Where crops are taken and how they are bent. Windows come from an integral image of the mask: nothing is tried twice.
+"""Chooses crops with an integral image of the mask, and applies random perspectives to them.
 
-The published code draws a window, measures how much of the object is in it, and tries again up to 2,000 times; it
-crashes if none qualifies. Here all windows that qualify are known at once.
+The published code chooses a random window, measures how much of the object it contains, and tries again up to 2,000
+times; it crashes if no window qualifies. Here all windows that qualify are computed at once.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ def coverage(mask: Tensor, side: int) -> Tensor:
 
 
 def object_windows(covered: Tensor, count: int, least: float, generator: torch.Generator) -> Corners:
-    """`count` windows that hold at least `least` of the object; where there are none, the fullest there are."""
+    """`count` windows of which at least `least` is object; if there are none, those with most of it."""
     enough = min(least, float(covered.max()))
     return _drawn(covered >= enough - 1e-6, count, generator)
 
 
 def background_windows(covered: Tensor, count: int, most: float, generator: torch.Generator) -> Corners:
-    """`count` windows that hold less than `most` of the object; none where the object is everywhere."""
+    """`count` windows of which less than `most` is object; none if there is no such window."""
     return _drawn(covered < most, count, generator)
 
 
@@ -48,7 +48,7 @@ def cut(image: Tensor, corners: Corners, side: int) -> Tensor:
 def homographies(count: int, distortion: float, generator: torch.Generator) -> Tensor:
     """Random perspectives (N, 3, 3) on the square -1..1, each corner drawn in by up to `distortion` of half a side.
 
-    They map the places of the result to those of the source, as grid_sample wants them.
+    They map positions of the result to positions of the source, as grid_sample needs.
     """
     corners = torch.tensor([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
     bent = corners * (1 - distortion * torch.rand(count, 4, 2, generator=generator))  # where the corners go

@@ -1,4 +1,4 @@
-"""The English table: forms, in order, and what is trimmed."""
+"""The English grammar table: forms in the order of matching, and what is trimmed."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ _PREPOSITIONS = [
 _O = r"(?P<o>\S.*?)" + "".join(rf"(?<!\b{word})" for word in (*_PREPOSITIONS, "like", "as"))
 _LAST_O = _O.replace("*?", "*")
 _S = r"(?P<s>\S.*)"
-# names of styles, by which "make the mug art deco" is cut where no little word helps
+# names of styles, by which "make the mug art deco" is cut where no function word helps
 _STYLES = (
     r"art\s+(?:deco|nouveau|brut)|pop\s+art|op\s+art|pixel\s+art|line\s+art|low[\s-]poly|tie[\s-]dye\w*|\w+punk|"
     r"\w{3,}(?:ism|ist|istic|esque|core|wave)|gothic|baroque|rococo|bauhaus|anime|manga|cartoon\w*|comic|neon|"
@@ -152,7 +152,7 @@ _THINGS_IN_ING = re.compile(
 
 
 def head(found: str) -> str:
-    """The noun of an object: the last word before whatever describes it from behind."""
+    """The noun of an object: the last word before any description that follows it."""
     masked = _THINGS_IN_ING.sub(lambda match: " " + "x" * (len(match[0]) - 1), found)
     boundary = _BOUNDARY.search(masked)
     front = found[: boundary.start()] if boundary else found

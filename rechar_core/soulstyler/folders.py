@@ -1,4 +1,4 @@
-"""Model folders in transformers' layout: what is in them, and what is missing."""
+"""Model folders in transformers' layout: loading, and errors that name the missing files."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def pretrained(kind: str, folder: Path, what: str) -> Any:
     """transformers' model of class `kind` from a local folder, frozen; nothing is downloaded, none of its code is run.
 
     It is loaded outside inference_mode, or no gradient could ever pass it. Raises ModelError if the installed
-    transformers has no such class, if the folder does not hold `what`, or if a weight is missing from it
-    (transformers would draw that at random).
+    transformers has no such class, if the folder does not contain `what`, or if a weight is missing
+    (transformers would initialise it at random).
     """
     import torch
     import transformers
@@ -40,7 +40,7 @@ def pretrained(kind: str, folder: Path, what: str) -> Any:
 
 
 def tokenizer_of(folder: Path, what: str) -> Any:
-    """The tokenizer beside a model. Raises ModelError if it cannot be read."""
+    """The tokenizer in a model's folder. Raises ModelError if it cannot be read."""
     from transformers import AutoTokenizer
 
     with _reading(folder, what):
@@ -59,7 +59,7 @@ def need_files(folder: Path, names: Iterable[str], what: str) -> None:
 
 
 def model_type(folder: Path) -> str:
-    """What the folder's config.json calls its model ("clip", "clipseg", "llama"), "" if it says nothing."""
+    """The model_type in the folder's config.json ("clip", "clipseg", "llama"), "" if there is none."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -68,7 +68,7 @@ def model_type(folder: Path) -> str:
 
 
 def folders_of(root: Path, kinds: Iterable[str]) -> list[str]:
-    """Names of the folders directly in `root` that hold a model of one of these types."""
+    """Names of the folders directly in `root` that contain a model of one of these types."""
     kinds = set(kinds)
     if not root.is_dir():
         return []
@@ -77,7 +77,7 @@ def folders_of(root: Path, kinds: Iterable[str]) -> list[str]:
 
 @contextmanager
 def _reading(folder: Path, what: str) -> Iterator[None]:
-    """Whatever transformers raises over an unreadable folder, as one ModelError that names it and `what` it is not."""
+    """Turns any error of transformers about a folder into a ModelError that names it and `what` it should be."""
     from safetensors import SafetensorError
 
     try:

@@ -1,7 +1,7 @@
-"""An instruction in words becomes a style and the object it is for, by rules: no weights, no network.
+"""Splits an instruction into a style and the object to restyle, by rules: no model, no network.
 
-"Turn the red car into a watercolour" -> style "watercolour", object "red car", head noun "car". Soulstyler asks an LLM
-for this split; its prompt is unpublished. Every value is a span of the instruction. Each language is one table of
+"Turn the red car into a watercolour" -> style "watercolour", object "red car", head noun "car". Soulstyler uses an LLM
+for this; its prompt is unpublished. Every value is a span of the instruction. Each language is one table of
 forms, tried in order; the first that matches decides.
 """
 
@@ -37,7 +37,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Request:
-    """What an instruction asks for. style: of the first pair, or a style without any object; by: who read it."""
+    """The parsed instruction. style: of the first pair, or a style without an object. by: "rules" or the LLM."""
 
     style: str
     pairs: tuple[Pair, ...]
@@ -59,7 +59,7 @@ class Request:
 
 
 def parse(instruction: str, language: str = "auto") -> Request:
-    """The request that an instruction makes; nothing found gives an empty one, never an error.
+    """Parses an instruction. If nothing matches, the request is empty; there is no error.
 
     language: "en", "zh", "ja", or "auto" (by the script). Only the first 300 characters are read.
     """
@@ -89,14 +89,14 @@ def language_of(text: str) -> str:
 
 
 class _Reader:
-    """One language's table at work; what was read once is remembered."""
+    """Applies one language's table, with a cache of the texts it has parsed."""
 
     def __init__(self, table: Language):
         self.table = table
         self._known: dict[str, tuple[Pair, ...]] = {}
 
     def read(self, text: Text) -> tuple[Pair, ...]:
-        """The pairs of a whole instruction; a pair without object is a style for no single thing."""
+        """The pairs of a whole instruction; in a pair without an object, the style is for the whole picture."""
         return self._joined(text) or self._one(text, weak=True)
 
     def _half(self, text: Text) -> tuple[Pair, ...]:
@@ -105,7 +105,7 @@ class _Reader:
         return self._known[text.text]
 
     def _joined(self, text: Text) -> tuple[Pair, ...]:
-        """The pairs of two or more joined requests, if both sides of a joint can stand alone."""
+        """The pairs of two or more joined requests, if both sides of a joint are requests themselves."""
         for left, right in text.split(self.table.joints):
             first = self._one(left, weak=False)
             verb = self.table.verb.match(left.text)
@@ -141,7 +141,7 @@ def _pair(style: Text, found: Text, part: str, table: Language) -> Pair:
 
 
 def _trimmed(text: Text, edges: tuple[re.Pattern[str], re.Pattern[str]]) -> Text:
-    """The text without its edges, as often as there are any, but never emptied by them."""
+    """Removes `edges` from both ends of the text as often as they match, unless nothing would be left."""
     while True:
         text = text.stripped()
         start, end = edges[0].match(text.text), edges[1].search(text.text)

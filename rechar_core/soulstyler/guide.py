@@ -1,6 +1,7 @@
-"""What judges the styled picture: CLIP (a transformers folder) and the first layers of VGG19 (a file), both local.
+"""The networks that measure the restyled picture: CLIP (a transformers folder) and the first layers of VGG19 (a file).
 
-Everything is loaded outside inference_mode: what is loaded inside can never take part in a backward pass.
+Both are local. They are loaded outside inference_mode, because tensors created inside cannot be used in a backward
+pass.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ class Guide:
 
     @property
     def side(self) -> int:
-        """Pixels of the square that CLIP sees."""
+        """Side in pixels of CLIP's square input."""
         return int(self.clip.config.vision_config.image_size)
 
     def see(self, images: Tensor) -> Tensor:
@@ -91,7 +92,7 @@ def load_guide(clip_folder: Path, vgg_file: Path) -> Guide:
 
     clip_folder: CLIPModel in transformers' layout (ViT-B/32 in the paper). vgg_file: VGG19 as .safetensors with
     torchvision's names (features.0.weight ...). Raises FileError naming the folder and the files that are missing,
-    ModelError if one of them is something else.
+    ModelError if one of them is another model.
     """
     need_files(
         clip_folder, WITH_WORDS, "a CLIP model (transformers' layout, e.g. openai/clip-vit-base-patch32)"

@@ -1,4 +1,4 @@
-"""The Japanese table: forms, in order, and what is trimmed."""
+"""The Japanese grammar table: forms in the order of matching, and what is trimmed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one language's table holds; english.py, chinese.py and japanese.py fill it in."""
+"""The structure of a language's grammar table, which english.py, chinese.py and japanese.py fill in."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Form:
-    """One way to say it: a pattern over the whole text with groups s, o and perhaps p.
+    """One sentence form: a pattern over the whole text with the groups s (style), o (object) and, if any, p (part).
 
-    weak: too loose to be half of a joined instruction.
+    weak: matches too much to be used for a half of a joined instruction.
     """
 
     pattern: re.Pattern[str]
@@ -19,7 +19,7 @@ class Form:
 
 
 def form(pattern: str, weak: bool = False) -> Form:
-    """A form from its pattern, in which upper and lower case are one."""
+    """A form from its pattern, which is matched without regard to case."""
     return Form(re.compile(pattern, re.IGNORECASE), weak)
 
 

@@ -1,6 +1,6 @@
-"""An instruct model reads the instruction instead of the rules: from a local folder, greedy, its answer checked.
+"""Splits an instruction with a local instruct model instead of the rules: greedy decoding, checked output.
 
-Every value it gives must be a span of the instruction; an answer that fails that is none.
+Every value in the output must be a span of the instruction; otherwise the output is not used.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ Instruction: """
 
 
 class Writer(Protocol):
-    """Anything that goes on with a text."""
+    """Any model that continues a text."""
 
     def write(self, prompt: str) -> str:
-        """What it answers to the prompt."""
+        """The output for a prompt."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Llm:
 
     @classmethod
     def load(cls, folder: Path) -> Llm:
-        """From a local folder in transformers' layout, without code of its own; nothing is downloaded.
+        """Loads a model from a local folder in transformers' layout, without running its code; nothing is downloaded.
 
         Raises FileError naming the folder and the missing files, ModelError if transformers cannot read it.
         """
@@ -57,7 +57,7 @@ class Llm:
         return cls(pretrained("AutoModelForCausalLM", folder, "an LLM"), tokenizer)
 
     def write(self, prompt: str) -> str:
-        """The model's greedy answer, through its chat template if it has one."""
+        """The model's greedy output, with its chat template if it has one."""
         if getattr(self.tokenizer, "chat_template", None):
             message = [{"role": "user", "content": prompt}]
             prompt = self.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
@@ -73,24 +73,24 @@ class Llm:
 
 @dataclass(frozen=True)
 class Answered:
-    """The answer of some other program's language model, already there."""
+    """The output of a language model that ran in another program."""
 
     answer: str
 
     def write(self, prompt: str) -> str:
-        """The answer; it was asked elsewhere."""
+        """The given output; the prompt is ignored."""
         return self.answer
 
 
 def read(instruction: str, llm: Writer) -> Request | None:
-    """What the LLM makes of the instruction, or None if its answer cannot be used."""
+    """The request that the LLM reads in the instruction, or None if its output is not valid."""
     return checked(instruction, llm.write(f"{_TASK}{' '.join(instruction.split())}\nAnswer:"))
 
 
 def read_in_mode(instruction: str, mode: str, llm: Writer | None) -> Request:
-    """The request read by "rules", by the "LLM", or by "auto": the LLM if there is one.
+    """The request, by mode: "rules", "LLM", or "auto" (the LLM if there is one, else the rules).
 
-    Where the LLM's answer cannot be used the rules answer, and `by` says so. Raises RecipeError for the mode "LLM"
+    If the LLM's output is not valid the rules are used, and `by` says so. Raises RecipeError for the mode "LLM"
     without one, and for an unknown mode.
     """
     if mode not in MODES:
@@ -107,7 +107,7 @@ def read_in_mode(instruction: str, mode: str, llm: Writer | None) -> Request:
 
 
 def checked(instruction: str, answer: str) -> Request | None:
-    """A request from the first JSON object in an answer; None unless every value is a span of the instruction."""
+    """The request in the first JSON object of an output; None unless every value is a span of the instruction."""
     found = re.search(r"\{.*?\]\s*\}", answer, re.DOTALL)
     try:
         listed = json.loads(found[0])["pairs"] if found else None

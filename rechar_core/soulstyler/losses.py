@@ -1,4 +1,4 @@
-"""The losses of Soulstyler as coded (yisuanwang/Soulstyler, after CLIPstyler, Kwon and Ye, CVPR 2022)."""
+"""The losses of Soulstyler as in its code (yisuanwang/Soulstyler, after CLIPstyler, Kwon and Ye, CVPR 2022)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def patch_loss(crops: Tensor, source: Tensor, direction: Tensor, threshold: float) -> Tensor:
-    """How far the crops' move in CLIP space is from the text's: 1 - cos, under `threshold` 0, mean.
+    """1 - cosine between the crops' change in CLIP space and `direction`; values below `threshold` count as 0; mean.
 
     crops: CLIP features of N crops (N, D); source: of the whole source (1, D); both of length 1.
     direction: style minus photo (1, D).

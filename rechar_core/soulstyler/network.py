@@ -12,7 +12,7 @@ STRIDE = 8  # three stride-2 convolutions
 
 
 class _Double(nn.Module):
-    """Two normalised 3 x 3 convolutions beside a 1 x 1 convolution."""
+    """Two normalised 3 x 3 convolutions, with a 1 x 1 convolution as residual connection."""
 
     def __init__(self, channels: int, width: int):
         super().__init__()
@@ -28,11 +28,14 @@ class _Double(nn.Module):
 
 
 class StyleNet(nn.Module):
-    """(B, 3, H, W) in 0..1 to the same; any size from 16 x 16 on. 0.6 million parameters, drawn from `generator`."""
+    """Maps (B, 3, H, W) in 0..1 to the same shape and range; each side at least 16.
+
+    0.6 million parameters, initialised from `generator`.
+    """
 
     def __init__(self, generator: torch.Generator, width: int = 16):
         super().__init__()
-        with torch.device("meta"):  # its own initialisation would draw from the global generator
+        with torch.device("meta"):  # PyTorch's initialisation would use the global generator
             self.first = nn.Sequential(nn.Conv2d(3, width, 1), _Double(width, width))
             widths = [width, width, 2 * width, 4 * width]
             self.down = nn.ModuleList(_Double(a, b) for a, b in pairwise(widths))

@@ -1,7 +1,7 @@
-"""Where the named object is: a text and a picture become a mask.
+"""Finds a named object: makes a mask from a picture and a text.
 
-Whatever answers `look` can be asked; segmenters.py has two that do. An object that is not found is never a silent full
-mask.
+Any object with a method `look` is a segmenter; segmenters.py has two. If nothing is found, the result is never silently
+a full mask.
 """
 
 from __future__ import annotations
@@ -20,15 +20,18 @@ ON_EMPTY: tuple[str, ...] = get_args(OnEmpty)
 
 
 class Segmenter(Protocol):
-    """Anything that finds a thing by its name."""
+    """Any model that finds an object by its name."""
 
     def look(self, image: Tensor, text: str) -> Tensor:
-        """How sure it is, for each pixel of (3, H, W) in 0..1, that it shows `text`: (H, W) in 0..1."""
+        """The score, for each pixel of a picture (3, H, W) in 0..1, that it shows `text`: (H, W) in 0..1."""
 
 
 @dataclass(frozen=True)
 class Detection:
-    """mask: (B, H, W) in 0..1; found: in every picture; score: the surest pixel of the least sure picture, 0..1."""
+    """The result of a search. mask: (B, H, W) in 0..1. found: whether the object is in every picture.
+
+    score: the highest pixel score of each picture, of these the lowest, 0..1.
+    """
 
     mask: Tensor
     found: bool
@@ -37,9 +40,9 @@ class Detection:
 
 @dataclass(frozen=True)
 class Search:
-    """What to look for, and what to make of the answer. grow, feather: pixels, as compose.shaped takes them.
+    """The object to look for, and how to make the mask. grow, feather: pixels, as in compositing.shaped.
 
-    on_empty: what an unfound object gives: an error, an empty mask, or a full one.
+    on_empty: what to do if the object is not found: "error", "empty" mask or "full" mask.
     """
 
     text: str

@@ -1,6 +1,6 @@
-"""What finds a thing by its name, from local folders in transformers' layout: CLIPSeg, or GroundingDINO with SAM 2.
+"""Segmenters from local folders in transformers' layout: CLIPSeg, or GroundingDINO with SAM 2.
 
-Pictures are prepared here and not by transformers' processors, some of which need torchvision.
+Pictures are preprocessed here and not by transformers' processors, some of which need torchvision.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _NOT_ENGLISH = re.compile(
 
 
 def _seen(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """(3, H, W) in 0..1 as (1, 3, *size), with ImageNet's mean and deviation."""
+    """(3, H, W) in 0..1 as (1, 3, *size), normalised with ImageNet's mean and standard deviation."""
     return normalised(F.interpolate(image[None], size, mode="bilinear", antialias=True), IMAGENET)
 
 
 def _english(text: str) -> str:
-    """The text in lower case. Raises RecipeError if it is in a script that these networks never saw."""
+    """The text in lower case. Raises RecipeError if it is in a script that these networks were not trained on."""
     if _NOT_ENGLISH.search(text):
         raise RecipeError(
             f"The segmenter reads English only, and '{text}' is not: name the object in English."
@@ -43,7 +43,7 @@ def _english(text: str) -> str:
 
 @dataclass(frozen=True)
 class ClipSeg:
-    """CLIPSeg (Lueddecke and Ecker, CVPR 2022): soft, and sees the picture squeezed into its own square."""
+    """CLIPSeg (Lueddecke and Ecker, CVPR 2022): soft edges; the picture is scaled to a square."""
 
     model: nn.Module
     tokenizer: Any
@@ -75,7 +75,7 @@ class Grounded:
         return nn.ModuleList([self.detector, self.sam])
 
     def look(self, image: Tensor, text: str) -> Tensor:
-        """For each pixel the score of the surest box whose thing it belongs to; see Segmenter."""
+        """For each pixel, the highest score of the boxes whose object includes it; see Segmenter."""
         with torch.no_grad():
             boxes, scores = self._boxes(image, text)
             things = self._things(image, boxes)
@@ -86,11 +86,16 @@ class Grounded:
         return sure.to(image.device)
 
     def _boxes(self, image: Tensor, text: str) -> tuple[Tensor, Tensor]:
-        """The surest boxes (N, 4) as left, top, right, bottom in 0..1 of the picture, and their scores (N,) in 0..1."""
+        """The boxes with the highest scores, and these scores (N,) in 0..1.
+
+        Boxes are (N, 4): left, top, right, bottom in 0..1 of the picture.
+        """
         height, width = image.shape[-2:]
         scale = min(_SHORT / min(height, width), _LONG / max(height, width))
         seen = _seen(image.to(self.detector.device), (round(height * scale), round(width * scale)))
-        phrase = f"{_english(text).replace('.', ' ').strip()}."  # a full stop ends what belongs together
+        phrase = (
+            f"{_english(text).replace('.', ' ').strip()}."  # GroundingDINO ends each phrase with a full stop
+        )
         tokens = self.tokenizer([phrase], truncation=True, return_tensors="pt").to(self.detector.device)
         found = self.detector(**tokens, pixel_values=seen)
         scores, order = found.logits[0].sigmoid().amax(-1).nan_to_num().sort(descending=True)
@@ -107,9 +112,9 @@ class Grounded:
 
 
 def load_segmenter(folder: Path, sam_folder: Path | None = None) -> Segmenter:
-    """The segmenter that `folder` holds: CLIPSeg, or GroundingDINO, which needs SAM 2 from `sam_folder`.
+    """The segmenter in `folder`: CLIPSeg, or GroundingDINO, which needs SAM 2 from `sam_folder`.
 
-    Raises FileError naming the folder and the missing files; ModelError if it holds something else, or if the
+    Raises FileError naming the folder and the missing files; ModelError if it contains another model, or if the
     installed transformers is too old for it.
     """
     need_files(

@@ -1,4 +1,4 @@
-"""Text that remembers where each character came from, so that whatever is cut away, a value is a span of the source."""
+"""Text that keeps the source position of each character, so that every value is a span of the source."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-# One character for one character: positions stay what they are.
+# Each character is replaced by one character, so that positions do not change.
 _SAME = str.maketrans(
     {
         "‘": "'",
@@ -52,7 +52,7 @@ class Text:
 
     @classmethod
     def of(cls, source: str) -> Text:
-        """The whole of `source`, its quotes, dashes and punctuation made uniform."""
+        """All of `source`, with normalised quotes, dashes and punctuation."""
         return cls(source, source.translate(_SAME), tuple(range(len(source))))
 
     def __getitem__(self, span: slice) -> Text:
@@ -62,7 +62,7 @@ class Text:
         return Text(self.source, self.text + other.text, self.at + other.at)
 
     def without(self, pattern: re.Pattern[str]) -> Text:
-        """The text with all that matches cut out, and no space left at its ends."""
+        """The text without all matches, and without space at its ends."""
         kept, end = self[0:0], 0
         for match in pattern.finditer(self.text):
             kept, end = kept + self[end : match.start()], match.end()
@@ -81,5 +81,5 @@ class Text:
             yield self[: match.start()], self[match.end() :]
 
     def span(self) -> str:
-        """What stands in the source from the first to the last character."""
+        """The source text from the first to the last character."""
         return self.source[self.at[0] : self.at[-1] + 1] if self.at else ""

@@ -1,7 +1,7 @@
-"""The CLIP-guided engine: a small U-Net is fitted to one picture so that the object moves towards a style's text.
+"""The CLIP-guided engine: fits a small U-Net to one picture so that the object approaches the style text in CLIP space.
 
-Soulstyler (arXiv 2311.13562) as coded, with three differences: crops come from an integral image of the mask, the
-threshold t of its README multiplies the background loss, and what lies outside the mask is put back bit for bit.
+Soulstyler (arXiv 2311.13562) as in its code, with three differences: crops are chosen with an integral image of the
+mask, the t of its README multiplies the background loss, and pixels outside the mask are restored bit for bit.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SMALLEST = 16  # pixels: VGG's four poolings
 
 @dataclass(frozen=True)
 class StyleRecipe:
-    """How to restyle. The weights of the losses are the published ones.
+    """Settings of the restyling. The weights of the losses are the published ones.
 
     t: how strongly the surroundings are held, 0 = not at all. steps: of Adam; its rate halves every 100.
     crops: a step, of crop_size pixels squared. resolution: pixels of the shorter side while fitting; a larger picture
@@ -65,9 +65,9 @@ class StyleRecipe:
 
 
 def sweep_recipes(styles: str, seeds: str, **settings: Any) -> list[list[StyleRecipe]]:
-    """A row of recipes for each style (a line each), a column for each seed ("0, 1, 2").
+    """A row of recipes for each style (one per line), a column for each seed ("0, 1, 2").
 
-    Raises RecipeError if there is no style, a seed is no whole number, or there are more than 256 in all.
+    Raises RecipeError if there is no style, a seed is not a whole number, or there are more than 256 in all.
     """
     names = [line.strip() for line in styles.splitlines() if line.strip()]
     try:
@@ -83,7 +83,7 @@ def sweep_recipes(styles: str, seeds: str, **settings: Any) -> list[list[StyleRe
 
 @dataclass(frozen=True)
 class StyleStep:
-    """One step is done. number: from 1; loss: the total; parts: the weighted losses by name; picture: (1, 3, h, w)."""
+    """The result of one step. number: from 1; loss: the total; parts: weighted losses by name; picture (1, 3, h, w)."""
 
     number: int
     loss: float
@@ -92,7 +92,7 @@ class StyleStep:
 
 
 class Stylisation:
-    """One picture being restyled. Its random numbers are its own: equal seeds give equal pictures.
+    """Restyles one picture. It has its own random generator: the same seed gives the same picture.
 
     image: (1, 3, H, W) in 0..1; mask: (H, W) in 0..1, not empty. Works inside the host's inference_mode.
     """
@@ -119,12 +119,12 @@ class Stylisation:
                 self.direction = style - photo
 
     def steps(self) -> Iterator[StyleStep]:
-        """Fits step by step; stopping to ask is cancelling."""
+        """Runs the steps; to cancel, stop iterating."""
         for number in range(1, self.recipe.steps + 1):
             yield self._step(number)
 
     def result(self) -> Tensor:
-        """The whole picture as the network draws it now, at its own size, (1, 3, H, W) in 0..1."""
+        """The network's current output for the whole picture at its own size, (1, 3, H, W) in 0..1."""
         with torch.inference_mode(False), torch.no_grad():
             return self.network(self.image).detach()
 
@@ -181,7 +181,7 @@ class Restyling:
         return self.recipe.steps * sum(bool(mask.any()) for mask in self.mask)
 
     def steps(self) -> Iterator[StyleStep]:
-        """All pictures, one after the other."""
+        """Runs the steps of all pictures, one after the other."""
         for image, mask in zip(self.image, self.mask):
             if not mask.any():
                 self.pictures.append(image)

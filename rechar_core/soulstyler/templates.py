@@ -1,11 +1,11 @@
-"""The 79 sentences that CLIPstyler puts a style into, after CLIP's own list for ImageNet (Radford et al., 2021).
+"""The 79 sentence templates of CLIPstyler for a style, after CLIP's own list for ImageNet (Radford et al., 2021).
 
 A style's text feature is the mean over all of them.
 """
 
 from __future__ import annotations
 
-# Each with "a" and with "the" in the place of the article @.
+# Each is used with "a" and with "the" instead of @.
 _BOTH = """a bad photo of @ {}|a sculpture of @ {}|a photo of @ hard to see {}|a low resolution photo of @ {}
 a rendering of @ {}|graffiti of @ {}|a cropped photo of @ {}|a tattoo of @ {}|@ embroidered {}|a bright photo of @ {}
 a photo of @ clean {}|a photo of @ dirty {}|a dark photo of @ {}|a drawing of @ {}|@ plastic {}|a photo of @ cool {}
@@ -23,7 +23,7 @@ TEMPLATES: tuple[str, ...] = (
     ),
     *_ONCE,
 )
-SOURCE = "a Photo"  # what the unstyled picture is called
+SOURCE = "a Photo"  # the text for the unstyled picture
 
 
 def sentences(text: str) -> list[str]:
