@@ -660,7 +660,7 @@ def test_the_nodes_run_in_the_host(tmp_path):
     )
     assert run.returncode == 0, run.stderr
     out = json.loads(run.stdout.rpartition("RESULT")[2])
-    assert out["import"] < 0.3 and out["list"] < 0.3
+    assert out["import"] < 1.0 and out["list"] < 1.0
     assert out["fonts"][:4] == ["ReChar CJK", "ReChar Arabic", "ReChar Devanagari", "mine/a.otf"]
     assert out["tips"] == []
     assert out["ids"] == ["ReCharGlyph", "ReCharGlyphFromImage"]

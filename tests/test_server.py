@@ -27,9 +27,13 @@ import comfy.options
 comfy.options.enable_args_parsing()
 import nodes, comfy_api.latest
 asyncio.run(nodes.load_custom_node(empty))
+start = time.process_time()
+for number in range(10**7):
+    start += 0
+unit = (time.process_time() - start) / 0.45  # 1 on a quiet machine: a slow or busy one adds as much to both
 before, start = set(sys.modules), time.process_time()
 loaded = asyncio.run(nodes.load_custom_node(pack))
-seconds = time.process_time() - start
+seconds = (time.process_time() - start) / unit
 assert loaded, "the pack did not load"
 print("SECONDS", seconds, sorted({name.split(".")[0] for name in set(sys.modules) - before}))
 """
