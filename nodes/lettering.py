@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .options import ELEMENTS, MODES, PASSES_GUIDANCE, PASSES_SEED, PASSES_STEPS
+from .options import ELEMENTS, MODES, PASSES_GUIDANCE, PASSES_SEED, PASSES_STEPS, STYLE_IMAGE
 from .sockets import BLora, IPAdapters
 
 
@@ -99,14 +99,7 @@ class ReCharWord(io.ComfyNode):
                     default="A [c] in [s] style",
                     tooltip="The prompt. [c] and [s] become the triggers; the elements go to [e], or to the end.",
                 ),
-                io.Image.Input(
-                    "style_image",
-                    optional=True,
-                    tooltip=(
-                        "The style picture for the style adapter. With a style B-LoRA, the second pass generates that "
-                        "picture, and only references-only uses this one."
-                    ),
-                ),
+                io.Image.Input("style_image", **STYLE_IMAGE),
                 BLora.Input("style", optional=True, tooltip="Only its style block is used."),
                 IPAdapters.Input("adapters", optional=True, tooltip="From Load Reference Adapters."),
                 io.ControlNet.Input(

@@ -9,6 +9,13 @@ ELEMENTS: dict[str, Any] = {
     "multiline": True,
     "tooltip": "Decorative things, separated by commas or line breaks.",
 }
+STYLE_IMAGE: dict[str, Any] = {
+    "optional": True,
+    "tooltip": (
+        "The style picture for the style adapter. With a style B-LoRA, the second pass generates that picture, and "
+        "only references-only uses this one."
+    ),
+}
 MODES = ["tuned", "paper", "official", "references-only"]
 PASSES_SEED: dict[str, Any] = {
     "default": 0,

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .options import ELEMENTS, MODES, PASSES_GUIDANCE, PASSES_SEED, PASSES_STEPS
+from .options import ELEMENTS, MODES, PASSES_GUIDANCE, PASSES_SEED, PASSES_STEPS, STYLE_IMAGE
 from .sockets import BLora, IPAdapters
 
 
@@ -60,14 +60,7 @@ class ReCharPipeline(io.ComfyNode):
                     optional=True,
                     tooltip="The prompt of the second pass, which generates the style picture.",
                 ),
-                io.Image.Input(
-                    "style_image",
-                    optional=True,
-                    tooltip=(
-                        "The style picture for the style adapter. With a style B-LoRA, the second pass generates that "
-                        "picture, and only references-only uses this one."
-                    ),
-                ),
+                io.Image.Input("style_image", **STYLE_IMAGE),
                 BLora.Input("structure", optional=True, tooltip="Only its structure block is used."),
                 BLora.Input("style", optional=True, tooltip="Only its style block is used."),
                 IPAdapters.Input("adapters", optional=True, tooltip="From Load Reference Adapters."),

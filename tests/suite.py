@@ -53,14 +53,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--bounds", default="", help="Python of the environment with the lower bounds")
     bounds = parser.parse_args(arguments).bounds
     found = hosts.hosts(siblings=True)
-    whole, *rest = steps(found, bounds)
     with ThreadPoolExecutor(2) as cores:
-        hidden = [cores.submit(run, step, show=False) for step in rest[:1]]
-        shown = cores.submit(run, whole, show=True)
-        hidden += [cores.submit(run, step, show=False) for step in rest[1:]]
-        outcomes = [shown.result()]
-        for ended in hidden:
-            outcomes.append(ended.result())
+        first, *others = [
+            cores.submit(run, step, show=not number) for number, step in enumerate(steps(found, bounds))
+        ]
+        outcomes = [first.result()]
+        for other in others:
+            outcomes.append(other.result())
             say(outcomes[-1].title)
             print(outcomes[-1].printed, flush=True)
     for line in report(outcomes, found, bounds):
@@ -102,9 +101,8 @@ def run(step: Step, *, show: bool) -> Outcome:
     """One step in a process of its own; `show`: what it prints goes to the console as it comes."""
     command = [step.python, "-m", "pytest", "tests", "-m", step.marker]
     environment = os.environ | step.environment
-    environment.pop(
-        "PYTHONDONTWRITEBYTECODE", None
-    )  # every server would compile all of torch again, ten seconds each
+    # without bytecode every server would compile all of torch again, ten seconds each
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     if show:
         say(step.title)
     lines = []

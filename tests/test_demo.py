@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from rechar_core.cli import demo as story
+from rechar_core.cli import demo
 from rechar_core.cli.main import main
 from rechar_core.demo import build
 from rechar_core.errors import ReCharError
@@ -62,7 +62,7 @@ def test_it_says_on_the_way_what_it_does(told: Path):
 
 def test_the_structure_lora_draws_the_unseen_glyph(told: Path):
     """A failure means that the demo no longer shows what it claims: without a LoRA, the glyph is unknown to it."""
-    mask = 1 - pixels(build.SAMPLES[story.PICTURES["structure"]]).mean(-1)
+    mask = 1 - pixels(build.SAMPLES[demo.PICTURES["structure"]]).mean(-1)
     control, drawn = (agreement(pixels(told / name), mask) for name in ("2a.png", "2b.png"))
     assert drawn > 0.6
     assert drawn > control + 0.2
@@ -70,7 +70,7 @@ def test_the_structure_lora_draws_the_unseen_glyph(told: Path):
 
 def test_the_style_lora_brings_the_pictures_colours(told: Path):
     """Mean colour of the style picture: nearer with the style LoRA than without."""
-    target = pixels(build.SAMPLES[story.PICTURES["style"]]).mean((0, 1))
+    target = pixels(build.SAMPLES[demo.PICTURES["style"]]).mean((0, 1))
     control, drawn = (np.linalg.norm(pixels(told / n).mean((0, 1)) - target) for n in ("3a.png", "3b.png"))
     assert drawn < 0.6 * control
 

@@ -14,8 +14,7 @@ from server import find_host, run_inside
 from rechar_core.backend.denoiser import DiffusersDenoiser
 from rechar_core.backend.pipeline import encode_prompt
 from rechar_core.errors import RecipeError, TrainingError
-from rechar_core.training import checkpoint, objective, recipes
-from rechar_core.training import prefetch as lookahead
+from rechar_core.training import checkpoint, objective, prefetch, recipes
 from rechar_core.training.denoiser import LatentMoments
 from rechar_core.training.loop import DistributedContext
 from rechar_core.training.memory import LADDER, Grouping, choose_mode, grouping
@@ -136,7 +135,7 @@ def test_every_way_of_computing_goes_on_bit_equal(pipe, tmp_path, monkeypatch, m
     chunk = changes.pop("chunk", None)
     expected = tiny.finish(prepared(pipe, changes, "epsilon", mode))  # without a GPU's chunks
     if chunk:
-        monkeypatch.setattr(lookahead, "grouping", lambda *given: Grouping(together=2, chunk=chunk))
+        monkeypatch.setattr(prefetch, "grouping", lambda *given: Grouping(together=2, chunk=chunk))
     straight, first, second = (prepared(pipe, changes, "epsilon", mode) for _ in range(3))
     tiny.finish(straight)
     assert straight.loss_values() == pytest.approx(expected.loss_values(), abs=1e-6)
@@ -330,7 +329,7 @@ def test_low_has_one_half_of_the_unet_on_the_device_at_a_time(pipe, monkeypatch)
     monkeypatch.setattr(
         denoiser._lent, "move", lambda *given: moves.append((given, order[-1])) or move(*given)
     )
-    monkeypatch.setattr(lookahead, "grouping", lambda *given: Grouping(together=2, chunk=4))  # as on a GPU
+    monkeypatch.setattr(prefetch, "grouping", lambda *given: Grouping(together=2, chunk=4))  # as on a GPU
     tiny.finish(tiny.training(pipe, {"steps": 9}, denoiser=denoiser, mode="low"))
     assert order.count(1) == 9
     swaps = [part for i, part in enumerate(order) if i == 0 or part != order[i - 1]]
@@ -446,8 +445,8 @@ def test_noise_offset_shifts_whole_channels(pipe):
 
 
 def _questions(run):
-    lookahead = run.prefetcher()
-    yield from (lookahead.step(n).noised for n in range(run.recipe.steps))
+    prefetcher = run.prefetcher()
+    yield from (prefetcher.step(n).noised for n in range(run.recipe.steps))
 
 
 def test_stages_change_loss_and_rate_at_their_step(pipe):

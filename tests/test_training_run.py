@@ -79,17 +79,17 @@ def alone(pipe):
 @pytest.mark.parametrize("mode", ["fast", "normal", "low"])
 def test_each_is_what_it_is_alone(pipe, alone, mode):
     """A failure means that one LoRA acts while another is trained, or that they see other noises."""
-    company = side_by_side(pipe, CHANGES, mode)
-    assert [[step.number for step in steps] for steps in company.steps()] == [[n] * 5 for n in range(1, 7)]
-    assert company.trainings[0].denoiser.samples == 6
-    for together, single in zip(company.trainings, alone, strict=True):
+    run = side_by_side(pipe, CHANGES, mode)
+    assert [[step.number for step in steps] for steps in run.steps()] == [[n] * 5 for n in range(1, 7)]
+    assert run.trainings[0].denoiser.samples == 6
+    for together, single in zip(run.trainings, alone, strict=True):
         assert together.loss_values() == pytest.approx(single.loss_values(), abs=1e-6)
         assert (deltas(together) - deltas(single)).norm() / deltas(single).norm() < 1e-4
     assert not any("forward" in m.__dict__ or m._forward_hooks for m in pipe.unet.modules())
 
 
 def test_the_noise_seed_is_of_the_noises_alone(pipe):
-    """A failure means that a LoRA of a company cannot be trained again alone, or that all seeds give the same one."""
+    """A failure means that a LoRA of a run cannot be trained again alone, or that all seeds give the same one."""
     own, borrowed, other = (
         tiny.training(pipe, c) for c in ({"seed": 3}, {"seed": 4, "noise_seed": 3}, {"seed": 4})
     )
@@ -101,11 +101,11 @@ def test_the_noise_seed_is_of_the_noises_alone(pipe):
 
 def test_running_out_of_memory_takes_all_down_one_rung(pipe, alone):
     told: list[str] = []
-    company = side_by_side(pipe, CHANGES[:2], fails=(("fast", 4),), told=told)
-    assert len(list(company.steps())) == 6
+    run = side_by_side(pipe, CHANGES[:2], fails=(("fast", 4),), told=told)
+    assert len(list(run.steps())) == 6
     assert told == ["Memory ran out at step 2: going on in memory mode normal instead of fast."]
-    assert {training.mode for training in company.trainings} == {"normal"}
-    for together, single in zip(company.trainings, alone[:2], strict=True):
+    assert {training.mode for training in run.trainings} == {"normal"}
+    for together, single in zip(run.trainings, alone[:2], strict=True):
         assert (deltas(together) - deltas(single)).norm() / deltas(single).norm() < 1e-4
     with pytest.raises(TrainingError, match="memory mode low"):
         list(side_by_side(pipe, CHANGES[:2], mode="low", fails=(("low", 1),)).steps())

@@ -44,10 +44,10 @@ def patch_model(model: Any, fusion: Fusion) -> Any:
     shapes = {path: tuple(unet.get_submodule(module).weight.shape) for path, module in modules.items()}
     fusion.check(shapes)
     patched = model.clone()
-    for effective_alpha, (paths, state) in _by_alpha(fusion).items():
+    for alpha, (paths, state) in _by_alpha(fusion).items():
         targets = {layers[path]: f"{layers[path]}.weight" for path in paths}
         patches = comfy.lora.load_lora(state, targets, log_missing=False)
-        taken = set(patched.add_patches(patches, effective_alpha))
+        taken = set(patched.add_patches(patches, alpha))
         missed = sorted(set(targets.values()) - taken)
         if missed:
             raise ModelError(
@@ -57,11 +57,11 @@ def patch_model(model: Any, fusion: Fusion) -> Any:
 
 
 def _by_alpha(fusion: Fusion) -> dict[float, tuple[set[str], dict[str, Tensor]]]:
-    """Strength -> the module paths that have it, and their weights under the host's keys."""
+    """Alpha -> the module paths that have it, and their weights under the host's keys."""
     import torch
 
     groups: dict[float, tuple[set[str], dict[str, Tensor]]] = defaultdict(lambda: (set(), {}))
-    for path, (pair, effective_alpha) in fusion.pairs.items():
+    for path, (pair, alpha) in fusion.pairs.items():
         parts = {
             "down": pair.down,
             "up": pair.up,
@@ -69,12 +69,12 @@ def _by_alpha(fusion: Fusion) -> dict[float, tuple[set[str], dict[str, Tensor]]]
             "dora_scale": pair.dora_scale,
         }
         _add(
-            groups[effective_alpha],
+            groups[alpha],
             path,
             {part: tensor for part, tensor in parts.items() if tensor is not None},
         )
-    for path, (others, effective_alpha) in fusion.passthrough.items():
-        _add(groups[effective_alpha], path, others)
+    for path, (others, alpha) in fusion.passthrough.items():
+        _add(groups[alpha], path, others)
     return groups
 
 

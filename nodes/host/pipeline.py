@@ -22,7 +22,7 @@ _SAMPLER = {"sampler_name": "euler", "scheduler": "normal"}
 
 @dataclass(frozen=True)
 class HostRenderer:
-    """A Painter (see passes.py) with MODEL, CLIP and VAE. adapters, control_net: or None.
+    """A Renderer (see passes.py) with MODEL, CLIP and VAE. adapters, control_net: or None.
 
     progress: each drawing is its next part; None: each has a bar of its own.
     """

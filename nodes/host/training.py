@@ -96,12 +96,12 @@ def _run(runs: dict[Path, Training], denoiser: HostDenoiser) -> None:
     for state, training in runs.items():
         if state.is_file():
             checkpoint.resume(training, state)
-    company = TrainingRun(list(runs.values()))
-    first = company.trainings[0]
+    run = TrainingRun(list(runs.values()))
+    first = run.trainings[0]
     total = first.recipe.steps
     progress, every = Progress(total), max(1, total // _PREVIEWS)
     try:
-        for steps in company.steps():
+        for steps in run.steps():
             number = steps[0].number
             show = number % every == 0 or number == total
             progress.show(number, _preview(first, denoiser) if show else None)

@@ -33,7 +33,7 @@ def place(
 
     All parts go there if its free memory holds them and the decoder's work. Else each goes there when it computes,
     and the one before leaves; a ControlNet, which computes in turn with the UNet, is streamed layer by layer where
-    both do not fit. `base.leave` must follow each picture. Says so on stderr.
+    both do not fit. `pipeline.leave` must follow each picture. Says so on stderr.
     """
     from accelerate import cpu_offload, cpu_offload_with_hook
 

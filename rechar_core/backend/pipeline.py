@@ -73,7 +73,7 @@ def weights_size(*modules: Any) -> int:
 
 
 def device_of(part: Any) -> torch.device:
-    """Where a part of a pipeline computes; it may lie elsewhere until then (placing.py)."""
+    """Where a part of a pipeline computes; it may lie elsewhere until then (offload.py)."""
     hook = getattr(part, "_hf_hook", None)
     found: torch.device = getattr(hook, "execution_device", None) or part.device
     return found

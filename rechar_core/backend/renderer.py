@@ -38,7 +38,7 @@ class IPAdapters:
 
 @dataclass(frozen=True)
 class DiffusersRenderer:
-    """A Painter (see passes.py). control_net: a diffusers ControlNetModel for SDXL, or None."""
+    """A Renderer (see passes.py). control_net: a diffusers ControlNetModel for SDXL, or None."""
 
     pipeline: StableDiffusionXLPipeline
     ip_adapters: IPAdapters = IPAdapters()

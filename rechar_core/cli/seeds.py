@@ -50,14 +50,14 @@ def train_seeds(job: TrainJob, seeds: Sequence[int]) -> list[Path]:
     forget_peak(here.device)
     with applied(pipeline.unet, fuse(files.read(job.frozen) if job.frozen else None, None)):
         first_run = prepare(pipeline, pixels, jobs[0].recipe, device=here.device, loras=len(seeds))
-        company = TrainingRun(list(_trainings(first_run, jobs)))
-        started, first = time.perf_counter(), company.done
-        _run(company, jobs)
+        run = TrainingRun(list(_trainings(first_run, jobs)))
+        started, first = time.perf_counter(), run.done
+        _run(run, jobs)
         seconds = (time.perf_counter() - started) / max(1, job.recipe.steps - first) / len(seeds)
-        for each, training in zip(jobs, company.trainings, strict=True):
+        for each, training in zip(jobs, run.trainings, strict=True):
             finish(each, training, pixels, made_of, seconds)
         place(pipeline, here.device, job.recipe.resolution**2)
-        page = _draw(pipeline, company, seeds, {"steps": _DRAWING, **drawing(job.model)})
+        page = _draw(pipeline, run, seeds, {"steps": _DRAWING, **drawing(job.model)})
     drawn = job.output.with_name(f"{job.output.stem}_seeds.png")
     write_bytes((png(page),), drawn)
     return [*(each.output for each in jobs), drawn]
@@ -86,20 +86,20 @@ def _trainings(first: Training, jobs: Sequence[TrainJob]) -> Iterator[Training]:
         yield run
 
 
-def _run(company: TrainingRun, jobs: Sequence[TrainJob]) -> None:
+def _run(run: TrainingRun, jobs: Sequence[TrainJob]) -> None:
     from tqdm import tqdm
 
     def save() -> None:
-        for job, training in zip(jobs, company.trainings, strict=True):
+        for job, training in zip(jobs, run.trainings, strict=True):
             if training.done:
                 job.state.parent.mkdir(parents=True, exist_ok=True)
                 checkpoint.save(training, job.state)
 
     total = jobs[0].recipe.steps
-    bar = tqdm(total=total, initial=company.done, desc="Training", unit="step", ascii=True)
+    bar = tqdm(total=total, initial=run.done, desc="Training", unit="step", ascii=True)
     try:
         with bar, held_back() as between_steps:
-            for steps in company.steps():
+            for steps in run.steps():
                 bar.update()
                 if steps[0].number % SAVE_EVERY == 0 and steps[0].number < total:
                     save()
@@ -107,19 +107,19 @@ def _run(company: TrainingRun, jobs: Sequence[TrainJob]) -> None:
     except StoppedBetweenSteps:
         save()
         raise KeyboardInterrupt(
-            f"Stopped at step {company.done} of {total}; the same command goes on from there."
+            f"Stopped at step {run.done} of {total}; the same command goes on from there."
         ) from None
 
 
 def _draw(
-    pipeline: StableDiffusionXLPipeline, company: TrainingRun, seeds: Sequence[int], settings: dict[str, Any]
+    pipeline: StableDiffusionXLPipeline, run: TrainingRun, seeds: Sequence[int], settings: dict[str, Any]
 ) -> Image:
     """Each B-LoRA's picture of its own prompt, from one noise, in rows of four."""
     cells = []
-    recipe = company.trainings[0].recipe
+    recipe = run.trainings[0].recipe
     side = recipe.resolution
     sampling = Sampling(recipe.prompt, width=side, height=side, **settings)
-    for seed, training in zip(seeds, company.trainings, strict=True):
+    for seed, training in zip(seeds, run.trainings, strict=True):
         with torch.no_grad(), training.lora_layers.attached():
             (picture,) = sample(
                 pipeline, sampling, fuse(None, None), [recipe.noise_seed or 0], progress=False

@@ -147,7 +147,7 @@ def applied(unet: Module, fusion: Fusion) -> Iterator[None]:
             modules[path]._parameters["weight"] = original
 
 
-def patched(weight: Tensor, pair: LoraPair, effective_alpha: float) -> Tensor:
+def patched(weight: Tensor, pair: LoraPair, alpha: float) -> Tensor:
     """A copy of a layer's weight (out, in) with the pair added, computed in fp32 and cast to the weight's dtype.
 
     With a DoRA scale m the changed weight is W' = m * (W + delta) / ||W + delta||, the norm taken per output for m
@@ -160,7 +160,7 @@ def patched(weight: Tensor, pair: LoraPair, effective_alpha: float) -> Tensor:
         delta = pair.delta().to(base)
         if pair.dora_scale is not None:
             delta = _decomposed(base + delta, pair.dora_scale.to(base)) - base
-        return (base + effective_alpha * delta).reshape(weight.shape).to(weight.dtype)
+        return (base + alpha * delta).reshape(weight.shape).to(weight.dtype)
 
 
 def weight_shapes(unet: Module) -> dict[str, tuple[int, ...]]:

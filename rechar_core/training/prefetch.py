@@ -27,7 +27,7 @@ class PrefetchedStep:
 
 
 class Prefetcher:
-    """Gives each step's Ready. Groups lie at multiples of their size, so that a resumed run has the same ones.
+    """Gives each step's PrefetchedStep. Groups lie at multiples of their size, so that a resumed run has the same ones.
 
     samples: (first, stride) of this process: step n trains on sample first + n * stride.
     """
