@@ -20,6 +20,7 @@ from rechar_core.training.loop import Training
 from rechar_core.training.memory import LADDER, MemoryMode
 from rechar_core.training.noise import SeededNoise
 from rechar_core.training.recipe import TrainingRecipe
+from rechar_core.training.run import TrainingRun
 
 SCHEDULE = {
     "beta_start": 0.00085,
@@ -107,8 +108,8 @@ def ours(unet: Any, vae: Any, size: Size, recipe: TrainingRecipe, mode: MemoryMo
     scale = vae.config.scaling_factor
     moments = LatentMoments(posterior.mean * scale, posterior.std * scale)
     vae.to("cpu")
-    run = Training(DiffusersDenoiser(unet, SCHEDULE, device), [moments], cond, recipe, mode=mode)
-    for _ in run.steps():
+    run = Training(DiffusersDenoiser(unet, SCHEDULE, device), [moments], cond, recipe)
+    for _ in TrainingRun([run], mode).steps():
         pass
     return run.loss_values(), lambda: {path: pair.delta() for path, pair in run.blora().pairs.items()}
 

@@ -17,6 +17,7 @@ from rechar_core.training.denoiser import Conditioning, LatentMoments
 from rechar_core.training.loop import Training
 from rechar_core.training.memory import LADDER, MemoryMode
 from rechar_core.training.recipe import TrainingRecipe
+from rechar_core.training.run import TrainingRun
 
 HALF = torch.bfloat16
 
@@ -32,9 +33,9 @@ def steps(unet: Any, mode: MemoryMode, pixels: int, rank: int, flops: bool = Fal
     with counting(flops) as counter:
         latents = LatentMoments(*(torch.zeros(1, 4, pixels // 8, pixels // 8, device=GPU) for _ in "ms"))
         denoiser = DiffusersDenoiser(unet, dict(scheduler({}).config), GPU)
-        run = Training(denoiser, [latents], cond, recipe, mode=mode)
+        run = Training(denoiser, [latents], cond, recipe)
         run._check_losses = lambda: None  # type: ignore[method-assign]  # there are no losses
-        for _ in run.steps():
+        for _ in TrainingRun([run], mode).steps():
             gc.collect()
         return counter.get_total_flops() / number if flops else counter.peak
 

@@ -90,8 +90,8 @@ def ours(model, clip, latent, mode):
             part("nodes.host.encoders").encode_prompt(clip, "A [v]", PIXELS), denoiser.device
         )
         moments = values.LatentMoments(latent.clone(), torch.full_like(latent, 0.1).clone())
-        run = loop.Training(denoiser, [moments], cond, recipe, mode=mode)
-        for _ in run.steps():
+        run = loop.Training(denoiser, [moments], cond, recipe)
+        for _ in part("rechar_core.training.run").TrainingRun([run], mode).steps():
             pass
         return run.blora()
 

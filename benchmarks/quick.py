@@ -36,9 +36,9 @@ from rechar_core.lora.blocks import STRUCTURE, STYLE  # noqa: E402
 from rechar_core.lora.blora import BLora  # noqa: E402
 from rechar_core.lora.fusion import applied, fuse  # noqa: E402
 from rechar_core.training import objective  # noqa: E402
-from rechar_core.training.loop import Training  # noqa: E402
 from rechar_core.training.noise import StepNoise  # noqa: E402
 from rechar_core.training.recipes import RECIPES, recipe  # noqa: E402
+from rechar_core.training.run import TrainingRun  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 PUBLISHED = 1000
@@ -83,23 +83,23 @@ class Bench:
             for n in range(count)
         ]
 
-    def training(self, subject: Subject, rate: float) -> Training:
+    def training(self, subject: Subject, rate: float) -> TrainingRun:
         """A run of the published recipe at another learning rate."""
         settings = {"learning_rate": rate, "steps": CURVES[rate][-1], "resolution": 256, "memory": "fast"}
         pixels = torch.from_numpy(np.ascontiguousarray(subject.pixels)).permute(2, 0, 1)[None].float() * 2 - 1
-        return prepare(self.pipeline, [pixels], recipe("b-lora", settings))
+        return prepare(self.pipeline, [pixels], [recipe("b-lora", settings)])
 
     def learn(self, subject: Subject, rate: float) -> Iterator[tuple[int, BLora]]:
         """The B-LoRA at each of the rate's steps."""
         run = self.training(subject, rate)
         for step in run.steps():
             if step.number in CURVES[rate]:
-                yield step.number, run.blora()
+                yield step.number, run.trainings[0].blora()
 
     @torch.no_grad()
     def loss(self, subject: Subject, blora: BLora | None) -> float:
         """With both blocks in place."""
-        run = self.training(subject, 5e-5)
+        (run,) = self.training(subject, 5e-5).trainings
         draw = torch.Generator().manual_seed(1_000_003)
         shape = (16, *run.pictures[0].mean.shape[1:])
         losses = []

@@ -80,10 +80,10 @@ class Trainings:
             pixels = fit(read(self.styles[name]), self.side)
         else:
             pixels = self.glyph(name).movedim(-1, 1) * 2 - 1
-        training = prepare(self.pipeline, [pixels], self.recipe(kind))
-        for _ in training.steps():
+        run = prepare(self.pipeline, [pixels], [self.recipe(kind)])
+        for _ in run.steps():
             pass
-        files.write(training.blora(), path)
+        files.write(run.trainings[0].blora(), path)
 
     def read(self, kind: str, name: str) -> Any:
         """A B-LoRA, one object a file: by it shared passes are recognised."""

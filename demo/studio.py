@@ -13,6 +13,7 @@ from rechar_core.lora.fusion import Fusion, applied
 from rechar_core.training.denoiser import Conditioning, LatentMoments
 from rechar_core.training.loop import Training
 from rechar_core.training.recipe import TrainingRecipe
+from rechar_core.training.run import TrainingRun
 
 from .roles import Silent
 
@@ -77,7 +78,7 @@ class Studio:
         added = self._added(1)
         conditioning = Conditioning(self.context([recipe.prompt]), added["text_embeds"], added["time_ids"])
         training = Training(self.denoiser, [self.moments(picture)], conditioning, recipe)
-        for _ in training.steps():
+        for _ in TrainingRun([training]).steps():
             pass
         return training.blora()
 

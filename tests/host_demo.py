@@ -83,7 +83,7 @@ def run_training(model, inputs):
                 values.Conditioning(inputs["context"], inputs["pooled"], size), denoiser.device
             )
             run = training(denoiser, [moments], conditioning, recipe)
-            for _ in run.steps():
+            for _ in part("rechar_core.training.run").TrainingRun([run]).steps():
                 pass
             found[f"{name}.losses"] = torch.tensor(run.loss_values())
             found |= {f"{name}.{path}": pair.delta() for path, pair in run.blora().pairs.items()}

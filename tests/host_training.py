@@ -5,6 +5,7 @@
 Reads FOLDER/inputs.safetensors, writes FOLDER/outputs.safetensors and FOLDER/about.json.
 """
 
+import dataclasses
 import json
 import types
 
@@ -60,6 +61,7 @@ def sampled(model, kind):
 def train(model, inputs, mode, prediction):
     """Losses and deltas of a short run on pictures of several shapes; mode None is the plain way."""
     host, loop = part("nodes.host.denoiser"), part("rechar_core.training.loop")
+    driver = part("rechar_core.training.run")
     values = part("rechar_core.training.denoiser")
     recipe = part("rechar_core.training.recipe").TrainingRecipe(rank=4, steps=18, learning_rate=1e-4)
     draw = torch.Generator().manual_seed(5)
@@ -74,12 +76,12 @@ def train(model, inputs, mode, prediction):
         latents = [inputs[f"picture.{i}"].clone() for i in range(3)]
         moments = [values.LatentMoments(x, torch.full_like(x, 0.1)) for x in latents]
         cond = host.ordinary(values.Conditioning(context, pooled, size), denoiser.device)
-        run = loop.Training(denoiser, moments, cond, recipe, mode=mode or "fast")
+        run = loop.Training(denoiser, moments, cond, recipe)
         if mode is None:
             denoiser.load()
             losses = plain(run)
         else:
-            losses = [float(step.loss) for step in run.steps()]
+            losses = [float(step.loss) for step in driver.TrainingRun([run], mode).steps()]
         pairs = run.blora().pairs
         return torch.tensor(losses), torch.cat([pairs[p].delta().flatten() for p in sorted(pairs)])
 
@@ -143,6 +145,58 @@ def half(model, clip, vae):
     return {"precision": made.blora.recipe["precision"], "losses": made.losses, "still": float(still)}
 
 
+def cached(model, clip, vae):
+    """The node where its file cannot be written, then where it can, then from its cache; and what was hashed, read."""
+    node, jobs = part("nodes.host.training"), part("rechar_core.training.job")
+    recipe = part("rechar_core.training.recipe").TrainingRecipe(
+        rank=4, steps=4, resolution=64, learning_rate=1e-3, seed=7
+    )
+    picture = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(4))
+    files, hashed, updates, read = node.files, jobs._hash, [], []
+    write, step = files.write, torch.optim.AdamW.step
+    counts = {"hashes": 0, "reads": 0}
+
+    def refuse(*_, **__):
+        raise OSError("No space left on device")
+
+    def counted_hash(*given):
+        counts["hashes"] += 1
+        return hashed(*given)
+
+    def counted_read(*given):
+        counts["reads"] += 1
+        return whole_read(*given)
+
+    def counted_step(*given, **settings):
+        updates.append(1)
+        return step(*given, **settings)
+
+    whole_read = files.read
+    torch.optim.AdamW.step, jobs._hash, files.read = counted_step, counted_hash, counted_read
+    try:
+        files.write = refuse
+        try:
+            node.train(model, clip, vae, picture, recipe)
+            read.append("written")
+        except OSError:
+            read.append(len(updates))
+        files.write = write
+        counts |= {"hashes": 0, "reads": 0}
+        (made,) = node.train(model, clip, vae, picture, recipe)
+        about = {**counts, "states": len(list(node.cache_folder().glob("*.state")))}
+        (again,) = node.train(model, clip, vae, picture, recipe)
+    finally:
+        torch.optim.AdamW.step, jobs._hash, files.read, files.write = step, hashed, whole_read, write
+    pairs = made.blora.pairs, again.blora.pairs
+    same = pairs[0].keys() == pairs[1].keys() and all(
+        torch.equal(a.down, b.down) and torch.equal(a.up, b.up) and a.network_alpha == b.network_alpha
+        for a, b in ((pairs[0][path], pairs[1][path]) for path in pairs[0])
+    )
+    plain = [dataclasses.replace(each.blora, pairs={}) for each in (made, again)]
+    same = same and plain[0] == plain[1] and made.losses == again.losses
+    return {**about, "refused_after": read[0], "updates": len(updates), "same": same}
+
+
 def refusals(model, clip, vae):
     """What is said of a MODEL, CLIP or VAE that cannot be trained with."""
     from comfy.taesd.taesd import TAESD
@@ -195,10 +249,10 @@ def main():
         after = model.model.state_dict()
         changed = sum(not torch.equal(after[name], before[name]) for name in before)
         back = moved_back(model)
-        said, halved = refusals(model, clip, vae), half(model, clip, vae)
+        kept, halved, said = cached(model, clip, vae), half(model, clip, vae), refusals(model, clip, vae)
     save_file(found, FOLDER / "outputs.safetensors")
     about = {"changed": changed, "traces": traces, "moved_back": back, "refusals": said, "half": halved}
-    about["modes"] = modes(model)
+    about["modes"], about["cached"] = modes(model), kept
     (FOLDER / "about.json").write_text(json.dumps(about))
 
 

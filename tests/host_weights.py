@@ -56,7 +56,7 @@ def bypassed(model, strength=0.7):
 def losses(model):
     """Three steps of training, and the hash of the weights that they see."""
     host, values = part("nodes.host.denoiser"), part("rechar_core.training.denoiser")
-    checkpoint, loop = part("rechar_core.training.checkpoint"), part("rechar_core.training.loop")
+    driver, loop = part("rechar_core.training.run"), part("rechar_core.training.loop")
     recipe = part("rechar_core.training.recipe").TrainingRecipe(rank=4, steps=3, learning_rate=1e-3)
     unet, draw = model.model.diffusion_model, torch.Generator().manual_seed(5)
     pooled = torch.randn(1, unet.label_emb[0][0].in_features - 6 * 256, generator=draw)
@@ -69,8 +69,7 @@ def losses(model):
         cond = host.ordinary(values.Conditioning(context, pooled, size), CPU)
         moments = values.LatentMoments(latent.clone(), torch.full_like(latent, 0.1).clone())
         run = loop.Training(denoiser, [moments], cond, recipe)
-        job = checkpoint.job(run)["model"]
-        return [float(step.loss) for step in run.steps()], job
+        return [float(step.loss) for step in driver.TrainingRun([run]).steps()], run.job["model"]
 
 
 def difference(first, second):

@@ -25,6 +25,7 @@ from rechar_core.lora.fusion import applied, fuse
 from rechar_core.training.denoiser import Conditioning, LatentMoments
 from rechar_core.training.loop import Training
 from rechar_core.training.recipe import TrainingRecipe
+from rechar_core.training.run import TrainingRun
 
 pytestmark = pytest.mark.host
 
@@ -150,7 +151,7 @@ def run_blora(
     recipe = TrainingRecipe(rank=4, steps=3, learning_rate=1e-2)
     denoiser = DiffusersDenoiser(parts.unet, config["scheduler"])
     run = Training(denoiser, [moments], Conditioning(inputs["context"], inputs["pooled"], size), recipe)
-    for _ in run.steps():
+    for _ in TrainingRun([run]).steps():
         pass
     trained = {f"trained.{path}": pair.delta() for path, pair in run.blora().pairs.items()}
     return found | trained | {"trained.losses": torch.tensor(run.loss_values())}

@@ -77,7 +77,7 @@ def test_what_is_done_is_not_trained_again(tmp_path, monkeypatch):
     (tmp_path / "1.safetensors").unlink()
     trained = []
     monkeypatch.setattr(
-        work, "train_on", lambda _, job, *__: trained.append(job.output) or job.output.touch()
+        work, "train_on", lambda _, jobs, *__: [trained.append(j.output) or j.output.touch() for j in jobs]
     )
     assert run(path) == 0
     assert trained == [tmp_path / "1.safetensors"]
@@ -199,13 +199,13 @@ def test_the_demo_models_own_settings_are_told_once(tmp_path, monkeypatch, capsy
 def test_what_a_job_says_of_its_memory_is_reported_by_its_own_process(tmp_path, monkeypatch, capsys):
     """A failure means that of several processes the first one alone says which memory mode it is in."""
     monkeypatch.setattr(train, "say", lambda text: pytest.fail("said by the first process only"))
-    whole = train.Training
+    whole = train.TrainingRun
 
     def small(*given, tell, **settings):
         tell("Memory ran out at step 1.")
         return whole(*given, tell=tell, **settings)
 
-    monkeypatch.setattr(train, "Training", small)
+    monkeypatch.setattr(train, "TrainingRun", small)
     assert run(listed(tmp_path, {})) == 0
     assert "0.safetensors: Memory ran out at step 1." in capsys.readouterr().err
 

@@ -9,7 +9,7 @@ import pytest
 import tiny
 import torch
 
-from rechar_core.training import checkpoint
+from rechar_core.training.loop import Training
 from rechar_core.training.noise import SeededNoise
 
 
@@ -51,8 +51,8 @@ def test_the_pictures_latents_take_the_posterior_and_the_noise_is_added():
     """x_t = sqrt(abar) (mean + std posterior) + sqrt(1 - abar) noise. A failure means that the two are swapped."""
     run = tiny.training(tiny.pipeline(), {"prediction_steps": 0})
     mean, std = run.pictures[0].mean, run.pictures[0].std * 10  # so that the two differ clearly
-    run.pictures = (replace(run.pictures[0], std=std),)
-    noised, drawn = run.prefetcher().step(0).noised, run.noise_source.step(0, (1, 4, 8, 8), 1000)
+    run.trainings[0].pictures = (replace(run.pictures[0], std=std),)
+    noised, drawn = run.prefetch(0).noised, run.noise_source.step(0, (1, 4, 8, 8), 1000)
     abar = run.denoiser.alphas_cumprod[drawn.timesteps].view(-1, 1, 1, 1)
     wanted = abar.sqrt() * (mean + std * drawn.posterior) + (1 - abar).sqrt() * drawn.noise
     torch.testing.assert_close(noised.noisy, wanted)
@@ -61,12 +61,12 @@ def test_the_pictures_latents_take_the_posterior_and_the_noise_is_added():
 @pytest.mark.parametrize("changed", ["mean", "std", "context", "pooled"])
 def test_every_part_of_pictures_and_prompt_makes_another_job(changed: str):
     """A failure means that the state or the kept LoRA of another picture or prompt is taken for this one's."""
-    run = tiny.training(tiny.pipeline())
-    before = checkpoint.job(run)
+    (run,) = tiny.training(tiny.pipeline()).trainings
+    before = run.job
     if changed in ("mean", "std"):
         picture = run.pictures[0]
         run.pictures = (replace(picture, **{changed: getattr(picture, changed) + 1}),)
     else:
         prompt = run.conditioning
         run.conditioning = replace(prompt, **{changed: getattr(prompt, changed) + 1})
-    assert checkpoint.job(run) != before
+    assert Training(run.denoiser, run.pictures, run.conditioning, run.recipe).job != before

@@ -13,6 +13,7 @@ from torch import nn
 
 from rechar_core.cli import seeds, train
 from rechar_core.cli.main import main
+from rechar_core.errors import FileError
 from rechar_core.lora import files
 from rechar_core.training.fp8 import Fp8Linear, shrink
 
@@ -75,6 +76,24 @@ def test_a_sheet_that_cannot_be_drawn_costs_no_training(tmp_path: Path, monkeypa
     with pytest.raises(torch.OutOfMemoryError):
         run(tmp_path / "a.safetensors", "--seeds", "0,7")
     assert {path.name for path in tmp_path.iterdir()} == {"a_seed0.safetensors", "a_seed7.safetensors"}
+
+
+@pytest.mark.parametrize("seeds_of", [[], ["--seeds", "0,7"]])
+def test_a_file_that_cannot_be_written_costs_no_training(tmp_path: Path, monkeypatch, capsys, seeds_of):
+    """A failure means that a full disk or a locked file at the end loses all steps."""
+    whole, updates = torch.optim.AdamW.step, []
+
+    def refuse(blora, path, **_):
+        raise FileError(f"'{path}' cannot be written: No space left on device.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.files, "write", refuse)
+        assert run(tmp_path / "a.safetensors", *seeds_of) == 1
+    assert "No space left" in capsys.readouterr().err
+    assert {path.suffix for path in tmp_path.iterdir()} == {".state"}
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda *a, **k: updates.append(1) or whole(*a, **k))
+    assert run(tmp_path / "a.safetensors", *seeds_of) == 0
+    assert not updates and not list(tmp_path.glob("*.state")) and list(tmp_path.glob("*.safetensors"))
 
 
 @pytest.mark.parametrize(

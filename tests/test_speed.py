@@ -445,8 +445,7 @@ def test_noise_offset_shifts_whole_channels(pipe):
 
 
 def _questions(run):
-    prefetcher = run.prefetcher()
-    yield from (prefetcher.step(n).noised for n in range(run.recipe.steps))
+    yield from (run.prefetch(n).noised for n in range(run.recipe.steps))
 
 
 def test_stages_change_loss_and_rate_at_their_step(pipe):
@@ -535,6 +534,15 @@ def test_the_hosts_weights_are_its_own_again_in_every_mode(host):
 def test_auto_in_the_host_asks_for_the_unet_and_all_loras(host):
     """A failure means that the host's free memory is taken as if the UNet, still to be loaded, cost nothing."""
     assert host[1]["modes"] == ["fast", "low"]
+
+
+@pytest.mark.host
+def test_the_node_keeps_what_it_could_not_write_and_gives_what_its_cache_gives(host):
+    """A failure means lost steps where the disk is full, a job hashed again, or another LoRA from the cache."""
+    cached = host[1]["cached"]
+    assert cached["refused_after"] == cached["updates"] == 4 and cached["states"] == 0
+    assert cached["same"]
+    assert (cached["hashes"], cached["reads"]) == (4, 0)
 
 
 @pytest.mark.host

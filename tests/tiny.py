@@ -14,6 +14,7 @@ from rechar_core.training.denoiser import LatentMoments
 from rechar_core.training.loop import Training
 from rechar_core.training.noise import StepNoise
 from rechar_core.training.recipe import TrainingRecipe
+from rechar_core.training.run import TrainingRun
 
 REFERENCE = Path(__file__).parent / "data" / "blora_tiny"
 MODEL = REFERENCE / "model"
@@ -33,17 +34,29 @@ def recipe(**changes: Any) -> TrainingRecipe:
     return TrainingRecipe(**settings)
 
 
-def training(pipe, changes: dict[str, Any] | None = None, **arguments: Any) -> Training:
+class Alone(TrainingRun):
+    """The run of one LoRA, which answers for its Training as well."""
+
+    def __init__(self, training: Training, **arguments: Any):
+        super().__init__([training], **arguments)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.trainings[0], name)
+
+
+def training(pipe, changes: dict[str, Any] | None = None, **arguments: Any) -> Alone:
     """A short run on random latents of the right kind, without the encoders' time."""
     chosen = recipe(**(changes or {}))
     generator = torch.Generator().manual_seed(7)
     pictures = [LatentMoments(torch.randn(1, 4, 8, 8, generator=generator), torch.full((1, 4, 8, 8), 0.1))]
     conditioning = encode_prompt(pipe, chosen.prompt, chosen.resolution)
     denoiser = arguments.pop("denoiser", None) or DiffusersDenoiser(pipe.unet, pipe.scheduler.config)
-    return Training(denoiser, arguments.pop("pictures", pictures), conditioning, chosen, **arguments)
+    driver = {name: arguments.pop(name) for name in ("mode", "tell") if name in arguments}
+    made = Training(denoiser, arguments.pop("pictures", pictures), conditioning, chosen, **arguments)
+    return Alone(made, **driver)
 
 
-def finish(run: Training) -> Training:
+def finish(run: Alone) -> Alone:
     """Runs it to its last step."""
     for _ in run.steps():
         pass

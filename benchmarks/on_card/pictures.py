@@ -74,7 +74,7 @@ class Bench:
                 job = TrainJob("model", picture, Path(folder) / f"{picture.stem}.safetensors", chosen)
                 train_on(
                     self.pipeline,
-                    job,
+                    [job],
                     read_pictures(job),
                     RunContext(task.device, bar=False, stepped=self._stepped),
                 )

@@ -15,7 +15,7 @@ import torch
 from benchmarks.baselines import published, published_optimizer
 from benchmarks.measure import matmul_rate
 from rechar_core.backend.pipeline import cast, encode_prompt
-from rechar_core.cli.train import prepare
+from rechar_core.cli.train import RunContext, prepare
 from rechar_core.device import empty_cache, float_named, forget_peak, peak_memory, training_precision
 from rechar_core.training.loop import OutOfMemory
 from rechar_core.training.memory import LADDER, MemoryMode
@@ -73,11 +73,12 @@ class Bench:
             if run.mode != mode:
                 raise OutOfMemory(f"It went on in memory mode {run.mode}.")
             clock.stepped(step.number)
-        return {"precision": run.recipe.precision, **clock.row(self, run.loss_values())}
+        (training,) = run.trainings
+        return {"precision": training.recipe.precision, **clock.row(self, training.loss_values())}
 
     def _training(self, mode: MemoryMode, groups: int) -> Any:
         recipe = self.recipe(groups, mode)
-        return prepare(self.pipeline, [self.pixels], recipe, device=self.task.device, tell=note)
+        return prepare(self.pipeline, [self.pixels], [recipe], RunContext(self.task.device, tell=note))
 
     def count(self) -> Row:
         """The arithmetic of memory mode fast, which does nothing twice: matrix products, convolutions, attention."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...rechar_core.errors import ModelError
@@ -43,42 +41,37 @@ def patch_model(model: Any, fusion: Fusion) -> Any:
     layers = {path: f"{_PREFIX}{module}" for path, module in modules.items()}
     shapes = {path: tuple(unet.get_submodule(module).weight.shape) for path, module in modules.items()}
     fusion.check(shapes)
-    patched = model.clone()
-    for alpha, (paths, state) in _by_alpha(fusion).items():
-        targets = {layers[path]: f"{layers[path]}.weight" for path in paths}
-        patches = comfy.lora.load_lora(state, targets, log_missing=False)
-        taken = set(patched.add_patches(patches, alpha))
-        missed = sorted(set(targets.values()) - taken)
-        if missed:
-            raise ModelError(
-                f"ComfyUI could not use {len(missed)} layers of the LoRA, {missed[0]} first; update ComfyUI."
-            )
+    patched, state = model.clone(), _host_state(fusion)
+    strengths = {
+        layers[path]: alpha for path, (_, alpha) in (*fusion.pairs.items(), *fusion.passthrough.items())
+    }
+    if not strengths:
+        return patched
+    targets = {layer: f"{layer}.weight" for layer in strengths}
+    taken = patched.add_patches(comfy.lora.load_lora(state, targets, log_missing=False))
+    missed = sorted(set(targets.values()) - set(taken))
+    if missed:
+        raise ModelError(
+            f"ComfyUI could not use {len(missed)} layers of the LoRA, {missed[0]} first; update ComfyUI."
+        )
+    for key in taken:  # a call for each strength would list the whole model's weights again
+        _, *rest = patched.patches[key][-1]
+        patched.patches[key][-1] = (strengths[key.rpartition(".")[0]], *rest)
     return patched
 
 
-def _by_alpha(fusion: Fusion) -> dict[float, tuple[set[str], dict[str, Tensor]]]:
-    """Alpha -> the module paths that have it, and their weights under the host's keys."""
+def _host_state(fusion: Fusion) -> dict[str, Tensor]:
+    """All weights under the host's keys."""
     import torch
 
-    groups: dict[float, tuple[set[str], dict[str, Tensor]]] = defaultdict(lambda: (set(), {}))
-    for path, (pair, alpha) in fusion.pairs.items():
-        parts = {
-            "down": pair.down,
-            "up": pair.up,
-            "alpha": torch.tensor(pair.network_alpha),
-            "dora_scale": pair.dora_scale,
+    state: dict[str, Tensor | None] = {}
+    for path, (pair, _) in fusion.pairs.items():
+        state |= {
+            format_key(_HOST, path, "down"): pair.down,
+            format_key(_HOST, path, "up"): pair.up,
+            format_key(_HOST, path, "alpha"): torch.tensor(pair.network_alpha),
+            format_key(_HOST, path, "dora_scale"): pair.dora_scale,
         }
-        _add(
-            groups[alpha],
-            path,
-            {part: tensor for part, tensor in parts.items() if tensor is not None},
-        )
-    for path, (others, alpha) in fusion.passthrough.items():
-        _add(groups[alpha], path, others)
-    return groups
-
-
-def _add(group: tuple[set[str], dict[str, Tensor]], path: str, parts: Mapping[str, Tensor]) -> None:
-    paths, state = group
-    paths.add(path)
-    state |= {format_key(_HOST, path, part): tensor for part, tensor in parts.items()}
+    for path, (parts, _) in fusion.passthrough.items():
+        state |= {format_key(_HOST, path, part): tensor for part, tensor in parts.items()}
+    return {key: tensor for key, tensor in state.items() if tensor is not None}

@@ -7,7 +7,7 @@ import json
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -18,12 +18,11 @@ from ...rechar_core.errors import ReCharError
 from ...rechar_core.lora import files
 from ...rechar_core.lora.blora import BLora
 from ...rechar_core.storage import drop_oldest
-from ...rechar_core.training import checkpoint
 from ...rechar_core.training.denoiser import LatentMoments
 from ...rechar_core.training.loop import Training
 from ...rechar_core.training.memory import MemoryMode, choose_mode
 from ...rechar_core.training.recipe import TrainingRecipe
-from ...rechar_core.training.run import TrainingRun
+from ...rechar_core.training.run import Step, TrainingRun
 from .denoiser import HostDenoiser, computed_in, ordinary, precision_of, trainable
 from .encoders import encode_pictures, encode_prompt
 from .folders import cache_folder
@@ -34,7 +33,7 @@ from .weights import is_quantised
 _SETUP_PARTS = 3  # of the first progress bar: the prompt, the pictures, the UNet
 _PREVIEWS = 40  # at most this many a run; each costs one forward pass
 _PREVIEW_TIMESTEP = 700  # noisy enough that what is drawn comes from the LoRA, not from the picture
-_SAVE_EVERY = 250  # steps between safety copies of the state
+_LOSSES = "training_losses"  # the field of a cached file's metadata
 _CACHE_BYTES = 10_000_000_000  # some 90 trainings at rank 64
 
 
@@ -69,21 +68,15 @@ def train(
         mode = _mode(recipe, denoiser, moments, seeds)
         pictures = [LatentMoments(*(t.to(denoiser.device).clone() for t in (m.mean, m.std))) for m in moments]
         cond = ordinary(conditioning, denoiser.device)
-        made = [
-            Training(denoiser, pictures, cond, each, mode=mode, tell=logging.getLogger(__name__).info)
-            for each in _recipes(recipe, seeds)
-        ]
-        runs = {cache_folder() / f"{_job_hash(training)}.safetensors": training for training in made}
-        found = {kept: _read(kept) for kept in runs}
-        missing = {kept: training for kept, training in runs.items() if found[kept] is None}
+        made = [Training(denoiser, pictures, cond, each) for each in _recipes(recipe, seeds)]
+        files_of = {cache_folder() / f"{_job_hash(training)}.safetensors": training for training in made}
+        trained = {file: known for file in files_of if (known := _read(file)) is not None}
+        missing = {file: training for file, training in files_of.items() if file not in trained}
         if missing:
-            _run({kept.with_suffix(".state"): training for kept, training in missing.items()}, denoiser)
-        for kept, training in missing.items():
-            blora, losses = training.blora(), json.dumps(training.loss_values())
-            files.write(replace(blora, metadata={**blora.metadata, "training_losses": losses}), kept)
-            found[kept] = _read(kept)
+            run = TrainingRun(list(missing.values()), mode, logging.getLogger(__name__).info)
+            trained |= _run(run, list(missing))
     drop_oldest(cache_folder(), _CACHE_BYTES)
-    return [trained for trained in found.values() if trained is not None]
+    return [trained[file] for file in files_of]
 
 
 def _recipes(recipe: TrainingRecipe, seeds: int) -> list[TrainingRecipe]:
@@ -91,39 +84,30 @@ def _recipes(recipe: TrainingRecipe, seeds: int) -> list[TrainingRecipe]:
     return [recipe, *others]  # the first is the same job as alone
 
 
-def _run(runs: dict[Path, Training], denoiser: HostDenoiser) -> None:
-    """Trains all to the end, or keeps their states at these paths."""
-    for state, training in runs.items():
-        if state.is_file():
-            checkpoint.resume(training, state)
-    run = TrainingRun(list(runs.values()))
-    first = run.trainings[0]
-    total = first.recipe.steps
-    progress, every = Progress(total), max(1, total // _PREVIEWS)
-    try:
-        for steps in run.steps():
-            number = steps[0].number
-            show = number % every == 0 or number == total
-            progress.show(number, _preview(first, denoiser) if show else None)
-            if number % _SAVE_EVERY == 0 and number < total:
-                _save(runs)
-    except BaseException:
-        _save(runs)
-        raise
-    for state in runs:
-        state.unlink(missing_ok=True)
+def _run(run: TrainingRun, cached: list[Path]) -> dict[Path, Trained]:
+    """Trains all to the end and writes each to its file, or keeps the states beside them."""
+    first, trained = run.trainings[0], {}
+    progress, every = Progress(run.total), max(1, run.total // _PREVIEWS)
+
+    def stepped(step: Step) -> None:
+        shown = step.number % every == 0 or step.number == step.total
+        progress.show(step.number, _preview(first) if shown else None)
+
+    def write(bloras: list[BLora]) -> None:
+        for blora, training, file in zip(bloras, run.trainings, cached, strict=True):
+            losses = training.loss_values()
+            blora = replace(blora, metadata={_LOSSES: json.dumps(losses)})
+            files.write(blora, file)
+            trained[file] = Trained(blora, losses)
+
+    run.resume([file.with_suffix(".state") for file in cached])
+    run.train(write, stepped)
+    return trained
 
 
-def _save(runs: dict[Path, Training]) -> None:
-    """Every run's state, unless there is nothing to keep or it has gone wrong."""
-    for state, training in runs.items():
-        if training.losses and torch.stack(training.losses).isfinite().all():
-            checkpoint.save(training, state)
-
-
-def _preview(training: Training, denoiser: HostDenoiser) -> Any:
+def _preview(training: Training) -> Any:
     """What the UNet now makes of the first picture under much noise, beside the loss so far."""
-    picture = training.pictures[0]
+    picture, denoiser = training.pictures[0], cast(HostDenoiser, training.denoiser)
     with torch.no_grad(), training.lora_layers.attached():
         t = torch.tensor([_PREVIEW_TIMESTEP], device=denoiser.device)
         abar = denoiser.alphas_cumprod.to(denoiser.device)[t].view(-1, 1, 1, 1)
@@ -167,19 +151,20 @@ def _there(weights: list[Tensor], device: torch.device, dtype: torch.dtype) -> i
 
 
 def _job_hash(training: Training) -> str:
-    job = {**checkpoint.job(training), "version": 2}
-    return hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps(training.job, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _read(kept: Path) -> Trained | None:
-    """What was trained before; None if there is no such file, or a damaged one, whose job is trained anew."""
-    if not kept.is_file():
+def _read(file: Path) -> Trained | None:
+    """What was trained before, as when it was; None if there is no such file, or a damaged one, to be trained anew."""
+    if not file.is_file():
         return None
     try:
-        blora = files.read(kept)
-        trained = Trained(blora, json.loads(blora.metadata["training_losses"]))
+        blora = files.read(file)
+        losses = blora.metadata[_LOSSES]
+        blora = replace(blora, source_format="trained", metadata={_LOSSES: losses})
+        trained = Trained(blora, json.loads(losses))
     except (ReCharError, KeyError, ValueError) as error:
         logging.getLogger(__name__).warning("ReChar: %s It is trained anew.", error)
         return None
-    kept.touch()  # what is used is kept longest
+    file.touch()  # what is used is kept longest
     return trained

@@ -72,11 +72,11 @@ def _learn(pipeline: StableDiffusionXLPipeline, kind: str, settings: Any, seed: 
 
     recipe = replace(TrainingRecipe.from_json({"resolution": 256, **settings}), seed=seed)
     pixels = fit(read(build.SAMPLES[PICTURES[kind]]), recipe.resolution)
-    training = prepare(pipeline, [pixels], recipe)
+    run = prepare(pipeline, [pixels], [recipe])
     with tqdm(total=recipe.steps, desc=f"Training {kind}", unit="step", ascii=True) as bar:
-        for _ in training.steps():
+        for _ in run.steps():
             bar.update()
-    blora = training.blora()
+    blora = run.trainings[0].blora()
     picture = jpeg(pixels[0] / 2 + 0.5)
     files.write(blora, output / f"{kind}.safetensors", thumbnail=picture, title=f"demo {kind}")
     return blora

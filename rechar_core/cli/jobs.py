@@ -24,7 +24,7 @@ from ..backend.processes import processes
 from ..errors import ReCharError, RecipeError
 from ..lora import files
 from ..lora.metadata import json_object
-from ..training.loop import Step
+from ..training.run import Step
 from .train import INPUTS, RunContext, TrainJob, inputs, load_base, read_pictures, train_on
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class _Worker:
         try:
             if not job.output.is_file():  # finished by another between our look and our claim
                 self._tell(job, "begins")
-                train_on(self._pipeline(job), job, read_pictures(job), self._alone(job))
+                train_on(self._pipeline(job), [job], read_pictures(job), self._alone(job))
                 self._tell(job, "is done")
         except Exception as error:  # whatever one job dies of, the others go on
             _beside(job, ".failed").write_text(_sentence(error), encoding="utf-8")

@@ -6,7 +6,7 @@ import gc
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,22 +22,22 @@ from ..device import empty_cache, float_named, forget_peak, free_memory, in_ram,
 from ..errors import RecipeError
 from ..images import fit, jpeg, list_pictures, read
 from ..lora import files
+from ..lora.blora import BLora
 from ..lora.fusion import applied, fuse
 from ..storage import write_bytes
-from ..training import checkpoint
 from ..training.denoiser import LatentMoments
 from ..training.fp8 import shrink
-from ..training.loop import DistributedContext, Step, Training
+from ..training.loop import DistributedContext, Training
 from ..training.memory import MemoryMode, choose_mode
 from ..training.progress import watched
 from ..training.recipe import TrainingRecipe
+from ..training.run import Step, TrainingRun
 from .interrupt import StoppedBetweenSteps, held_back
 
 if TYPE_CHECKING:
     from accelerate import PartialState
     from diffusers import StableDiffusionXLPipeline
 
-SAVE_EVERY = 250  # steps between safety copies of the state
 INPUTS = "training_inputs"  # the field of a file's metadata with what `inputs` gives
 
 
@@ -76,16 +76,13 @@ class TrainJob:
 
 @dataclass(frozen=True)
 class RunContext:
-    """Those who train one LoRA together: this process alone, or all that were launched.
+    """Where and how a run computes, and what it tells: this process alone, or its part of several.
 
-    main: whether this one writes; wait: for the others; bar: whether to draw a progress bar; stepped: told each step;
-    tell: given a line for the user.
+    bar: whether to draw progress bars; stepped: told each step; tell: given a line for the user.
     """
 
     device: torch.device
     distributed: DistributedContext = field(default_factory=DistributedContext)
-    main: bool = True
-    wait: Callable[[], None] = lambda: None
     bar: bool = True
     stepped: Callable[[Step], None] = lambda step: None
     tell: Callable[[str], None] = say
@@ -100,11 +97,9 @@ def train(job: TrainJob) -> Path:
     """
     here = processes()
     pixels = read_pictures(job)  # before the model is loaded: a wrong path should not cost a minute
-    pipeline = load_base(job)
-    main = here.is_main_process
-    return train_on(
-        pipeline, job, pixels, RunContext(here.device, _distributed(here), main, here.wait_for_everyone, main)
-    )
+    distributed = _distributed(here)
+    train_on(load_base(job), [job], pixels, RunContext(here.device, distributed, distributed.main))
+    return job.output
 
 
 def load_base(job: TrainJob) -> StableDiffusionXLPipeline:
@@ -121,48 +116,54 @@ def read_pictures(job: TrainJob) -> list[Tensor]:
 
 
 def train_on(
-    pipeline: StableDiffusionXLPipeline, job: TrainJob, pixels: list[Tensor], team: RunContext
-) -> Path:
-    """`train` with a loaded pipeline, which is as before afterwards."""
-    forget_peak(team.device)
-    made_of = inputs(job)
-    frozen = fuse(files.read(job.frozen) if job.frozen else None, None)
-    with applied(pipeline.unet, frozen):
-        training = prepare(
-            pipeline, pixels, job.recipe, team.distributed, team.device, tell=team.tell, bar=team.bar
-        )
-        if job.fresh and team.main:
-            job.state.unlink(missing_ok=True)
-        team.wait()
-        if job.state.is_file():
-            checkpoint.resume(training, job.state)
-            team.tell(f"Going on from step {training.done} of {job.recipe.steps} ({job.state}).")
-        started, first = time.perf_counter(), training.done
-        _run(training, job.state, team)
-        seconds = time.perf_counter() - started
-    if team.main:
-        finish(job, training, pixels, made_of, seconds / max(1, training.done - first))
-    team.wait()
-    return job.output
+    pipeline: StableDiffusionXLPipeline, jobs: Sequence[TrainJob], pixels: list[Tensor], context: RunContext
+) -> TrainingRun:
+    """`train` of jobs that differ in their seeds and files alone, with a loaded pipeline, as before afterwards."""
+    forget_peak(context.device)
+    job = jobs[0]
+    made_of = json.dumps(inputs(job))
+    thumbnail = jpeg(pixels[0][0] / 2 + 0.5)
+    ended = started = 0.0
+
+    def write(bloras: list[BLora]) -> None:
+        nonlocal ended
+        ended = time.perf_counter()
+        for blora, each in zip(bloras, jobs, strict=True):
+            blora = replace(blora, metadata={**blora.metadata, INPUTS: made_of})
+            files.write(blora, each.output, thumbnail=thumbnail, title=each.output.stem)
+
+    with applied(pipeline.unet, fuse(files.read(job.frozen) if job.frozen else None, None)):
+        run = prepare(pipeline, pixels, [each.recipe for each in jobs], context)
+        if context.distributed.main:
+            for each in jobs:
+                if each.fresh:
+                    each.state.unlink(missing_ok=True)
+        context.distributed.wait()
+        run.resume([each.state for each in jobs])
+        started, first = time.perf_counter(), run.done
+        _drive(run, write, context)
+    if context.distributed.main:
+        seconds = (ended - started) / max(1, run.total - first) / len(jobs)
+        for training, each in zip(run.trainings, jobs, strict=True):
+            if each.log:
+                write_log(training, seconds, each.log)
+    context.distributed.wait()
+    return run
 
 
 def prepare(
     pipeline: StableDiffusionXLPipeline,
     pixels: list[Tensor],
-    recipe: TrainingRecipe,
-    distributed: DistributedContext | None = None,
-    device: torch.device | None = None,
-    loras: int = 1,
-    tell: Callable[[str], None] = say,
-    bar: bool = True,
-) -> Training:
-    """Encodes pictures and prompt once, frees the encoders, and makes the run ready.
+    recipes: Sequence[TrainingRecipe],
+    context: RunContext | None = None,
+) -> TrainingRun:
+    """Encodes pictures and prompt once, frees the encoders, and makes the run of these recipes ready.
 
-    pixels: each (1, 3, H, W) in -1..1. `pipeline` keeps only its UNet on the device afterwards. device: where to
-    compute, if not where the pipeline is. loras: how many of this rank will be trained at once. tell: is given a line
-    for the user on the memory mode. bar: whether to draw progress bars.
+    pixels: each (1, 3, H, W) in -1..1. recipes: alike but in what is each LoRA's own (see TrainingRun). context: None
+    computes where the pipeline is. `pipeline` keeps only its UNet on the device afterwards.
     """
-    device = device or pipeline.unet.device
+    context = context or RunContext(pipeline.unet.device)
+    device, bar, recipe = context.device, context.bar, recipes[0]
     encoders = torch.nn.ModuleList((pipeline.text_encoder, pipeline.text_encoder_2))
     for part in (pipeline.vae, *encoders):
         cast(part, device)
@@ -178,10 +179,13 @@ def prepare(
     cast(pipeline.vae, torch.device("cpu"))
     gc.collect()
     denoiser = DiffusersDenoiser(pipeline.unet, pipeline.scheduler.config, device)
-    mode, why = _mode(recipe, pipeline.unet, device, moments, loras)
+    mode, why = _mode(recipe, pipeline.unet, device, moments, len(recipes))
     if why:
-        tell(why)
-    return Training(denoiser, moments, conditioning, recipe, distributed=distributed, mode=mode, tell=tell)
+        context.tell(why)
+    trainings = [
+        Training(denoiser, moments, conditioning, each, distributed=context.distributed) for each in recipes
+    ]
+    return TrainingRun(trainings, mode=mode, tell=context.tell)
 
 
 def inputs(job: TrainJob) -> dict[str, str]:
@@ -199,18 +203,6 @@ def inputs(job: TrainJob) -> dict[str, str]:
 
 def _digest(path: Path) -> bytes:
     return hashlib.sha256(path.read_bytes()).digest()
-
-
-def finish(
-    job: TrainJob, training: Training, pixels: list[Tensor], made_of: dict[str, str], seconds_per_step: float
-) -> None:
-    """Writes the trained B-LoRA, which says what it was made of, and the log; drops the state."""
-    blora = training.blora()
-    blora = replace(blora, metadata={**blora.metadata, INPUTS: json.dumps(made_of)})
-    files.write(blora, job.output, thumbnail=jpeg(pixels[0][0] / 2 + 0.5), title=job.output.stem)
-    job.state.unlink(missing_ok=True)
-    if job.log:
-        write_log(training, seconds_per_step, job.log)
 
 
 def _mode(
@@ -239,30 +231,33 @@ def _distributed(here: PartialState) -> DistributedContext:
 
     if here.num_processes == 1:
         return DistributedContext()
-    return DistributedContext(here.process_index, here.num_processes, average)
+    return DistributedContext(here.process_index, here.num_processes, average, here.wait_for_everyone)
 
 
-def _run(training: Training, state: Path, team: RunContext) -> None:
+def _drive(run: TrainingRun, write: Callable[[list[BLora]], None], context: RunContext) -> None:
+    """The run with a progress bar and Ctrl-C."""
     from tqdm import tqdm
 
-    total, first = training.recipe.steps, training.done
-    bar = tqdm(total=total, initial=first, desc="Training", unit="step", disable=not team.bar, ascii=True)
+    bar = tqdm(
+        total=run.total, initial=run.done, desc="Training", unit="step", disable=not context.bar, ascii=True
+    )
     try:
         with bar, held_back() as between_steps:
-            for step in training.steps():
+
+            def stepped(step: Step) -> None:
                 bar.update()
-                if step.number % 10 == 0 or step.number == total:
+                if step.number % 10 == 0 or step.number == step.total:
                     bar.set_postfix(loss=f"{float(step.loss):.4f}")
-                team.stepped(step)
-                if team.main and step.number % SAVE_EVERY == 0 and step.number < total:
-                    checkpoint.save(training, state)
+                context.stepped(step)
                 between_steps()
+
+            run.train(write, stepped)
     except StoppedBetweenSteps:
-        if not team.main:
+        if not context.distributed.main:
             raise
-        checkpoint.save(training, state)
+        kept = run.states[0] if len(run.states) == 1 else run.states[0].parent
         raise KeyboardInterrupt(
-            f"Stopped at step {training.done} of {total}; the same command goes on from there ({state})."
+            f"Stopped at step {run.done} of {run.total}; the same command goes on from there ({kept})."
         ) from None
 
 

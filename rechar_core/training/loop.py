@@ -1,24 +1,25 @@
-"""The training loop: a generator of steps. Progress, preview and cancel belong to whoever iterates it."""
+"""One LoRA in training: its layers, optimizer and losses, and what one step does to them."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..device import empty_cache
 from ..errors import TrainingError
 from ..lora.blora import BLora
 from . import optimizer
 from .denoiser import Conditioning, Denoiser, LatentMoments
+from .job import job_of
 from .lora_layers import LoraLayers
-from .memory import MemoryMode, next_rung
 from .noise import NoiseSource, SeededNoise
 from .objective import error, weights
-from .prefetch import PrefetchedStep, Prefetcher
+from .prefetch import PrefetchedStep
 from .recipe import TrainingRecipe
 
 OutOfMemory = getattr(
@@ -30,32 +31,29 @@ _CHECK_EVERY = 25  # steps between looks at the loss: reading it makes a GPU wai
 
 
 @dataclass(frozen=True)
-class Step:
-    """One finished optimizer step. number counts from 1; loss is a 0-dim tensor still on the device."""
-
-    number: int
-    total: int
-    loss: Tensor
-
-
-@dataclass(frozen=True)
 class DistributedContext:
     """This process's part of a data-parallel run: samples rank, rank + world, and so on.
 
-    average: replaces tensors in place by their mean over all processes.
+    average: replaces tensors in place by their mean over all processes. wait: for all of them.
     """
 
     rank: int = 0
     world: int = 1
     average: Callable[[list[Tensor]], None] = lambda tensors: None
+    wait: Callable[[], None] = lambda: None
+
+    @property
+    def main(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self.rank == 0
 
 
 class Training:
-    """One run. Iterate `steps()` to its end, then take `blora()`; broken off between steps, `checkpoint.save` it.
+    """One LoRA of a `run.TrainingRun`, which takes its steps.
 
-    pictures: the VAE's moments of each picture. conditioning: of the recipe's prompt. draws: injectable randomness.
-    mode: how to compute, chosen by the caller, who knows the free memory; tell: takes a sentence for the user.
-    Parameters live on the denoiser's device. Raises TrainingError if the model has not the layers of a B-LoRA.
+    pictures: the VAE's moments of each picture. conditioning: of the recipe's prompt. noise_source: None draws by the
+    recipe's seeds. Parameters live on the denoiser's device. Raises TrainingError if the model has not the layers of a
+    B-LoRA.
     """
 
     def __init__(
@@ -66,18 +64,16 @@ class Training:
         recipe: TrainingRecipe,
         noise_source: NoiseSource | None = None,
         distributed: DistributedContext | None = None,
-        mode: MemoryMode = "fast",
-        tell: Callable[[str], None] = lambda text: None,
     ):
         self.denoiser, self.recipe, self.conditioning = denoiser, recipe, conditioning
         self.pictures = tuple(pictures)
         self.noise_source = noise_source or SeededNoise(recipe.seed, recipe.noise_seed)
-        self.distributed, self.mode, self.tell = distributed or DistributedContext(), mode, tell
+        self.distributed = distributed or DistributedContext()
         self.lora_layers = LoraLayers(denoiser.layers(), recipe, self.noise_source, denoiser.device)
         self.optimizer = optimizer.build(self.lora_layers.parameters(), recipe)
         self.scaler = self._scaler()
         self.losses: list[Tensor] = []
-        self._prefetcher: Prefetcher | None = None
+        self._updating = False
 
     def _scaler(self) -> torch.amp.GradScaler:
         # fp16 gradients of a mean over 65,000 values underflow without a scale; fp32 and bf16 need none
@@ -88,41 +84,33 @@ class Training:
         """Optimizer steps taken so far."""
         return len(self.losses)
 
-    def steps(self) -> Iterator[Step]:
-        """Trains from `done` to the recipe's last step. Raises TrainingError as soon as a loss is seen to be NaN.
+    @property
+    def sound(self) -> bool:
+        """Whether it is worth keeping: some whole steps, and nothing else, with finite losses."""
+        return bool(self.losses) and not self._updating and bool(torch.stack(self.losses).isfinite().all())
 
-        Out of memory, it goes down one rung of the memory modes and on from the last step.
+    @cached_property
+    def job(self) -> dict[str, Any]:
+        """What makes this training this training, hashed once: see `job_of`."""
+        world = self.distributed.world
+        return job_of(self.recipe, world, self.denoiser, self.pictures, self.conditioning)
+
+    def step(self, prefetch: Callable[[], PrefetchedStep]) -> Tensor | None:
+        """Takes the next step, from what `prefetch` gives; its loss, or None if memory ran out and nothing changed.
+
+        The caller has attached the LoRA layers. Raises TrainingError as soon as a loss is seen to be NaN.
         """
-        try:
-            with self.lora_layers.attached():
-                while self.done < self.recipe.steps:
-                    step = self.step(lambda: self.prefetcher().step(self.done))
-                    if step is None:
-                        self.step_down()
-                    else:
-                        yield step
-        finally:
-            self.rest()
+        loss = self._attempt(prefetch)
+        if loss is not None:
+            self.losses.append(loss)
+            if self.done % _CHECK_EVERY == 0 or self.done in (1, self.recipe.steps):
+                self._check_losses()
+        return loss
 
-    def rest(self) -> None:
-        """Takes back what was attached to the UNet and moved."""
-        self._prefetcher = None
-        self.denoiser.use(None)
-
-    def step(self, made: Callable[[], PrefetchedStep]) -> Step | None:
-        """The next step, from what `made` gives, with the adapters attached by the caller; None if memory ran out."""
-        loss = self._attempt(made)
-        if loss is None:
-            return None
-        self.losses.append(loss)
-        if self.done % _CHECK_EVERY == 0 or self.done in (1, self.recipe.steps):
-            self._check_losses()
-        return Step(self.done, self.recipe.steps, loss)
-
-    def _attempt(self, made: Callable[[], PrefetchedStep]) -> Tensor | None:
+    def _attempt(self, prefetch: Callable[[], PrefetchedStep]) -> Tensor | None:
         """One step's loss; None if memory ran out. The error is dropped here: it holds on to what it was doing."""
         try:
-            prefetched = made()
+            prefetched = prefetch()
             with torch.enable_grad():
                 loss = self._backward(prefetched)
         except RuntimeError as error:
@@ -131,6 +119,12 @@ class Training:
             return None
         if not self.losses:
             self.lora_layers.check_gradients()
+        self._updating = True
+        done = self._update_or_none(loss)
+        self._updating = False
+        return done
+
+    def _update_or_none(self, loss: Tensor) -> Tensor | None:
         try:
             self._update(loss)
         except OutOfMemory:
@@ -146,33 +140,12 @@ class Training:
         """Torch's AdamW reserves all its memory before it changes anything; other processes must not be ahead."""
         return self.recipe.optimizer == "adamw" and self.distributed.world == 1
 
-    def prefetcher(self) -> Prefetcher:
-        """Where its steps' prefixes come from, in the present memory mode."""
-        if self._prefetcher is None:
-            self.denoiser.use(self.mode)
-            run = self.denoiser, self.pictures, self.conditioning, self.recipe, self.noise_source
-            self._prefetcher = Prefetcher(
-                *run, samples=(self.distributed.rank, self.distributed.world), mode=self.mode
-            )
-        return self._prefetcher
-
-    def step_down(self) -> None:
-        """One rung down the memory modes, with nothing of the broken step left. Raises TrainingError on the last."""
-        lower = next_rung(self.mode)
-        if lower is None:
-            raise TrainingError(
-                "The memory ran out even in memory mode low; choose a lower resolution, rank or batch_size."
-            )
-        self.tell(
-            f"Memory ran out at step {self.done + 1}: going on in memory mode {lower} instead of {self.mode}."
-        )
-        self.mode = lower
+    def forget_step(self) -> None:
+        """Drops what a step that ran out of memory has left."""
         self.optimizer.zero_grad(set_to_none=True)
         state, self.scaler = self.scaler.state_dict(), self._scaler()
         if state:
             self.scaler.load_state_dict(state)
-        self.rest()
-        empty_cache(self.denoiser.device)
 
     def _backward(self, prefetched: PrefetchedStep) -> Tensor:
         kind, rate = self.recipe.stage(prefetched.number)

@@ -1,13 +1,24 @@
-"""Several LoRAs of the same pictures trained side by side: other seeds, ranks or blocks, one prefix for all."""
+"""The one driver of training: N LoRAs over one denoiser, from their saved states to their files."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
-from ..errors import RecipeError
-from .loop import Step, Training
-from .prefetch import PrefetchedStep
+import torch
+from torch import Tensor
 
+from ..device import empty_cache
+from ..errors import RecipeError, TrainingError
+from ..lora.blora import BLora
+from . import checkpoint
+from .loop import Training
+from .memory import MemoryMode, next_rung
+from .prefetch import PrefetchedStep, Prefetcher
+
+_SAVE_EVERY = 250  # steps between safety copies of the states
 _OWN = {
     "seed",
     "rank",
@@ -21,15 +32,31 @@ _OWN = {
 }
 
 
+@dataclass(frozen=True)
+class Step:
+    """One finished optimizer step of all. number counts from 1; loss: 0-dim, their mean, still on the device."""
+
+    number: int
+    total: int
+    loss: Tensor
+
+
 class TrainingRun:
-    """Trainings of one denoiser, one set of pictures, one prompt and one sequence of noises, in lock-step.
+    """One or several LoRAs of one denoiser, one set of pictures, one prompt and one sequence of noises, in lock-step.
 
     Each learns what it would learn alone with the same recipe; the part of the UNet before the LoRAs is computed once
-    for all. Raises RecipeError if their noises or anything else they share would differ.
+    for all. mode: how to compute, chosen by the caller, who knows the free memory. tell: takes a sentence for the user.
+    Raises RecipeError if the noises or anything else the LoRAs share would differ.
     """
 
-    def __init__(self, trainings: Sequence[Training]):
-        self.trainings = tuple(trainings)
+    def __init__(
+        self,
+        trainings: Sequence[Training],
+        mode: MemoryMode = "fast",
+        tell: Callable[[str], None] = lambda text: None,
+    ):
+        self.trainings, self.mode, self.tell = tuple(trainings), mode, tell
+        self.states: tuple[Path, ...] = ()
         first = _shared(self.trainings[0])
         for training in self.trainings[1:]:
             other = _shared(training)
@@ -39,6 +66,9 @@ class TrainingRun:
                     f"LoRAs trained side by side must have the same {', '.join(differing)}; "
                     "give all of them the same values (noise_seed: one for all)."
                 )
+        self.total = self.trainings[0].recipe.steps
+        self._denoiser, self._main = self.trainings[0].denoiser, self.trainings[0].distributed.main
+        self._prefetcher: Prefetcher | None = None
         self._prefetched: PrefetchedStep | None = None
 
     @property
@@ -46,35 +76,108 @@ class TrainingRun:
         """Steps that all have taken."""
         return min(training.done for training in self.trainings)
 
-    def steps(self) -> Iterator[list[Step]]:
-        """Each step of all, from the last that all have taken. Raises TrainingError as Training.steps."""
-        total = self.trainings[0].recipe.steps
+    def resume(self, states: Sequence[Path]) -> None:
+        """Goes on from the states that are there of these files, one a LoRA, and keeps them there from now on.
+
+        Raises RecipeError if one is another job's, FileError if it is damaged.
+        """
+        self.states = tuple(states)
+        for training, state in zip(self.trainings, self.states, strict=True):
+            if state.is_file():
+                checkpoint.resume(training, state)
+                self.tell(f"Going on from step {training.done} of {self.total} ({state}).")
+
+    def train(
+        self, write: Callable[[list[BLora]], None], stepped: Callable[[Step], None] = lambda step: None
+    ) -> None:
+        """Takes the steps that are left, gives `write` the B-LoRAs, and only then deletes the states.
+
+        stepped: called between steps; what it raises ends the run. Whatever ends it, the writing included, the steps
+        taken are kept in the states, but by a bare KeyboardInterrupt; so are they every 250 steps. Of several
+        processes the first one alone writes. Raises TrainingError if a LoRA is unusable (NaN, or nothing learnt).
+        """
+        with self._kept():
+            for step in self.steps():
+                stepped(step)
+                if step.number % _SAVE_EVERY == 0 and step.number < self.total:
+                    self.save()
+        if self._main:
+            bloras = [training.blora() for training in self.trainings]
+            with self._kept():
+                write(bloras)
+            for state in self.states:
+                state.unlink(missing_ok=True)
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
         try:
-            while self.done < total:
+            yield
+        except BaseException as error:
+            if type(error) is not KeyboardInterrupt:  # that one means at once, and may fall inside a step
+                self.save()
+            raise
+
+    def save(self) -> None:
+        """Writes the state of each LoRA that has anything worth keeping, if this process is the one that writes."""
+        for training, state in zip(self.trainings, self.states):
+            if self._main and training.sound:
+                checkpoint.save(training, state)
+
+    def steps(self) -> Iterator[Step]:
+        """Each step, from the last that all have taken. Raises TrainingError as soon as a loss is seen to be NaN.
+
+        Out of memory, it goes down one rung of the memory modes and on from the last step. Nothing stays attached to
+        the UNet between steps.
+        """
+        try:
+            while self.done < self.total:
                 number = self.done
-                yield [step for t in self.trainings if t.done == number for step in [self._step(t)]]
+                losses = [self._step(training) for training in self.trainings if training.done == number]
+                yield Step(number + 1, self.total, torch.stack(losses).mean())
         finally:
-            self._prefetched = None
-            for training in self.trainings:
-                training.rest()
+            self._rest()
 
-    def _step(self, training: Training) -> Step:
-        while True:
-            with training.lora_layers.attached():
-                step = training.step(lambda: self._made(training.done))
-            if step is not None:
-                return step
-            self._prefetched = None
-            for each in self.trainings:  # one denoiser, one mode
-                tell, each.tell = each.tell, each.tell if each is training else lambda text: None
-                each.step_down()
-                each.tell = tell
-
-    def _made(self, number: int) -> PrefetchedStep:
+    def prefetch(self, number: int) -> PrefetchedStep:
+        """Step `number` (from 0) up to where the LoRAs begin, computed once for all."""
+        if self._prefetcher is None:
+            self._denoiser.use(self.mode)
+            one = self.trainings[0]
+            inputs = one.denoiser, one.pictures, one.conditioning, one.recipe, one.noise_source
+            samples = one.distributed.rank, one.distributed.world
+            self._prefetcher = Prefetcher(*inputs, samples=samples, mode=self.mode)
         if self._prefetched is None or self._prefetched.number != number:
             self._prefetched = None  # its memory goes before the next comes
-            self._prefetched = self.trainings[0].prefetcher().step(number)
+            self._prefetched = self._prefetcher.step(number)
         return self._prefetched
+
+    def _step(self, training: Training) -> Tensor:
+        while True:
+            with training.lora_layers.attached():
+                loss = training.step(lambda: self.prefetch(training.done))
+            if loss is not None:
+                return loss
+            self._step_down()
+
+    def _step_down(self) -> None:
+        """One rung down the memory modes, with nothing of the broken step left. Raises TrainingError on the last."""
+        lower = next_rung(self.mode)
+        if lower is None:
+            raise TrainingError(
+                "The memory ran out even in memory mode low; choose a lower resolution, rank or batch_size."
+            )
+        self.tell(
+            f"Memory ran out at step {self.done + 1}: going on in memory mode {lower} instead of {self.mode}."
+        )
+        self.mode = lower
+        for training in self.trainings:
+            training.forget_step()
+        self._rest()
+        empty_cache(self._denoiser.device)
+
+    def _rest(self) -> None:
+        """Takes back what was attached to the UNet and moved."""
+        self._prefetcher = self._prefetched = None
+        self._denoiser.use(None)
 
 
 def _shared(training: Training) -> dict[str, object]:
@@ -85,7 +188,6 @@ def _shared(training: Training) -> dict[str, object]:
         **{name: value for name, value in recipe.items() if name not in _OWN},
         "noise_seed": noise,
         "model": id(training.denoiser),
-        "memory mode": training.mode,
         "pictures": [id(picture.mean) for picture in training.pictures],
         "prompt": id(training.conditioning.context),
     }

@@ -76,7 +76,7 @@ def check_a_lora_beneath_is_part_of_the_job() -> None:
     model, clip, _ = demo()
     trainable, hashed = (
         part("nodes.host.denoiser").trainable,
-        part("rechar_core.training.checkpoint")._model_hash,
+        part("rechar_core.training.job").model_hash,
     )
     found = []
     for each in (model, patched(model, 0.1), patched(model, 0.2), model):
