@@ -53,7 +53,7 @@ def set_up(pixels: int) -> Iterator[str]:
     pipeline = _pipeline()
     with counting() as count:
         base.cast(pipeline.vae, torch.float32, GPU)
-        base.encode_picture(pipeline, torch.zeros(1, 3, pixels, pixels))
+        base.encode_picture(pipeline, torch.zeros(1, pixels, pixels, 3))
         yield f"encoding a picture: {_gb(count.peak)} at most"
 
 

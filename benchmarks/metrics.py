@@ -160,7 +160,7 @@ class VggGram:
     def _grams(self, picture: Array) -> list[Any]:
         import torch
 
-        from rechar_core.soulstyler.pixels import IMAGENET, normalised
+        from rechar_core.images import IMAGENET, normalised
 
         x = torch.from_numpy(np.ascontiguousarray(picture, dtype=np.float32)).movedim(-1, 0)[None]
         x, found = normalised(x, IMAGENET), []

@@ -245,7 +245,7 @@ class Run:
         return rows
 
     def _style(self, name: str) -> torch.Tensor:
-        return read(self.styles[name]).movedim(1, -1)
+        return read(self.styles[name])
 
     def _settings(self, place: Place, variant: Variant) -> dict[str, Any]:
         return json.loads(
@@ -279,7 +279,7 @@ class Run:
             picture, style[0].double().numpy(), None if drawn is None else drawn[0].double().numpy()
         )
         path = place.file(self.options.out, variant.name)
-        write_bytes((png(to_pil(result[0].movedim(-1, 0))),), path.with_suffix(".png"))
+        write_bytes((png(to_pil(result[0])),), path.with_suffix(".png"))
         added_measures.write(path, {"settings": self._settings(place, variant), "measures": found})
 
 

@@ -79,7 +79,7 @@ class Trainings:
         if kind == "style":
             pixels = fit(read(self.styles[name]), self.side)
         else:
-            pixels = self.glyph(name).movedim(-1, 1) * 2 - 1
+            pixels = self.glyph(name)
         run = prepare(self.pipeline, [pixels], [self.recipe(kind)])
         for _ in run.steps():
             pass

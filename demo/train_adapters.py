@@ -18,7 +18,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from rechar_core.demo.extras import ADAPTERS, build_encoder, normalise
+from rechar_core.demo.extras import ADAPTERS, build_encoder
+from rechar_core.images import CLIP, normalised
 
 from .catalog import PALETTES
 from .codes import CONTENT, POSITION, POSITION_SIZE, SLOTS, STYLE, WIDTH, style_code
@@ -144,7 +145,7 @@ class Pictures:
         """Normalised pixels (n, 3, 128, 128), content (n, 64, 32), styles (n, 24)."""
         pixels = torch.from_numpy(self.pictures[index]).permute(0, 3, 1, 2).float() / 255
         rows = torch.from_numpy(index)
-        return normalise(pixels), self.content[rows].float(), self.styles[rows].float()
+        return normalised(pixels, CLIP), self.content[rows].float(), self.styles[rows].float()
 
 
 class Student(nn.Module):

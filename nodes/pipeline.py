@@ -103,7 +103,7 @@ class ReCharPipeline(io.ComfyNode):
         control_net: Any = None,
         **style: Any,
     ) -> io.NodeOutput:
-        from ..rechar_core.images import one_mask
+        from ..rechar_core.images import batch_of
         from ..rechar_core.synthesis.modes import mode_named
         from ..rechar_core.synthesis.passes import Passes
         from .host.pipeline import HostRenderer, run_passes
@@ -111,7 +111,7 @@ class ReCharPipeline(io.ComfyNode):
         mode = mode_named(pipeline_mode, steps, guidance)
         renderer = HostRenderer(model, clip, vae, adapters, control_net)
         texts: dict[str, Any] = {"elements": elements, "template": template, "style_template": style_prompt}
-        passes = Passes(renderer, glyph[:1], one_mask(glyph_mask), mode, seed, **texts, **style)
+        passes = Passes(renderer, glyph[:1], batch_of(glyph_mask)[:1], mode, seed, **texts, **style)
         first = {"glyph": f"the first of {len(glyph)}"} if len(glyph) > 1 else {}
         return io.NodeOutput(*run_passes(passes), mode.settings(seed=seed, **texts, **first))
 

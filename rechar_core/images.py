@@ -1,11 +1,14 @@
-"""Pictures: reads files, scales them to the training resolution, writes PNG files and contact sheets."""
+"""Pictures: reads files, scales them to the training resolution, writes PNG files and contact sheets.
+
+All are IMAGE, ComfyUI's layout: (B, H, W, 3) float32 in 0..1.
+"""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .errors import ImageError
 
@@ -14,7 +17,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-CLIP_STATISTICS = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # mean, deviation
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean and deviation of each colour
+CLIP: Statistics = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+IMAGENET: Statistics = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LATENT_SCALE = 8  # pixels a latent cell, SDXL's VAE
 LABEL_FONT = (
     Path(__file__).parent / "fonts" / "ReCharCJK.otf"
@@ -40,12 +45,10 @@ def list_pictures(path: Path) -> tuple[Path, ...]:
 
 
 def read(path: Path) -> Tensor:
-    """The picture at `path` as (1, 3, H, W) float32 in 0..1, upright (EXIF), transparency over white.
+    """The picture at `path` as IMAGE (1, H, W, 3), upright (EXIF), transparency over white.
 
     Raises ImageError if it is missing, damaged, not a picture, or has more than 256 million pixels.
     """
-    import numpy as np
-    import torch
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
@@ -54,14 +57,13 @@ def read(path: Path) -> Tensor:
                 raise ImageError(
                     f"{path} is {raw.width} x {raw.height} pixels; scale it down to 16000 x 16000 or less."
                 )
-            rgb = _over_white(ImageOps.exif_transpose(raw))
+            return to_tensor(_over_white(ImageOps.exif_transpose(raw)))
     except FileNotFoundError:
         raise ImageError(f"There is no picture at {path}; check the path.") from None
     except UnidentifiedImageError:
         raise ImageError(f"{path} is not a picture that can be read; use PNG, JPEG or WebP.") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ImageError(f"{path} is damaged or cut short ({error}); save it again as PNG.") from None
-    return torch.from_numpy(np.array(rgb, dtype=np.float32) / 255).permute(2, 0, 1)[None].contiguous()
 
 
 def _over_white(picture: Image) -> Image:
@@ -82,21 +84,32 @@ def rgb(image: Tensor) -> Tensor:
     return image.expand(*image.shape[:-1], 3)
 
 
-def one_mask(mask: Tensor) -> Tensor:
-    """The first of MASK (B, H, W), or the only one (H, W), as (1, H, W)."""
-    return mask[:1] if mask.ndim == 3 else mask[None]
+def grey(picture: Any) -> Any:
+    """Luminance (..., H, W) of a tensor or an array (..., H, W, 3), Rec. 601."""
+    return 0.299 * picture[..., 0] + 0.587 * picture[..., 1] + 0.114 * picture[..., 2]
+
+
+def batch_of(mask: Tensor) -> Tensor:
+    """MASK (B, H, W), or a single one (H, W), as (B, H, W)."""
+    return mask.reshape(-1, *mask.shape[-2:])
+
+
+def normalised(pixels: Tensor, statistics: Statistics) -> Tensor:
+    """(N, 3, H, W) in 0..1, less the mean and over the deviation of each colour. Differentiable."""
+    mean, deviation = (pixels.new_tensor(values).view(3, 1, 1) for values in statistics)
+    return (pixels - mean) / deviation
 
 
 def fit(image: Tensor, resolution: int) -> Tensor:
     """Scale the shorter side to `resolution` pixels and keep the whole picture: no crop, no squash.
 
-    image: (B, 3, H, W) in 0..1. Returns (B, 3, H', W') in -1..1, the longer side rounded to whole latent cells.
+    image: (B, H, W, 3) in 0..1. Returns (B, H', W', 3) in 0..1, the longer side rounded to whole latent cells.
     Bilinear with antialiasing, as the reference trainer (train_dreambooth_b-lora_sdxl.py, DreamBoothDataset);
     cropping with true crop offsets is what its authors withdrew. Raises ImageError on an extreme aspect ratio.
     """
     import torch.nn.functional as F
 
-    height, width = image.shape[-2:]
+    height, width = image.shape[1:3]
     short, long = sorted((height, width))
     if short == 0 or long > 8 * short:
         raise ImageError(
@@ -105,20 +118,20 @@ def fit(image: Tensor, resolution: int) -> Tensor:
     longer = max(LATENT_SCALE, round(long * resolution / short / LATENT_SCALE) * LATENT_SCALE)
     size = (resolution, longer) if height <= width else (longer, resolution)
     if size != (height, width):
-        image = F.interpolate(image, size, mode="bilinear", antialias=True)
-    return image.clamp(0, 1) * 2 - 1
+        image = F.interpolate(image.movedim(-1, 1), size, mode="bilinear", antialias=True).movedim(1, -1)
+    return image.clamp(0, 1)
 
 
 def to_pil(image: Tensor) -> Image:
-    """(3, H, W) in 0..1 as an 8-bit RGB picture."""
+    """(H, W, 3) in 0..1 as an 8-bit RGB picture."""
     from PIL import Image
 
-    bytes_ = (image.detach().float().cpu().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+    bytes_ = (image.detach().float().cpu().clamp(0, 1) * 255).round().byte().numpy()
     return Image.fromarray(bytes_)
 
 
 def to_tensor(picture: Image) -> Tensor:
-    """An RGB picture as IMAGE (1, H, W, 3) in 0..1, ComfyUI's layout."""
+    """A picture as IMAGE (1, H, W, 3) in 0..1."""
     import numpy as np
     import torch
 
@@ -126,7 +139,7 @@ def to_tensor(picture: Image) -> Tensor:
 
 
 def jpeg(image: Tensor, side: int = 256) -> bytes:
-    """A small JPEG of (3, H, W) in 0..1, for a file's metadata. side: its longer side in pixels."""
+    """A small JPEG of (H, W, 3) in 0..1, for a file's metadata. side: its longer side in pixels."""
     buffer = io.BytesIO()
     picture = to_pil(image)
     picture.thumbnail((side, side))

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from transformers import GroundingDinoImageProcessor, GroundingDinoProcessor, Sam2ImageProcessor
 
-from rechar_core.soulstyler.pixels import IMAGENET, normalised
+from rechar_core.images import IMAGENET, normalised
 from rechar_core.soulstyler.segmenters import load_segmenter
 
 FOLDER, HEIGHT, WIDTH = Path(sys.argv[1]), 400, 600

@@ -34,7 +34,7 @@ def drawn(renderer: DiffusersRenderer, **options: object) -> np.ndarray:
 
 def sample(name: str) -> torch.Tensor:
     """IMAGE (1, 256, 256, 3) in 0..1."""
-    return fit(read(build.SAMPLES[name]), 256).movedim(1, -1) / 2 + 0.5
+    return fit(read(build.SAMPLES[name]), 256)
 
 
 def test_they_are_small():

@@ -70,7 +70,7 @@ def test_the_demos_own_files_draw_in_half_precision(renderer: DiffusersRenderer)
 def base_picture(name: str) -> torch.Tensor:
     from rechar_core.images import read
 
-    return read(build.SAMPLES[name]).movedim(1, -1)
+    return read(build.SAMPLES[name])
 
 
 @pytest.mark.parametrize("name", ["ADAPTERS", "CONTROLNET"])

@@ -13,13 +13,13 @@ import torch
 from scipy import ndimage
 
 from rechar_core.errors import ImageError
+from rechar_core.glyph.picture import from_picture, ink
 from rechar_core.glyph.structure_map import (
     KINDS,
     canny,
     distance,
     distance_falloff,
     filled,
-    ink,
     skeleton,
     structure_map,
 )
@@ -133,6 +133,16 @@ def test_ink_is_found_in_either_polarity(inverted: bool):
     picture = torch.where(glyph == inverted, 0.9, 0.2)[..., None].expand(-1, -1, 3)
     assert torch.equal(ink(picture), glyph)
     assert not ink(torch.full((8, 8, 3), 0.5)).any()
+
+
+def test_ink_is_found_by_its_brightness_as_the_eye_sees_it():
+    """Yellow on cyan: the mean of their channels is one. A failure means that one node sees a glyph, another none."""
+    glyph = torch.from_numpy(disc())
+    yellow, cyan = torch.tensor([1.0, 1.0, 0.0]), torch.tensor([0.0, 1.0, 1.0])
+    picture = torch.where(glyph[..., None], yellow, cyan)
+    assert torch.equal(ink(picture), glyph)
+    masks = [from_picture(p[None], (64, 64)) for p in (picture, glyph.float()[..., None])]
+    assert torch.equal(masks[0] >= 0.5, masks[1] >= 0.5)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -43,7 +43,7 @@ def as_published(path, resolution: int) -> torch.Tensor:
     picture = Image.open(path).convert("RGB")
     size = [int(side * resolution / min(picture.size)) for side in picture.size]
     pixels = torch.from_numpy(np.array(picture.resize(size, Image.Resampling.BILINEAR)))
-    return pixels.movedim(-1, 0)[None].float() / 255 * 2 - 1
+    return pixels[None].float() / 255
 
 
 @pytest.mark.parametrize(

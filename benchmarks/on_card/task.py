@@ -139,7 +139,7 @@ class Task:
         return time.perf_counter()
 
     def picture(self, path: Path) -> Tensor:
-        """(1, 3, H, W) in -1..1 at the size's resolution."""
+        """IMAGE (1, H, W, 3) at the size's resolution."""
         return fit(read(path), self.size.pixels)
 
     def pipeline(self, dtype: torch.dtype) -> StableDiffusionXLPipeline:

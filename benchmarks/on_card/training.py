@@ -106,7 +106,8 @@ class Bench:
             part.to("cpu")
         unet.to(task.device)
         vae.to(task.device)
-        recipe, pixels = self.recipe(task.size.groups), self.pixels.to(task.device)
+        recipe = self.recipe(task.size.groups)
+        pixels = (self.pixels.to(task.device) * 2 - 1).movedim(-1, 1)
         losses, _ = published(unet, vae, pixels, cond, recipe, clock.stepped)
         row = clock.row(self, losses)
         one = [torch.nn.Parameter(torch.zeros(1, device=task.device))]

@@ -36,7 +36,7 @@ def candidates(model: Any, clip: Any, vae: Any, trained: Sequence[Trained], reci
         patched = patch_model(model, fuse(structure, style))
         latent = torch.zeros(1, 4, side, side)
         drawn = sample(patched, vae, latent, prompt, empty, {"seed": recipe.seed, **_DRAWING}, progress)
-        picture = to_pil(drawn.movedim(-1, 0))
+        picture = to_pil(drawn)
         cells.append((f"{number}: seed {recipe.seed + number - 1}\nlast loss {each.losses[-1]:.4f}", picture))
         progress.show(number, picture)
     return to_tensor(sheet([cells[i : i + 4] for i in range(0, len(cells), 4)], recipe.prompt))

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...rechar_core.images import batch_of
 from ...rechar_core.synthesis.elements import PromptToken, packed, without_elements
 from .inputs import check_clip
 
@@ -22,7 +23,7 @@ def element_conditioning(clip: Any, words: tuple[PromptToken, ...], region: Tens
     check_clip(clip)
     if region is None:
         return [_encode(clip, words)]
-    region = region if region.ndim == 3 else region[None]
+    region = batch_of(region)
     inside, outside = _encode(clip, words), _encode(clip, without_elements(words))
     for (_, options), mask in ((inside, region), (outside, 1 - region)):
         options.update(mask=mask, mask_strength=1.0, set_area_to_bounds=False)

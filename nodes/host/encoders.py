@@ -37,7 +37,7 @@ def encode_pictures(
     """
     if not len(images):
         raise ImageError("The batch of pictures is empty; connect at least one picture.")
-    pictures = [fit(rgb(image[None]).movedim(-1, 1), resolution) for image in images]
+    pictures = [(fit(rgb(image[None]), resolution) * 2 - 1).movedim(-1, 1) for image in images]
     encoder, quant_conv = vae.first_stage_model.encoder, vae.first_stage_model.quant_conv
     moments: list[LatentMoments] = []
 

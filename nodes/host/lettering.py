@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...rechar_core.errors import RecipeError
+from ...rechar_core.images import batch_of
 from ...rechar_core.lora.blocks import STRUCTURE
 from ...rechar_core.lora.blora import BLora
 from ...rechar_core.synthesis.lettering import (
@@ -92,7 +93,7 @@ def lettering_of(
     structure_rank: int,
 ) -> Lettering:
     """The word of MASK (N, H, W), each character in a square of `side` pixels; structure_steps 0 trains nothing."""
-    characters = characters if characters.ndim == 3 else characters[None]
+    characters = batch_of(characters)
     masks, places = cells(characters, side, margin)
     training: dict[str, Any] = {
         "steps": structure_steps,

@@ -102,9 +102,9 @@ def alpha_grid(
         for structure_alpha in columns:
             patched = patch_model(model, fuse(structure, style, structure_alpha, style_alpha))
             pictures.append(sample(patched, vae, latent, positive, negative, settings, progress))
-            progress.show(len(pictures), to_pil(pictures[-1].movedim(-1, 0)))
+            progress.show(len(pictures), to_pil(pictures[-1]))
     labels = [f"structure {c:g}\nstyle {r:g}" for r in rows for c in columns]
-    cells = list(zip(labels, (to_pil(p.movedim(-1, 0)) for p in pictures), strict=True))
+    cells = list(zip(labels, map(to_pil, pictures), strict=True))
     lines = [cells[i : i + len(columns)] for i in range(0, len(cells), len(columns))]
     side = min(512, max(pictures[0].shape[:2]))
     return to_tensor(sheet(lines, f"seed {settings['seed']}", side)), torch.stack(pictures)

@@ -23,7 +23,7 @@ def save(name: str, parts: dict[str, BLora | None], thumbnail: Any = None) -> li
         raise LoraError("There is nothing to save: connect a structure or a style BLORA.")
     folder = new_lora_folder()
     path = inside(folder, name)
-    small = None if thumbnail is None else jpeg(rgb(thumbnail[0]).movedim(-1, 0))
+    small = None if thumbnail is None else jpeg(rgb(thumbnail[0]))
     written = []
     for part, blora in given.items():
         file = path.with_name(f"{path.name}_{part}.safetensors")

@@ -138,9 +138,7 @@ def sweep(
         for work in works:
             done += len(_run(work, progress, done))
     pictures = torch.cat([work.result() for work in works])
-    cells = [
-        (f"{r.style}\nseed {r.seed}", to_pil(p.movedim(-1, 0))) for r, p in zip(flat, pictures, strict=True)
-    ]
+    cells = [(f"{r.style}\nseed {r.seed}", to_pil(p)) for r, p in zip(flat, pictures, strict=True)]
     wide = len(recipes[0])
     rows = [cells[i : i + wide] for i in range(0, len(cells), wide)]
     side = min(512, max(pictures.shape[1:3]))
@@ -154,7 +152,7 @@ def _run(work: Restyling, progress: Progress, done: int) -> list[float]:
         losses.append(step.loss)
         number = done + len(losses)
         show = number % every == 0 or number == progress.total
-        progress.show(number, to_pil(step.picture[0]) if show else None)
+        progress.show(number, to_pil(step.picture[0].movedim(0, -1)) if show else None)
     return losses
 
 

@@ -229,13 +229,14 @@ def encode_prompt(pipeline: StableDiffusionXLPipeline, prompt: str, resolution: 
     return Conditioning(context, pooled, torch.tensor([[r, r, 0, 0, r, r]], device=context.device))
 
 
-def encode_picture(pipeline: DiffusionPipeline, pixels: Tensor) -> LatentMoments:
-    """The VAE's posterior for pixels (1, 3, H, W) in -1..1, encoded once in fp32, scaled."""
+def encode_picture(pipeline: DiffusionPipeline, image: Tensor) -> LatentMoments:
+    """The VAE's posterior for IMAGE (1, H, W, 3) in 0..1, encoded once in fp32, scaled."""
     import torch
 
     from ..training.denoiser import LatentMoments
 
     vae, scale = pipeline.vae, pipeline.vae.config.scaling_factor
+    pixels = (image * 2 - 1).movedim(-1, 1).contiguous()
     with torch.no_grad():
         posterior = vae.encode(pixels.to(device_of(vae), torch.float32)).latent_dist
     leave(pipeline)
@@ -250,7 +251,7 @@ def decode_picture(pipeline: DiffusionPipeline, latent: Tensor) -> Image:
 
 
 def decode_latent(pipeline: DiffusionPipeline, latent: Tensor) -> Tensor:
-    """(1, 3, H, W) in 0..1 on the CPU, in fp32: the pipeline itself wants one type for all parts.
+    """IMAGE (1, H, W, 3) in 0..1 on the CPU, in fp32: the pipeline itself wants one type for all parts.
 
     Raises ModelError if the latent is no picture: NaN would be saved as black.
     """
@@ -261,7 +262,7 @@ def decode_latent(pipeline: DiffusionPipeline, latent: Tensor) -> Tensor:
     with torch.no_grad():
         pixels = vae.decode(latent.to(device_of(vae), torch.float32) / vae.config.scaling_factor).sample
     leave(pipeline)
-    return (pixels / 2 + 0.5).clamp(0, 1).cpu()
+    return (pixels / 2 + 0.5).clamp(0, 1).cpu().movedim(1, -1)
 
 
 def check_finite(drawn: Tensor) -> None:

@@ -91,7 +91,7 @@ class DiffusersRenderer:
         with torch.no_grad(), applied(unet, drawing.fusion), _referred(unet, drawing) as half:
             latent = self._sample(drawing, half)
         leave(self.pipeline, self.control_net)
-        return decode_latent(self.pipeline, latent).movedim(1, -1)
+        return decode_latent(self.pipeline, latent)
 
     def _sample(self, drawing: RenderJob, half: list[int]) -> Tensor:
         """The denoised latent (1, 4, h, w); the noise is drawn on the CPU."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..device import RenderPrecision, render_dtype
 from ..errors import RecipeError
-from ..glyph.structure_map import ink
+from ..glyph.picture import ink
 from ..images import fit, png, read, to_pil
 from ..lora import files
 from ..storage import make_folder, write_bytes
@@ -107,7 +107,7 @@ def decorate(job: DecorateJob) -> list[Path]:
         for name, path in (("structure", job.structure), ("style", job.style))
     }
     mode, picture = job.chosen(), read(job.glyph)
-    given["style_image"] = read(job.style_image).movedim(1, -1) if job.style_image else None
+    given["style_image"] = read(job.style_image) if job.style_image else None
     make_folder(job.output)
     where = (render_dtype(job.precision, here.device), torch.device("cpu"))
     read_by = ip_adapters(job.composition_adapter, job.style_adapter, job.image_encoder, *where)
@@ -132,17 +132,16 @@ def _draw(passes: Passes, job: DecorateJob) -> Path:
     path = job.output / f"seed_{passes.seed:05d}.png"
     names = (path, *(path.with_stem(f"{path.stem}_{part}") for part in ("structure", "style")))
     for name, image in zip(names, pictures, strict=True):
-        write_bytes((png(to_pil(image[0].movedim(-1, 0)), about),), name)
+        write_bytes((png(to_pil(image[0]), about),), name)
     return path
 
 
 def glyph_of(picture: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """IMAGE (1, H, W, 3) and MASK (1, H, W) of a picture (1, 3, h, w) in 0..1, its shorter side `side` pixels.
+    """IMAGE (1, H, W, 3) and MASK (1, H, W) of a picture (1, h, w, 3) in 0..1, its shorter side `side` pixels.
 
     Raises RecipeError if the picture is of one colour.
     """
-    scaled = (fit(picture, side) + 1) / 2
-    glyph = scaled.movedim(1, -1)
+    glyph = fit(picture, side)
     mask = ink(glyph[0]).float()[None]
     if not mask.any():
         raise RecipeError("The glyph's picture is of one colour; give one with a glyph in it.")

@@ -77,7 +77,7 @@ def _learn(pipeline: StableDiffusionXLPipeline, kind: str, settings: Any, seed: 
         for _ in run.steps():
             bar.update()
     blora = run.trainings[0].blora()
-    picture = jpeg(pixels[0] / 2 + 0.5)
+    picture = jpeg(pixels[0])
     files.write(blora, output / f"{kind}.safetensors", thumbnail=picture, title=f"demo {kind}")
     return blora
 

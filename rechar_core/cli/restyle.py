@@ -75,7 +75,7 @@ def restyle(job: RestyleJob) -> Path:
     """
     _check(job)
     output = file_to_write(job.output, ".png")
-    source = read(job.image).movedim(1, -1)  # IMAGE (1, H, W, 3)
+    source = read(job.image)
     request = read_in_mode(job.instruction, "auto", Llm.load(job.llm) if job.llm else None)
     pairs = _pairs(request, job)
     mask_of, engine = _places(source, job), _ENGINES[job.engine](job)
@@ -86,7 +86,7 @@ def restyle(job: RestyleJob) -> Path:
             raise ImageError(f"The mask of '{pair.object}' is empty: white is where the picture may change.")
         say(f"{pair.object or 'the mask'}: {pair.style} (read by {request.by})")
         picture = engine(target, pair)
-    return write_bytes((png(to_pil(picture[0].movedim(-1, 0))),), output)
+    return write_bytes((png(to_pil(picture[0])),), output)
 
 
 def _check(job: RestyleJob) -> None:
@@ -118,7 +118,7 @@ def _pairs(request: Request, job: RestyleJob) -> tuple[Pair, ...]:
 def _places(source: Tensor, job: RestyleJob) -> Callable[[Pair], Tensor]:
     """What gives an object's mask: the picture --mask, or a segmenter, loaded once."""
     if job.mask is not None:
-        mask = read(job.mask).mean(1)
+        mask = read(job.mask).mean(-1)
         return lambda _: mask
     assert job.segmenter is not None
     segmenter = load_segmenter(job.segmenter, job.sam)
@@ -141,8 +141,8 @@ class _Sdxl:
         self.pipeline = _img2img(load(job.model, dtype, torch.device("cpu")))
 
     def __call__(self, target: ObjectRegion, pair: Pair) -> Tensor:
-        job, image = self.job, padded(target.image, LATENT_SCALE).movedim(-1, 1)
-        height, width = image.shape[-2:]
+        job, image = self.job, padded(target.image, LATENT_SCALE)
+        height, width = image.shape[1:3]
         mask = shaped(padded(target.mask, LATENT_SCALE), grow=LATENT_SCALE)
         cells = F.interpolate(mask[:, None], (height // LATENT_SCALE, width // LATENT_SCALE), mode="area")
         place(self.pipeline, self.device, height * width)
@@ -158,7 +158,7 @@ class _Sdxl:
                 callback_on_step_end=held,
                 output_type="latent",
             ).images
-        return target.finish(decode_latent(self.pipeline, latent).movedim(1, -1))
+        return target.finish(decode_latent(self.pipeline, latent))
 
 
 class _Held:
@@ -169,7 +169,7 @@ class _Held:
     """
 
     def __init__(self, pipeline: Any, image: Tensor, cells: Tensor, seed: int):
-        self.latent = encode_picture(pipeline, image * 2 - 1).mean
+        self.latent = encode_picture(pipeline, image).mean
         draws = torch.Generator().manual_seed(seed)
         self.noise = torch.randn(self.latent.shape, generator=draws).to(self.latent)
         self.cells = cells.to(self.latent)

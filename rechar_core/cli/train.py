@@ -122,7 +122,7 @@ def train_on(
     forget_peak(context.device)
     job = jobs[0]
     made_of = json.dumps(inputs(job))
-    thumbnail = jpeg(pixels[0][0] / 2 + 0.5)
+    thumbnail = jpeg(pixels[0][0])
     ended = started = 0.0
 
     def write(bloras: list[BLora]) -> None:
@@ -159,7 +159,7 @@ def prepare(
 ) -> TrainingRun:
     """Encodes pictures and prompt once, frees the encoders, and makes the run of these recipes ready.
 
-    pixels: each (1, 3, H, W) in -1..1. recipes: alike but in what is each LoRA's own (see TrainingRun). context: None
+    pixels: each IMAGE (1, H, W, 3). recipes: alike but in what is each LoRA's own (see TrainingRun). context: None
     computes where the pipeline is. `pipeline` keeps only its UNet on the device afterwards.
     """
     context = context or RunContext(pipeline.unet.device)

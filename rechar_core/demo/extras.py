@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 ADAPTERS = FOLDER / "adapters.safetensors"
 CONTROLNET = FOLDER / "controlnet.safetensors"
 ENCODER_CONFIG = FOLDER / "image_encoder.json"
-MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's
-STD = (0.26862954, 0.26130258, 0.27577711)
 READERS = {"style": "up_blocks.0.attentions.1.", "composition": "up_blocks.0.attentions.0."}
 _ORDER = ("down_blocks.", "up_blocks.", "mid_block.")  # how adapters number the cross-attentions
 _CROSS = re.compile(r"unet\.(.+)\.attn2\.to_k\.weight")
@@ -35,12 +33,6 @@ _RESNET = {
     "conv2": "out_layers.3",
     "conv_shortcut": "skip_connection",
 }
-
-
-def normalise(pixels: Tensor) -> Tensor:
-    """Pixels (B, 3, H, W) in 0..1, normalised for CLIP's encoders."""
-    mean, std = (pixels.new_tensor(values).view(3, 1, 1) for values in (MEAN, STD))
-    return (pixels - mean) / std
 
 
 def build_encoder() -> nn.Module:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..errors import ImageError
-from ..images import rgb
+from ..images import grey, rgb
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 INVERTS = ("auto", "off", "on")
-_LEAST_CONTRAST = 0.02
+LEAST_CONTRAST = 0.02  # of the greys; less is a picture of one colour
 _LEAST_SIDE_WITH_GRAIN = 64
 
 
@@ -40,42 +40,47 @@ def from_picture(
         raise ImageError(
             f"The picture {tuple(image.shape)} or the canvas {size} is empty; each side needs a pixel."
         )
-    return torch.stack([_one(_grey(picture), size, threshold, invert, margin) for picture in image])
+    return torch.stack([_one(grey(rgb(picture)), size, threshold, invert, margin) for picture in image])
 
 
-def _grey(picture: Tensor) -> Tensor:
-    """(h, w, C) as luminance (h, w), Rec. 601."""
+def ink(picture: Tensor) -> Tensor:
+    """Where the ink is, (H, W) bool, in a picture (H, W, C) in 0..1: the side of Otsu's grey that touches the border
+    less. Nothing in a picture of one colour."""
     import torch
 
-    return rgb(picture) @ picture.new_tensor([0.299, 0.587, 0.114], dtype=torch.float32)
+    shade = grey(rgb(picture)).cpu()
+    if float(shade.max() - shade.min()) < LEAST_CONTRAST:
+        return torch.zeros(shade.shape, dtype=torch.bool)
+    dark = shade < otsu(shade)
+    return ~dark if _is_paper(dark) else dark
 
 
-def _one(grey: Tensor, size: tuple[int, int], threshold: float | None, invert: str, margin: float) -> Tensor:
-    if float(grey.max() - grey.min()) < _LEAST_CONTRAST:
+def _one(shade: Tensor, size: tuple[int, int], threshold: float | None, invert: str, margin: float) -> Tensor:
+    if float(shade.max() - shade.min()) < LEAST_CONTRAST:
         raise ImageError("The picture is of one colour; there is no glyph to find in it.")
-    level = otsu(grey) if threshold is None else threshold
-    field = level - grey  # positive is ink
+    level = otsu(shade) if threshold is None else threshold
+    field = level - shade  # positive is ink
     if invert == "on" or (invert == "auto" and _is_paper(field > 0)):
         field = -field
     field = _without_specks(field)
-    ink = field > 0
-    if not bool(ink.any()) or bool(ink.all()):
+    found = field > 0
+    if not bool(found.any()) or bool(found.all()):
         raise ImageError(
-            f"At a threshold of {level:.2f} the picture is all {'ink' if bool(ink.all()) else 'paper'}; "
-            f"its greys run from {float(grey.min()):.2f} to {float(grey.max()):.2f}. Choose auto or a value between."
+            f"At a threshold of {level:.2f} the picture is all {'ink' if bool(found.all()) else 'paper'}; "
+            f"its greys run from {float(shade.min()):.2f} to {float(shade.max()):.2f}. Choose auto or a value between."
         )
     return _placed(field, size, margin * min(size))
 
 
-def otsu(grey: Tensor) -> float:
+def otsu(shade: Tensor) -> float:
     """The grey that divides the picture into two classes with the greatest variance between them (Otsu, 1979).
 
     If several levels are equally good, the middle one is taken.
     """
     import torch
 
-    low, high = float(grey.min()), float(grey.max())
-    counts = torch.histc(grey, 256, low, high).double()
+    low, high = float(shade.min()), float(shade.max())
+    counts = torch.histc(shade, 256, low, high).double()
     share = counts.cumsum(0) / counts.sum()
     mean = (counts * torch.arange(256)).cumsum(0) / counts.sum()
     between = (mean[-1] * share - mean) ** 2 / (share * (1 - share)).clamp_min(1e-12)

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ImageError
-from ..images import rgb
+from ..images import batch_of, rgb
+from .picture import ink
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,7 +36,7 @@ def structure_map(kind: str, image: Tensor | None = None, mask: Tensor | None = 
     if kind not in KINDS:
         raise ImageError(f"There is no structure map '{kind}'; choose one of {', '.join(KINDS)}.")
     if mask is not None:
-        sources = [m.float().cpu().numpy() for m in (mask if mask.ndim == 3 else mask[None])]
+        sources = [m.float().cpu().numpy() for m in batch_of(mask)]
     elif image is None:
         raise ImageError("There is nothing to map: connect a MASK or an IMAGE.")
     elif kind == "canny-cv2":
@@ -44,23 +45,6 @@ def structure_map(kind: str, image: Tensor | None = None, mask: Tensor | None = 
         sources = [ink(picture).numpy() for picture in image]
     maps = [torch.from_numpy(np.ascontiguousarray(KINDS[kind](s), dtype=np.float32)) for s in sources]
     return torch.stack(maps)[..., None].expand(-1, -1, -1, 3).contiguous()
-
-
-def ink(picture: Tensor) -> Tensor:
-    """The ink, (H, W) bool, of a picture (H, W, C) in 0..1: the side of Otsu's threshold that touches the border less.
-
-    A picture of one colour has no ink.
-    """
-    import torch
-
-    from .picture import otsu
-
-    grey = rgb(picture).cpu().mean(-1) if picture.ndim == 3 else picture.float().cpu()
-    if float(grey.max() - grey.min()) < 0.02:
-        return torch.zeros(grey.shape, dtype=torch.bool)
-    dark = grey < otsu(grey)
-    border = torch.cat([dark[0], dark[-1], dark[:, 0], dark[:, -1]])
-    return ~dark if border.float().mean() > 0.5 else dark
 
 
 # Edges

@@ -27,11 +27,6 @@ def ssim(first: Array, second: Array) -> float:
     return float((likeness / ((one**2 + two**2 + c1) * (variance[0] + variance[1] + c2))).mean())
 
 
-def grey(picture: Array) -> Array:
-    """Luminance (H, W) of (H, W, 3), Rec. 601."""
-    return picture @ [0.299, 0.587, 0.114]
-
-
 def lab(picture: Array) -> Array:
     """CIE L*a*b* (D65) of sRGB (..., 3) in 0..1."""
     import numpy as np

@@ -36,11 +36,11 @@ def chart(found: dict[str, Any], images: Tensor, mask: Tensor) -> Tensor:
 
     target = target_of(mask, (images.shape[1], images.shape[2]))
     pictures = [
-        (f"{number}  {_label(scores)}", to_pil(rgb(image).movedim(-1, 0)))
+        (f"{number}  {_label(scores)}", to_pil(rgb(image)))
         for number, (image, scores) in enumerate(zip(images, found["pictures"]))
     ]
     judged = [
-        (f"{name}  {_label(found['controls'][name])}", to_pil(torch.from_numpy(picture).movedim(-1, 0)))
+        (f"{name}  {_label(found['controls'][name])}", to_pil(torch.from_numpy(picture)))
         for name, picture in controls(target).items()
     ]
     rows = [pictures[i : i + _COLUMNS] for i in range(0, len(pictures), _COLUMNS)]

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ImageError
 from ..glyph.structure_map import canny, skeleton
-from ..images import one_mask, rgb
-from .pictures import colour_distance, grey, ssim
+from ..images import batch_of, grey, rgb
+from .pictures import colour_distance, ssim
 from .segment import glyph_mask, otsu_masks
 from .shapes import BAND, chamfer, covered, dice, edge_f1, hd95, iou, topology
 
@@ -148,7 +148,7 @@ def target_of(mask: Tensor, size: tuple[int, int]) -> Array:
     """The glyph (H, W) of bool. Raises ImageError if nothing or all is ink."""
     import torch.nn.functional as F
 
-    (mask,) = one_mask(mask)
+    mask = batch_of(mask)[0]
     if tuple(mask.shape) != size:
         mask = F.interpolate(mask.float()[None, None], size, mode="bilinear", antialias=True)[0, 0]
     target = (mask >= 0.5).cpu().numpy()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .pictures import grey, lab
+from ..images import grey
+from .pictures import lab
 
 Array = Any
 
@@ -42,10 +43,10 @@ def otsu_masks(picture: Array) -> tuple[Array, Array]:
     import numpy as np
     import torch
 
-    from ..glyph.picture import otsu
+    from ..glyph.picture import LEAST_CONTRAST, otsu
 
     shade = grey(picture)
-    if float(np.ptp(shade)) < 0.02:
+    if float(np.ptp(shade)) < LEAST_CONTRAST:
         nothing = np.zeros(shade.shape, bool)
         return nothing, nothing
     dark = shade < otsu(torch.from_numpy(np.ascontiguousarray(shade, dtype=np.float32)))

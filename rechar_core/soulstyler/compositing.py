@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import ImageError
-from ..images import LATENT_SCALE
+from ..images import LATENT_SCALE, batch_of
 
 
 def fit_mask(mask: Tensor, image: Tensor) -> Tensor:
@@ -17,7 +17,7 @@ def fit_mask(mask: Tensor, image: Tensor) -> Tensor:
 
     A mask of another size is scaled. Raises ImageError if the number of masks does not fit, or values are not finite.
     """
-    mask = (mask if mask.ndim == 3 else mask.reshape(-1, *mask.shape[-2:])).to(image.device, torch.float32)
+    mask = batch_of(mask).to(image.device, torch.float32)
     if not mask.isfinite().all():
         raise ImageError("The mask holds values that are no numbers (NaN); make it again.")
     if len(mask) not in (1, len(image)):

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import FileError, ModelError, listed
+from ..images import CLIP, IMAGENET, normalised
 from .folders import WITH_WORDS, need_files, pretrained, tokenizer_of
-from .pixels import CLIP, IMAGENET, normalised
 
 # VGG19 as torchvision numbers it: channels of each convolution, "M" a pooling; up to relu5_2 (layer 31)
 VGG19 = (64, 64, "M", 128, 128, "M", 256, 256, 256, 256, "M", 512, 512, 512, 512, "M", 512, 512)

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import FileError, ModelError, RecipeError
+from ..images import IMAGENET, normalised
 from .folders import WEIGHTS, WITH_WORDS, model_type, need_files, pretrained, tokenizer_of
-from .pixels import IMAGENET, normalised
 from .segment import Segmenter
 
 _SHORT, _LONG = 800, 1333  # pixels of the sides that GroundingDINO was trained with

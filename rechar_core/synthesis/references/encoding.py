@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ...images import CLIP_STATISTICS, rgb
+from ...images import CLIP, batch_of, normalised, rgb
 from .attention import Reference
 from .errors import AdapterError
 from .layout import ROLES
@@ -60,7 +60,7 @@ def kept_parts(mask: Tensor | None, picture: tuple[int, int], seen: Tensor) -> T
         return None
     if seen.ndim != 3:
         return torch.ones(1, 1, dtype=torch.bool)
-    return kept_tokens(mask if mask.ndim == 3 else mask[None], picture, int((seen.shape[1] - 1) ** 0.5))
+    return kept_tokens(batch_of(mask), picture, int((seen.shape[1] - 1) ** 0.5))
 
 
 def clip_pixels(images: Tensor, side: int) -> Tensor:
@@ -68,7 +68,6 @@ def clip_pixels(images: Tensor, side: int) -> Tensor:
 
     Bicubic with antialiasing, the shorter side to `side`, rounded to 8 bits, as ComfyUI's clip_preprocess does.
     """
-    import torch
     import torch.nn.functional as F
 
     pictures = rgb(images).movedim(-1, 1)
@@ -79,9 +78,7 @@ def clip_pixels(images: Tensor, side: int) -> Tensor:
         pictures = F.interpolate(pictures, size, mode="bicubic", antialias=True)
         top, left = (size[0] - side) // 2, (size[1] - side) // 2
         pictures = pictures[:, :, top : top + side, left : left + side]
-    pictures = (255 * pictures).clamp(0, 255).round() / 255
-    mean, spread = (torch.tensor(v, device=pictures.device).view(3, 1, 1) for v in CLIP_STATISTICS)
-    return (pictures - mean) / spread
+    return normalised((255 * pictures).clamp(0, 255).round() / 255, CLIP)
 
 
 def _kept(adapter: IPAdapter, kept: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from ...images import sheet, to_tensor
+from ...images import batch_of, sheet, to_tensor
 from .layout import ROLES, TEXT, Layout
 
 if TYPE_CHECKING:
@@ -19,11 +19,12 @@ def layout_of(
     masks: Mapping[str, Tensor | None], operator: str, temperature: float, mask_mode: str
 ) -> Layout:
     """A layout from MASKs (H, W) or (B, H, W) named "text_mask", "structure_mask", "style_mask"; a batch is merged."""
-    present = {
-        name.removesuffix("_mask"): mask.float().cpu() for name, mask in masks.items() if mask is not None
+    joined = {
+        name.removesuffix("_mask"): batch_of(mask.float().cpu()).amax(0)
+        for name, mask in masks.items()
+        if mask is not None
     }
-    flat = {role: mask.amax(0) if mask.ndim == 3 else mask for role, mask in present.items()}
-    return Layout(flat, operator, temperature, mask_mode)
+    return Layout(joined, operator, temperature, mask_mode)
 
 
 def preview(layout: Layout) -> Tensor:
