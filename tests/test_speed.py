@@ -325,9 +325,9 @@ def test_low_has_one_half_of_the_unet_on_the_device_at_a_time(pipe, monkeypatch)
     for half, ask in enumerate((denoiser.prefix, denoiser.suffix)):
         counted = lambda *given, half=half, ask=ask: order.append(half) or ask(*given)  # noqa: E731
         setattr(denoiser, ("prefix", "suffix")[half], counted)
-    moves, move = [], denoiser._lent.move
+    moves, move = [], denoiser._offload.move
     monkeypatch.setattr(
-        denoiser._lent, "move", lambda *given: moves.append((given, order[-1])) or move(*given)
+        denoiser._offload, "move", lambda *given: moves.append((given, order[-1])) or move(*given)
     )
     monkeypatch.setattr(prefetch, "grouping", lambda *given: Grouping(together=2, chunk=4))  # as on a GPU
     tiny.finish(tiny.training(pipe, {"steps": 9}, denoiser=denoiser, mode="low"))

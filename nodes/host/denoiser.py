@@ -1,30 +1,27 @@
-"""The MODEL in the graph behind the Denoiser protocol, and what training needs of the host around it."""
+"""The MODEL in the graph as a Denoiser, and what training needs of the host around it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ...rechar_core.training.context import ConstantContext, Once
-from ...rechar_core.training.denoiser import Conditioning, Prediction, Prefix
-from ...rechar_core.training.frozen_layers import gated, normed_conv, plain_conv, upsampled
+from ...rechar_core.training.denoiser import ATTENTION, Conditioning, Denoiser, Prefix
+from ...rechar_core.training.frozen_layers import normed_conv, plain_conv, upsampled
 from ...rechar_core.training.memory import MemoryMode
 from ...rechar_core.training.recipe import Precision
 from .inputs import alphas_cumprod, prediction_of
 from .patch import block_paths
 from .weights import OwnWeights, bypass_adapters, own_weights
 
-_PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
-_OF_CONTEXT = (".attn2.to_k", ".attn2.to_v")
 _PRECISIONS: dict[torch.dtype, Precision] = {torch.float16: "fp16", torch.bfloat16: "bf16"}
 
 
-class HostDenoiser:
+class HostDenoiser(Denoiser):
     """A MODEL (ModelPatcher) whose weights are ours: its UNet is called directly with the schedule's own x_t.
 
     calculate_input turns x0 + sigma * noise into sqrt(abar) x0 + sqrt(1 - abar) noise, which is the objective's x_t,
@@ -33,24 +30,17 @@ class HostDenoiser:
     """
 
     def __init__(self, model: Any, own: OwnWeights, each: Callable[[], None] = lambda: None):
+        unet = model.model.diffusion_model
+        super().__init__(unet, model.load_device, _halves(unet), unet.output_blocks)
         self.patcher, self.model, self._own, self._each = model, model.model, own, each
-        self.device: torch.device = model.load_device
-        self.prediction: Prediction = prediction_of(model)
-        self.alphas_cumprod: Tensor = alphas_cumprod(model)
-        self._paths = block_paths(model)
-        self._alternate, self._placed = False, -1  # in mode low: which half is on the device
-        self._context, self._cond = ConstantContext(), Once(self._prepare)
-        self._attached = ExitStack()
+        self.prediction = prediction_of(model)
+        self.alphas_cumprod = alphas_cumprod(model)
+        self._paths, self._dtype = block_paths(model), computed_in(model)
 
     def layers(self) -> dict[str, nn.Module]:
         """q, k, v and out of every attention in both blocks, by diffusers module path."""
-        unet = self.model.diffusion_model
-        found = {}
-        for path, host in self._paths.items():
-            attention = path.endswith(tuple(f".{a}.{p}" for a in ("attn1", "attn2") for p in _PROJECTIONS))
-            if attention:
-                found[path] = unet.get_submodule(host)
-        return found
+        paths = self._paths.items()
+        return {path: self.unet.get_submodule(host) for path, host in paths if path.endswith(ATTENTION)}
 
     def weights(self) -> Iterator[Tensor]:
         """All weights of the UNet, with other LoRAs' patches in them, in model order; those of bypassed LoRAs last."""
@@ -61,29 +51,14 @@ class HostDenoiser:
 
     def load(self) -> None:
         """The whole UNet onto the device."""
-        self._own.place([self.model.diffusion_model], self.device, self._each)
-
-    def use(self, mode: MemoryMode | None) -> None:
-        """Load the UNet and run in this memory mode; None takes back what was attached."""
-        self._attached.close()
-        self._cond.forget()
-        self._alternate, self._placed = mode == "low", -1
-        if mode is None:
-            return
-        if not self._alternate:
-            self.load()
-        unet = self.model.diffusion_model
-        self._attached.enter_context(gated(unet.output_blocks.modules()))
-        self._attached.enter_context(checkpointed(self.patcher, mode != "fast"))
-        fed = {n: m for n, m in unet.named_modules() if n.endswith(_OF_CONTEXT)}
-        self._attached.enter_context(self._context.attached(fed))
+        self._move([self.unet], self.device)
 
     def prefix(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Prefix:
         """The input and middle blocks and output_blocks.0.0, as UNetModel._forward."""
         from comfy.ldm.modules.diffusionmodules import openaimodel
 
         self._place(0)
-        unet, dtype, options = self.model.diffusion_model, self._dtype(), _options(noisy)
+        unet, dtype, options = self.unet, self._dtype, _options(noisy)
         with torch.no_grad():
             context, added = self._cond(conditioning)
             context = self._context.expand(context, len(noisy))
@@ -106,7 +81,7 @@ class HostDenoiser:
         from comfy.ldm.modules.diffusionmodules import openaimodel
 
         self._place(1)
-        unet, hidden, skips = self.model.diffusion_model, prefix.hidden, list(prefix.skips)
+        unet, hidden, skips = self.unet, prefix.hidden, list(prefix.skips)
         options = _options(prefix.skips[0])
         context = self._context.expand(self._cond(conditioning)[0], len(hidden))
         for i, (residual, *layers) in enumerate(unet.output_blocks):
@@ -119,16 +94,9 @@ class HostDenoiser:
                 else:
                     hidden = layer(hidden, context, options)
                     options["transformer_index"] += 1
-        return normed_conv(unet.out[0], unet.out[2], hidden.to(self._dtype())).float()
-
-    def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
-        return self.suffix(self.prefix(noisy, timesteps, conditioning), conditioning)
-
-    def _dtype(self) -> torch.dtype:
-        return computed_in(self.patcher)
+        return normed_conv(unet.out[0], unet.out[2], hidden.to(self._dtype)).float()
 
     def _prepare(self, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
-        """The context (1, tokens, width), and what size and pooled text add to the timestep's embedding (1, width)."""
         height, width, top, left, target_height, target_width = conditioning.time_ids[0].tolist()
         adm = self.model.encode_adm(
             pooled_output=conditioning.pooled,
@@ -140,23 +108,36 @@ class HostDenoiser:
             target_width=target_width,
             device=self.device,
         )
-        added = self.model.diffusion_model.label_emb(adm.to(self.device, self._dtype()))
-        return conditioning.context.to(self.device, self._dtype()), added
+        added = self.unet.label_emb(adm.to(self.device, self._dtype))
+        return conditioning.context.to(self.device, self._dtype), added
 
-    def _place(self, half: int) -> None:
-        """In mode low: this half of the UNet onto the device, the other off it first."""
-        if self._alternate and self._placed != half:
-            halves = self._halves()
-            self._own.place(halves[1 - half], torch.device("cpu"), self._each)
-            self._own.place(halves[half], self.device, self._each)
-            self._placed = half
+    def _load(self, mode: MemoryMode | None) -> None:
+        if mode in ("fast", "normal"):
+            self.load()
 
-    def _halves(self) -> tuple[list[nn.Module], list[nn.Module]]:
-        """The modules of the prefix and those of the suffix."""
-        unet = self.model.diffusion_model
-        first = unet.output_blocks[0]
-        before = [unet.time_embed, unet.label_emb, unet.input_blocks, unet.middle_block, first[0]]
-        return before, [*first[1:], *unet.output_blocks[1:], unet.out]
+    def _move(self, modules: Iterable[nn.Module], device: torch.device) -> None:
+        self._own.place(modules, device, self._each)
+
+    @contextmanager
+    def _checkpointed(self) -> Iterator[None]:
+        """transformer_options are copied for the recomputation: the host counts blocks in them as it goes along."""
+        from comfy.ldm.modules.attention import BasicTransformerBlock
+
+        blocks = [m for m in self._decoder.modules() if isinstance(m, BasicTransformerBlock)]
+        try:
+            for block in blocks:
+                block.forward = _Checkpointed(block.forward)  # an instance attribute, removed below
+            yield
+        finally:
+            for block in blocks:
+                block.__dict__.pop("forward", None)
+
+
+def _halves(unet: Any) -> tuple[list[nn.Module], list[nn.Module]]:
+    """The modules of the prefix and those of the suffix."""
+    first = unet.output_blocks[0]
+    before = [unet.time_embed, unet.label_emb, unet.input_blocks, unet.middle_block, first[0]]
+    return before, [*first[1:], *unet.output_blocks[1:], unet.out]
 
 
 def _residual(block: Any, hidden: Tensor, skip: Tensor, embedding: Tensor) -> Tensor:
@@ -206,25 +187,6 @@ def trainable(model: Any, each: Callable[[], None] = lambda: None) -> Iterator[H
         torch.enable_grad(),
     ):
         yield HostDenoiser(clone, own, each)
-
-
-@contextmanager
-def checkpointed(model: Any, wanted: bool) -> Iterator[None]:
-    """Gradient checkpointing of the transformer blocks behind the LoRA's first layers.
-
-    transformer_options are copied for the recomputation: the host counts blocks in them as it goes along.
-    """
-    from comfy.ldm.modules.attention import BasicTransformerBlock
-
-    unet = model.model.diffusion_model
-    blocks = [m for m in unet.output_blocks.modules() if isinstance(m, BasicTransformerBlock)]
-    try:
-        for block in blocks if wanted else []:
-            block.forward = _Checkpointed(block.forward)  # an instance attribute, removed below
-        yield
-    finally:
-        for block in blocks:
-            block.__dict__.pop("forward", None)
 
 
 class _Checkpointed:

@@ -1,9 +1,9 @@
-"""Diffusers' SDXL UNet behind the Denoiser protocol."""
+"""Diffusers' SDXL UNet as a Denoiser."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import contextmanager
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -12,20 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..lora.blocks import block_of
-from ..training.context import ConstantContext, Once
-from ..training.denoiser import Conditioning, Prediction, Prefix
-from ..training.frozen_layers import gated, normed_conv, plain_conv, upsampled
+from ..training.denoiser import ATTENTION, Conditioning, Denoiser, Prefix
+from ..training.frozen_layers import normed_conv, plain_conv, upsampled
 from ..training.memory import MemoryMode
 from ..training.offload import Offload
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
 
-_PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
-_OF_CONTEXT = (".attn2.to_k", ".attn2.to_v")
 
-
-class DiffusersDenoiser:
+class DiffusersDenoiser(Denoiser):
     """A frozen UNet2DConditionModel; scheduler_config gives the noise schedule and the prediction type.
 
     device: where to compute, if not where the UNet is; it goes back there when training is done.
@@ -39,50 +35,21 @@ class DiffusersDenoiser:
     ):
         from diffusers import DDPMScheduler
 
-        self.unet = unet.requires_grad_(False)
+        unet.requires_grad_(False)
+        super().__init__(unet, device or unet.device, _halves(unet), unet.up_blocks)
         scheduler = DDPMScheduler.from_config(scheduler_config)
-        self.alphas_cumprod: Tensor = scheduler.alphas_cumprod
-        self.prediction: Prediction = scheduler.config.prediction_type
+        self.alphas_cumprod = scheduler.alphas_cumprod
+        self.prediction = scheduler.config.prediction_type
         self.home: torch.device = unet.device
-        self.device: torch.device = device or unet.device
-        self._halves = _halves(unet)
-        self._alternate, self._lent = False, Offload()
-        self._placed: int | None = None  # in mode low: which half is on the device
-        self._context, self._cond = ConstantContext(), Once(self._prepare)
-        self._attached = ExitStack()
+        self._offload = Offload()
 
     def layers(self) -> dict[str, nn.Module]:
         """q, k, v and out of every attention in both blocks, in the reference trainer's order."""
-        found: dict[str, nn.Module] = {}
-        for name, module in self.unet.named_modules():
-            if name.endswith((".attn1", ".attn2")) and block_of(name):
-                found |= {f"{name}.{p}": module.get_submodule(p) for p in _PROJECTIONS}
-        return found
+        return {n: m for n, m in self.unet.named_modules() if n.endswith(ATTENTION) and block_of(n)}
 
     def weights(self) -> Iterator[Tensor]:
         """All weights of the UNet, in model order; those in 8 bits are buffers."""
         return chain(self.unet.parameters(), self.unet.buffers())
-
-    def use(self, mode: MemoryMode | None) -> None:
-        """Run in this memory mode; None takes back what was attached and moved."""
-        self._attached.close()
-        self._cond.forget()
-        self.unet.disable_gradient_checkpointing()
-        self._alternate, self._placed = mode == "low", None
-        self._lent.restore()
-        if self._alternate:
-            self.unet.to("cpu")  # from where either half is lent
-        else:
-            self.unet.to(self.home if mode is None else self.device)
-        if mode is None:
-            return
-        self._attached.enter_context(gated(self.unet.up_blocks.modules()))
-        if mode != "fast":
-            self._attached.callback(self.unet.train, self.unet.training)
-            self.unet.train()  # older diffusers checkpoint only in training mode; SDXL has no dropout
-            self.unet.enable_gradient_checkpointing()
-        fed = {n: m for n, m in self.unet.named_modules() if n.endswith(_OF_CONTEXT)}
-        self._attached.enter_context(self._context.attached(fed))
 
     def prefix(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Prefix:
         """conv_in, the down and middle blocks, and up_blocks.0.resnets.0, as UNet2DConditionModel.forward."""
@@ -118,22 +85,29 @@ class DiffusersDenoiser:
                 hidden = upsampled(upsampler.conv, hidden, skips[-1].shape[2:])
         return normed_conv(unet.conv_norm_out, unet.conv_out, hidden)
 
-    def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
-        return self.suffix(self.prefix(noisy, timesteps, conditioning), conditioning)
-
     def _prepare(self, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
-        """The context (1, tokens, width), and what size and pooled text add to the timestep's embedding (1, width)."""
         cond = conditioning.to(self.device, self.unet.dtype)
         sizes = self.unet.add_time_proj(cond.time_ids.flatten()).reshape(1, -1)
         both = torch.cat([cond.pooled, sizes.to(cond.pooled.dtype)], dim=-1)
         return cond.context, self.unet.add_embedding(both)
 
-    def _place(self, half: int) -> None:
-        """In mode low: this half of the UNet onto the device, the other off it first."""
-        if self._alternate and self._placed != half:
-            self._lent.move(self._halves[1 - half], torch.device("cpu"))
-            self._lent.move(self._halves[half], self.device)
-            self._placed = half
+    def _load(self, mode: MemoryMode | None) -> None:
+        self._offload.restore()
+        self.unet.to("cpu" if mode == "low" else self.home if mode is None else self.device)
+
+    def _move(self, modules: Iterable[nn.Module], device: torch.device) -> None:
+        self._offload.move(modules, device)
+
+    @contextmanager
+    def _checkpointed(self) -> Iterator[None]:
+        before = self.unet.training
+        self.unet.train()  # older diffusers checkpoint only in training mode; SDXL has no dropout
+        self.unet.enable_gradient_checkpointing()
+        try:
+            yield
+        finally:
+            self.unet.disable_gradient_checkpointing()
+            self.unet.train(before)
 
 
 def _residual(resnet: Any, hidden: Tensor, skip: Tensor, embedding: Tensor) -> Tensor:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-from .denoiser import Conditioning
 
 
 class ConstantContext:
@@ -57,11 +56,11 @@ class ConstantContext:
 class Once:
     """What is made of a conditioning, made again only when another conditioning comes."""
 
-    def __init__(self, make: Callable[[Conditioning], tuple[Tensor, Tensor]]):
+    def __init__(self, make: Callable[[Any], tuple[Tensor, Tensor]]):
         self._make = make
-        self._last: tuple[Conditioning, tuple[Tensor, Tensor]] | None = None
+        self._last: tuple[Any, tuple[Tensor, Tensor]] | None = None
 
-    def __call__(self, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
+    def __call__(self, conditioning: Any) -> tuple[Tensor, Tensor]:
         """The made tensors."""
         if self._last is None or self._last[0] is not conditioning:
             self._last = conditioning, self._make(conditioning)

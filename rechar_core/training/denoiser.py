@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from .context import ConstantContext, Once
+from .frozen_layers import gated
 from .memory import MemoryMode
 
 Prediction = Literal["epsilon", "v_prediction"]
+ATTENTION = tuple(f".{attn}.{p}" for attn in ("attn1", "attn2") for p in ("to_q", "to_k", "to_v", "to_out.0"))
+_OF_CONTEXT = (".attn2.to_k", ".attn2.to_v")
 
 
 @dataclass(frozen=True)
@@ -69,44 +75,83 @@ class Prefix:
         return Prefix(self.hidden.to(device), skips, self.embedding.to(device))
 
 
-class Denoiser(Protocol):
-    """The host's UNet and diffusers' UNet answer through this; nothing downstream asks which it is."""
+class Denoiser(ABC):
+    """A frozen SDXL UNet, the host's or diffusers'; nothing downstream asks which it is.
 
-    @property
-    def prediction(self) -> Prediction:
-        """What `predict` returns."""
-        ...
+    prediction: what `predict` returns. alphas_cumprod: (T,) fp32, the noise schedule's abar_t. device: where the UNet
+    computes; in mode low only one of its halves is there at a time: the modules of the prefix, or those of the suffix.
+    decoder: the blocks from the first LoRA layer on.
+    """
 
-    @property
-    def alphas_cumprod(self) -> Tensor:
-        """(T,) fp32: the noise schedule's abar_t."""
-        ...
+    prediction: Prediction
+    alphas_cumprod: Tensor
 
-    @property
-    def device(self) -> torch.device:
-        """Where the UNet computes; in mode low only half of it is there at a time."""
-        ...
+    def __init__(
+        self,
+        unet: Any,
+        device: torch.device,
+        halves: tuple[list[nn.Module], list[nn.Module]],
+        decoder: nn.Module,
+    ):
+        self.unet, self.device, self._halves, self._decoder = unet, device, halves, decoder
+        self._alternate = False  # whether the halves take turns on the device
+        self._placed: int | None = None  # the half that is there
+        self._context, self._cond = ConstantContext(), Once(self._prepare)
+        self._attached = ExitStack()
 
+    @abstractmethod
     def layers(self) -> Mapping[str, nn.Module]:
         """Diffusers module path -> linear layer, for the attention projections of both blocks, in model order."""
-        ...
 
+    @abstractmethod
     def weights(self) -> Iterable[Tensor]:
         """All weights of the UNet, in model order: they tell one base from another."""
-        ...
 
     def use(self, mode: MemoryMode | None) -> None:
         """Run in this memory mode from now on; None takes back everything that training attached or moved."""
-        ...
+        self._attached.close()
+        self._cond.forget()
+        self._alternate, self._placed = mode == "low", None
+        self._load(mode)
+        if mode is None:
+            return
+        self._attached.enter_context(gated(self._decoder.modules()))
+        if mode != "fast":
+            self._attached.enter_context(self._checkpointed())
+        fed = {n: m for n, m in self.unet.named_modules() if n.endswith(_OF_CONTEXT)}
+        self._attached.enter_context(self._context.attached(fed))
 
+    @abstractmethod
     def prefix(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Prefix:
         """The first part of the UNet, without gradients, for noisy latents (B, 4, h, w) fp32, timesteps (B,)."""
-        ...
 
+    @abstractmethod
     def suffix(self, prefix: Prefix, conditioning: Conditioning) -> Tensor:
         """The rest: the raw prediction, (B, 4, h, w), with gradients if they are enabled."""
-        ...
 
     def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         """The raw prediction for noisy latents (B, 4, h, w) fp32 at timesteps (B,): suffix of prefix."""
-        ...
+        return self.suffix(self.prefix(noisy, timesteps, conditioning), conditioning)
+
+    @abstractmethod
+    def _prepare(self, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
+        """The context (1, tokens, width), and what size and pooled text add to the timestep's embedding (1, width)."""
+
+    @abstractmethod
+    def _load(self, mode: MemoryMode | None) -> None:
+        """All weights to where the mode starts from."""
+
+    @abstractmethod
+    def _move(self, modules: Iterable[nn.Module], device: torch.device) -> None:
+        """The weights of these modules to another device."""
+
+    @abstractmethod
+    def _checkpointed(self) -> AbstractContextManager[None]:
+        """Gradient checkpointing of the decoder's transformer blocks, until the end."""
+
+    def _place(self, half: int) -> None:
+        """In mode low: this half of the UNet onto the device, the other off it first."""
+        if self._alternate and self._placed != half:
+            self._move(self._halves[1 - half], torch.device("cpu"))
+            self._move(self._halves[half], self.device)
+            self._placed = half
