@@ -79,16 +79,16 @@ def _painter(pipeline: Any) -> Any:
     """With a ControlNet of diffusers' full size and a plus adapter (16 tokens) for both roles."""
     from diffusers import ControlNetModel
 
-    from rechar_core.backend.renderer import DiffusersRenderer, IPAdapters, _cross_attentions
+    from rechar_core.backend.renderer import DiffusersIPAdapters, DiffusersRenderer, _cross_attentions
     from rechar_core.synthesis.references.projection import IPAdapter
 
     with torch.device("meta"):
         net = ControlNetModel.from_unet(pipeline.unet, load_weights_from_unet=False)
-    widths = [layer.inner_dim for layer in _cross_attentions(pipeline.unet)[1]]
+    widths = _cross_attentions(pipeline.unet)[1]
     matrices = {width: torch.zeros(width, 2048) for width in set(widths)}
     each = tuple(matrices[width] for width in widths)
     adapter = IPAdapter("counted", "plus", {}, each, each)
-    return DiffusersRenderer(pipeline, IPAdapters(adapter, adapter), base.cast(net, torch.float16))
+    return DiffusersRenderer(pipeline, DiffusersIPAdapters(adapter, adapter), base.cast(net, torch.float16))
 
 
 def _tuned(renderer: Any, pixels: int) -> Any:

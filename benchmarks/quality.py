@@ -37,7 +37,7 @@ from benchmarks.variants import Cell, LoadedModels, Variant, changed_variants, m
 from rechar_core.backend.ip_adapters import control_net, ip_adapters  # noqa: E402
 from rechar_core.backend.pipeline import DEMO, load  # noqa: E402
 from rechar_core.backend.processes import processes, say  # noqa: E402
-from rechar_core.backend.renderer import DiffusersRenderer, IPAdapters  # noqa: E402
+from rechar_core.backend.renderer import DiffusersIPAdapters, DiffusersRenderer  # noqa: E402
 from rechar_core.demo.build import WEIGHTS, read_config  # noqa: E402
 from rechar_core.errors import FileError, ReCharError  # noqa: E402
 from rechar_core.images import png, read, to_pil  # noqa: E402
@@ -166,7 +166,7 @@ class Run:
     def _models(self) -> LoadedModels:
         o = self.options
         renderer = DiffusersRenderer(load(o.model, *self.where))
-        found, missing = IPAdapters(), []
+        found, missing = DiffusersIPAdapters(), []
         given = (o.composition_adapter, o.style_adapter, o.image_encoder)
         try:
             if None in given:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from rechar_core.backend.renderer import DiffusersRenderer, IPAdapters
+from rechar_core.backend.renderer import DiffusersIPAdapters, DiffusersRenderer
 from rechar_core.synthesis.modes import MODES, PipelineConfig
 from rechar_core.synthesis.passes import Passes, RenderJob
 
@@ -39,7 +39,7 @@ class Variant:
         """The result (1, H, W, 3), and the style picture if one was generated."""
         renderer = replace(
             models.renderer,
-            ip_adapters=models.renderer.ip_adapters if self.references else IPAdapters(),
+            ip_adapters=models.renderer.ip_adapters if self.references else DiffusersIPAdapters(),
             control_net=models.renderer.control_net if self.control else None,
         )
         passes = Passes(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rechar_core.backend import pipeline as base
-from rechar_core.backend.renderer import DiffusersRenderer, IPAdapters
+from rechar_core.backend.renderer import DiffusersIPAdapters, DiffusersRenderer
 from rechar_core.demo.build import read_config
 from rechar_core.demo.extras import load_adapters, load_controlnet, load_encoder
 from rechar_core.lora.fusion import fuse
@@ -33,7 +33,7 @@ class Extras:
 
     def __init__(self) -> None:
         found = load_adapters()
-        readers = IPAdapters(found["composition"], found["style"], load_encoder())
+        readers = DiffusersIPAdapters(found["composition"], found["style"], load_encoder())
         pipeline = base.load("demo", torch.float32, torch.device("cpu"))
         self.renderer = DiffusersRenderer(pipeline, readers, load_controlnet())
 

@@ -112,9 +112,7 @@ class ReCharEncodeReference(io.ComfyNode):
         keep_mask: Any = None,
         previous: tuple[Any, ...] = (),
     ) -> io.NodeOutput:
-        from .host.references import encode_reference
-
-        reference = encode_reference(adapters, image, role, keep_mask, uncond, weight)
+        reference = adapters.encode_reference(image, role, keep_mask, uncond, weight)
         return io.NodeOutput((*(previous or ()), reference))
 
 

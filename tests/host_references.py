@@ -135,7 +135,7 @@ def neighbours(model, one, scales, plain):
 
 def middle(model, one, scales, plain):
     """Which blocks a reference reaches, each alone."""
-    layers = part("rechar_core.synthesis.references.layers")
+    layers = part("nodes.host.layers")
     shapes = [(n, w.shape[0]) for n, w in model.model.diffusion_model.state_dict().items()]
     found = layers.layers_of(shapes)
     moved = {}
@@ -155,7 +155,7 @@ def vision():
     picture = INPUTS["picture"]
     output = encoder.encode_image(picture)
     found = {"hidden": output["penultimate_hidden_states"], "pooled": output["image_embeds"]}
-    both = HOST.IPAdapters(
+    both = HOST.HostIPAdapters(
         *(
             part("rechar_core.synthesis.references.projection").read_adapter(
                 FOLDER / f"adapter_{n}.safetensors"
@@ -168,22 +168,20 @@ def vision():
     keep[:, :, picture.shape[2] // 2 :] = 1
     for role in CONFIG["roles"]:
         for mode in ("diffusers", "zeros", "black"):
-            made = HOST.encode_reference(both, picture, role, None, mode, 1.0)
+            made = both.encode_reference(picture, role, None, mode, 1.0)
             found |= {f"{role}.seen": made.conditional, f"{role}.{mode}": made.unconditional}
     paper = torch.cat([torch.zeros_like(picture), torch.zeros_like(picture[..., :1])], -1)  # all transparent
     both_white = [
-        HOST.encode_reference(both, p, "style", None, "zeros", 1.0) for p in (paper, torch.ones_like(picture))
+        both.encode_reference(p, "style", None, "zeros", 1.0) for p in (paper, torch.ones_like(picture))
     ]
-    dropped = HOST.encode_reference(both, picture, "structure", keep, "diffusers", 1.0)
+    dropped = both.encode_reference(picture, "structure", keep, "diffusers", 1.0)
     found |= {"dropped.seen": dropped.conditional, "dropped.unseen": dropped.unconditional}
     errors = []
     for attempt in (
-        lambda: HOST.encode_reference(both, picture, "style", keep, "zeros", 1.0),
-        lambda: HOST.encode_reference(both, picture, "structure", keep * 0, "zeros", 1.0),
-        lambda: HOST.encode_reference(
-            HOST.IPAdapters(None, None, encoder), picture, "style", None, "zeros", 1.0
-        ),
-        lambda: HOST.encoder_widths(object()),
+        lambda: both.encode_reference(picture, "style", keep, "zeros", 1.0),
+        lambda: both.encode_reference(picture, "structure", keep * 0, "zeros", 1.0),
+        lambda: HOST.HostIPAdapters(None, None, encoder).encode_reference(picture, "style"),
+        lambda: HOST.HostIPAdapters(encoder=object()).widths(),
     ):
         try:
             attempt()
@@ -192,7 +190,7 @@ def vision():
     clear, white = (made.conditional for made in both_white)
     about = {
         "transparent_is_white": torch.equal(clear, white),
-        "widths": HOST.encoder_widths(encoder),
+        "widths": both.widths(),
         "errors": errors,
         "unplaced": [*missing, *unexpected],
     }

@@ -8,7 +8,7 @@ import torch
 from test_demo import agreement
 
 from rechar_core.backend import pipeline as base
-from rechar_core.backend.renderer import DiffusersRenderer, IPAdapters
+from rechar_core.backend.renderer import DiffusersIPAdapters, DiffusersRenderer
 from rechar_core.demo import build, extras
 from rechar_core.glyph.structure_map import structure_map
 from rechar_core.images import fit, read
@@ -20,7 +20,7 @@ from rechar_core.synthesis.passes import RenderJob
 @pytest.fixture(scope="module")
 def renderer() -> DiffusersRenderer:
     found = extras.load_adapters()
-    ip_adapters = IPAdapters(found["composition"], found["style"], extras.load_encoder())
+    ip_adapters = DiffusersIPAdapters(found["composition"], found["style"], extras.load_encoder())
     return DiffusersRenderer(
         base.load("demo", torch.float32, torch.device("cpu")), ip_adapters, extras.load_controlnet()
     )

@@ -5,18 +5,19 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+from typing import Any
 
 import adapters
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from rechar_core.synthesis.references import encoding
 from rechar_core.synthesis.references import layout as maps
 from rechar_core.synthesis.references.attention import Branch, Reference, blend
 from rechar_core.synthesis.references.encoding import kept_tokens, reference_of
 from rechar_core.synthesis.references.errors import AdapterError
-from rechar_core.synthesis.references.layers import block_weights, layers_of
 from rechar_core.synthesis.references.layout import Layout, gates, official_grid
 from rechar_core.synthesis.references.preview import layout_of, preview
 from rechar_core.synthesis.references.projection import IPAdapter, attend, ip_adapter_of
@@ -293,6 +294,39 @@ def test_mask_modes_on_a_thin_ring():
     assert found["distance"].mean() > 2 * found["area"].mean()
 
 
+class Copies(TorchDispatchMode):
+    """Counts the copies to another device or type."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.number += func is torch.ops.aten._to_copy.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_weights_are_moved_once_for_a_grid():
+    """A failure means that every layer moves the layout's weights to the GPU again, at every step."""
+    layout = Layout({"text": mask(8, 6, 3), "structure": mask(8, 6)}, "softmax")
+    query, rows = torch.rand(2, 48, 8).double(), torch.rand(2, 4, 8).double()
+    copies = []
+    for _ in range(3):
+        with Copies() as seen:
+            blend(query, query, [Branch("structure", 1.0, rows, rows)], layout, (8, 6), (1, 0), 2)
+        copies.append(seen.number)
+    assert copies == [2, 0, 0]  # of the text's weight and of the reference's
+
+
+def test_keys_and_values_are_worked_out_once_for_a_layer(states: list[adapters.State]):
+    """A failure means that every picture multiplies the tokens with the matrices of all layers again."""
+    one, cpu = reference(ip_adapter_of(states[0], "x")), torch.device("cpu")
+    first, again = (one.at_layer(2, scale, cpu, torch.float64) for scale in (0.5, 1.5))
+    assert first.keys is again.keys and first.values is again.values
+    assert (first.scale, again.scale) == (0.5, 1.5)
+    assert one.at_layer(2, 1.0, cpu, torch.float32).keys.dtype == torch.float32
+
+
 def test_weights_are_worked_out_once_for_a_grid(monkeypatch: pytest.MonkeyPatch):
     """Every layer asks at every step; filling a megapixel takes longer than the layer itself."""
     asked = []
@@ -354,51 +388,6 @@ def test_an_error_names_what_fits(states: list[adapters.State], widths: tuple[in
 def test_other_files_are_refused(state: adapters.State, message: str):
     with pytest.raises(AdapterError, match=message):
         ip_adapter_of(state, "x")
-
-
-# Layers
-
-
-def host_names() -> list[tuple[str, int]]:
-    """Full SDXL's cross-attentions under the host's names, shuffled by sorting as text."""
-    depths = {("input", 4): 2, ("input", 5): 2, ("input", 7): 10, ("input", 8): 10, ("middle", 0): 10}
-    depths |= {("output", n): 10 if n < 3 else 2 for n in range(6)}
-    names = []
-    for (side, block), depth in depths.items():
-        path = "middle_block.1" if side == "middle" else f"{side}_blocks.{block}.1"
-        width = 640 if depth == 2 else 1280
-        names += [(f"{path}.transformer_blocks.{i}.attn2.to_k.weight", width) for i in range(depth)]
-    return sorted([*names, ("input_blocks.4.1.transformer_blocks.0.attn1.to_k.weight", 640)])
-
-
-def test_the_seventy_layers_of_sdxl_are_numbered_as_adapters_number_them():
-    """Encoder, decoder, middle; within a block by number and not by text (10 after 9)."""
-    layers = layers_of(host_names())
-    assert len(layers) == 70
-    assert [layer.width for layer in layers] == [640] * 4 + [1280] * 50 + [640] * 6 + [1280] * 10
-    assert [layer.block_name for layer in layers[::10]] == [
-        "input 4",
-        "input 7",
-        "input 8",
-        "output 0",
-        "output 1",
-        "output 2",
-        "middle",
-    ]
-    assert [layer.index for layer in layers[4:14]] == list(range(10))
-
-
-def test_block_weights_are_read():
-    layers = layers_of(host_names())
-    assert set(block_weights("", layers).values()) == {1.0} and len(block_weights("", layers)) == 11
-    found = block_weights("Output 1: 0.5， middle=2\n*: 0; structure: -1", layers)
-    assert {block: w for block, w in found.items() if w} == {"output 0": -1, "output 1": 0.5, "middle": 2}
-
-
-@pytest.mark.parametrize("text", ["output 9: 1", "middle", "middle: much", "style: nan", "attn: 1"])
-def test_unknown_blocks_are_named(text: str):
-    with pytest.raises(AdapterError, match=r"write BLOCK: NUMBER, where a block is one of input 4, "):
-        block_weights(text, layers_of(host_names()))
 
 
 # Encoding

@@ -12,7 +12,7 @@ import tiny
 import torch
 from torch import Tensor
 
-from rechar_core.backend.renderer import DiffusersRenderer, IPAdapters
+from rechar_core.backend.renderer import DiffusersIPAdapters, DiffusersRenderer
 from rechar_core.backend.text_encoding import encode_prompt_tokens
 from rechar_core.errors import RecipeError
 from rechar_core.lora.fusion import fuse
@@ -167,7 +167,7 @@ def test_the_last_official_pass_is_diffusers_own(
     from diffusers import StableDiffusionXLControlNetPipeline
     from diffusers.image_processor import IPAdapterMaskProcessor
 
-    ip_adapters = IPAdapters(ip_adapter_of(states[0], "x"), ip_adapter_of(states[1], "y"), encoder)
+    ip_adapters = DiffusersIPAdapters(ip_adapter_of(states[0], "x"), ip_adapter_of(states[1], "y"), encoder)
     renderer = DiffusersRenderer(pipe, ip_adapters, control_net)
     pictures, hint = [picture(1), picture(2)], (picture(9) > 0.5).float()
     edges = (picture(7)[0, ..., 0] > 0.55).float()
@@ -211,7 +211,9 @@ def test_the_last_official_pass_is_diffusers_own(
 def test_scale_zero_is_no_reference_and_processors_are_put_back(
     pipe: Any, encoder: Any, states: list[adapters.State]
 ):
-    renderer = DiffusersRenderer(pipe, IPAdapters(style=ip_adapter_of(states[1], "y"), encoder=encoder))
+    renderer = DiffusersRenderer(
+        pipe, DiffusersIPAdapters(style=ip_adapter_of(states[1], "y"), encoder=encoder)
+    )
     before = dict(pipe.unet.attn_processors)
     given = (renderer.encode_reference(picture(1), "style", None),)
     zero, one = (renderer.draw(drawing(references=given, scales={"style": s})) for s in (0.0, 1.0))
@@ -221,26 +223,26 @@ def test_scale_zero_is_no_reference_and_processors_are_put_back(
 
 def test_adapters_that_do_not_fit_are_refused(pipe: Any, encoder: Any, states: list[adapters.State]):
     short = ip_adapter_of(adapters.plain([8] * 16, 80), "short")
-    renderer = DiffusersRenderer(pipe, IPAdapters(style=short, encoder=encoder))
+    renderer = DiffusersRenderer(pipe, DiffusersIPAdapters(style=short, encoder=encoder))
     with pytest.raises(AdapterError, match="SD 1.5"):
         renderer.draw(
             drawing(references=(renderer.encode_reference(picture(1), "style", None),), scales={"style": 1.0})
         )
     wide = ip_adapter_of(adapters.plain([8], 80, embedding=1024), "wide")
     with pytest.raises(AdapterError, match="CLIP-ViT-H-14"):
-        DiffusersRenderer(pipe, IPAdapters(style=wide, encoder=encoder)).encode_reference(
+        DiffusersRenderer(pipe, DiffusersIPAdapters(style=wide, encoder=encoder)).encode_reference(
             picture(1), "style", None
         )
     with pytest.raises(AdapterError, match="No adapter for style"):
         DiffusersRenderer(pipe).encode_reference(picture(1), "style", None)
     for ip_adapters, message in (
-        (IPAdapters(style=short, encoder=encoder), "SD 1.5"),
-        (IPAdapters(style=wide, encoder=encoder), "CLIP-ViT-H-14"),
-        (IPAdapters(structure=ip_adapter_of(states[0], "x")), "No image encoder"),
+        (DiffusersIPAdapters(style=short, encoder=encoder), "SD 1.5"),
+        (DiffusersIPAdapters(style=wide, encoder=encoder), "CLIP-ViT-H-14"),
+        (DiffusersIPAdapters(structure=ip_adapter_of(states[0], "x")), "No image encoder"),
     ):
         with pytest.raises(AdapterError, match=message):
             DiffusersRenderer(pipe, ip_adapters).check()
-    DiffusersRenderer(pipe, IPAdapters(*(ip_adapter_of(s, "x") for s in states), encoder)).check()
+    DiffusersRenderer(pipe, DiffusersIPAdapters(*(ip_adapter_of(s, "x") for s in states), encoder)).check()
     with pytest.raises(RecipeError, match="shared look"):
         renderer.draw(drawing(each_step=lambda latent: latent))
 
@@ -262,7 +264,7 @@ def test_every_mode_runs_on_diffusers(
     pipe: Any, encoder: Any, control_net: Any, states: list[adapters.State], mode: str
 ):
     """Token drop, layout map and masks at a size that is not square."""
-    ip_adapters = IPAdapters(ip_adapter_of(states[0], "x"), ip_adapter_of(states[1], "y"), encoder)
+    ip_adapters = DiffusersIPAdapters(ip_adapter_of(states[0], "x"), ip_adapter_of(states[1], "y"), encoder)
     mask = torch.zeros(1, *SIZE)
     mask[:, 16:48, 24:72] = 1
     glyph = (1 - mask)[..., None].expand(-1, -1, -1, 3)
@@ -279,6 +281,72 @@ def test_every_mode_runs_on_diffusers(
     assert drawn == (chosen.renders_references, chosen.renders_references)
 
 
+class Counted(tuple):
+    """Matrices of an adapter that are counted when they are used."""
+
+    used = 0
+
+    def __getitem__(self, index: Any) -> Any:
+        Counted.used += 1
+        return super().__getitem__(index)
+
+
+def test_what_pictures_have_in_common_is_encoded_once(
+    pipe: Any, encoder: Any, states: list[adapters.State], monkeypatch: pytest.MonkeyPatch
+):
+    """Pictures of three seeds share their references and the negative prompt."""
+    counted = []
+    for state in states:
+        plain = ip_adapter_of(state, "x")
+        counted.append(replace(plain, keys=Counted(plain.keys), values=Counted(plain.values)))
+    mask = torch.zeros(1, *SIZE)
+    mask[:, 16:48, 24:72] = 1
+    glyph, style = (1 - mask)[..., None].expand(-1, -1, -1, 3), picture(2)
+    prompts, seen, Counted.used = [], [], 0
+    monkeypatch.setattr(
+        "rechar_core.backend.renderer.encode_prompt_tokens",
+        lambda *given: prompts.append(given[1]) or encode_prompt_tokens(*given),
+    )
+    hook = encoder.register_forward_hook(lambda *_: seen.append(1))
+    renderer = DiffusersRenderer(pipe, DiffusersIPAdapters(*counted, encoder))
+    chosen, pictures = mode_named("references-only", 2, 2.0), []
+    for seed in (1, 2, 3):
+        passes = Passes(renderer, glyph, mask, chosen, seed, elements="two cranes", style_image=style)
+        pictures.append(passes.run()[0])
+    hook.remove()
+    assert not torch.equal(pictures[0], pictures[1])
+    assert len(prompts) == len(set(prompts)) == 2
+    assert len(seen) == 3  # the structure's and the style's picture, and grey for the resampler
+    assert Counted.used == 2 * 2 * len(counted[0].keys)
+    given = {"elements": "two cranes", "style_image": style}
+    alone = Passes(
+        DiffusersRenderer(pipe, DiffusersIPAdapters(*counted, encoder)), glyph, mask, chosen, 3, **given
+    )
+    assert torch.equal(alone.run()[0], pictures[2])
+    renderer.encode_reference(picture(5), "style", None)
+    assert not torch.equal(
+        renderer.encode_reference(style, "style", None).conditional,
+        renderer.encode_reference(picture(5), "style", None).conditional,
+    )
+
+
+def test_three_passes_encode_their_negative_prompt_once(pipe: Any, monkeypatch: pytest.MonkeyPatch):
+    prompts = []
+    monkeypatch.setattr(
+        "rechar_core.backend.renderer.encode_prompt_tokens",
+        lambda *given: prompts.append(given[1]) or encode_prompt_tokens(*given),
+    )
+    mask = torch.zeros(1, *SIZE)
+    mask[:, 16:48, 24:72] = 1
+    paths = [f"up_blocks.0.attentions.{n}.transformer_blocks.0.attn1.to_q" for n in (0, 1)]
+    width = pipe.unet.get_submodule(paths[0]).in_features
+    blora = loras.blora(pairs={p: loras.pair(n, out=width, width=width) for n, p in enumerate(paths)})
+    glyph = (1 - mask)[..., None].expand(-1, -1, -1, 3)
+    more = {"structure": blora, "style": blora, "style_image": picture(2)}
+    Passes(DiffusersRenderer(pipe), glyph, mask, mode_named("tuned", 2, 2.0), 1, **more).run()
+    assert len(prompts) == 4 and len(set(prompts)) == 4  # three of their own and the negative one
+
+
 def test_half_precision_draws_almost_the_same(encoder: Any, control_net: Any, states: list[adapters.State]):
     """What a GPU does (fp16 everywhere but in the VAE), here in bf16, which a CPU can compute."""
     from copy import deepcopy
@@ -288,7 +356,7 @@ def test_half_precision_draws_almost_the_same(encoder: Any, control_net: Any, st
     drawn = []
     for dtype in (torch.float32, torch.bfloat16):
         half = load(str(tiny.MODEL), dtype, torch.device("cpu"))
-        ip_adapters = IPAdapters(
+        ip_adapters = DiffusersIPAdapters(
             ip_adapter_of(states[0], "x"), ip_adapter_of(states[1], "y"), deepcopy(encoder).to(dtype)
         )
         renderer = DiffusersRenderer(half, ip_adapters, deepcopy(control_net).to(dtype))

@@ -11,14 +11,14 @@ from ...rechar_core.demo import extras
 from ...rechar_core.errors import ModelError, listed
 from ...rechar_core.storage import read_state
 from .demo_model import keep_dtypes
-from .references import IPAdapters
+from .references import HostIPAdapters
 
 
-def demo_references() -> tuple[IPAdapters, Any]:
+def demo_references() -> tuple[HostIPAdapters, Any]:
     """Adapters and CONTROL_NET of the shipped demo model. Raises FileError naming a file that is missing."""
     state = read_state(extras.CONTROLNET)[0]
     found = extras.load_adapters()
-    return IPAdapters(found["composition"], found["style"], _encoder()), _control_net(state)
+    return HostIPAdapters(found["composition"], found["style"], _encoder()), _control_net(state)
 
 
 def _encoder() -> Any:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
 
+from ...rechar_core.synthesis.elements import PromptToken
 from ...rechar_core.synthesis.passes import Passes, RenderJob
 from ...rechar_core.synthesis.references.attention import Reference
+from ...rechar_core.synthesis.references.encoding import IPAdapters
 from ...rechar_core.synthesis.references.projection import IPAdapter
 from .elements import element_conditioning
 from .patch import patch_model
 from .progress import Progress
-from .references import IPAdapters, apply_references, check_adapters, encode_reference
+from .references import apply_references, check_adapters
 from .sampling import sample
 
 _SAMPLER = {"sampler_name": "euler", "scheduler": "normal"}
@@ -24,7 +26,8 @@ _SAMPLER = {"sampler_name": "euler", "scheduler": "normal"}
 class HostRenderer:
     """A Renderer (see passes.py) with MODEL, CLIP and VAE. adapters, control_net: or None.
 
-    progress: each drawing is its next part; None: each has a bar of its own.
+    progress: each drawing is its next part; None: each has a bar of its own. Each prompt is encoded once: the negative
+    one is the same for all pictures.
     """
 
     model: Any
@@ -33,6 +36,7 @@ class HostRenderer:
     adapters: IPAdapters | None = None
     control_net: Any = None
     progress: Progress | None = None
+    _encoded: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def adapter(self, role: str) -> IPAdapter | None:
         return None if self.adapters is None else getattr(self.adapters, role)
@@ -43,7 +47,7 @@ class HostRenderer:
 
     def encode_reference(self, picture: Tensor, role: str, keep: Tensor | None) -> Reference:
         assert self.adapters is not None  # or `adapter` had said so
-        return encode_reference(self.adapters, picture, role, keep, "diffusers", 1.0)
+        return self.adapters.encode_reference(picture, role, keep)
 
     def draw(self, drawing: RenderJob) -> Tensor:
         import torch
@@ -53,9 +57,7 @@ class HostRenderer:
             model = apply_references(model, drawing.references, drawing.layout, dict(drawing.scales))
         if drawing.each_step is not None:
             model.set_model_sampler_post_cfg_function(_after_guidance(drawing.each_step))
-        positive, negative = (
-            element_conditioning(self.clip, w, None) for w in (drawing.positive, drawing.negative)
-        )
+        positive, negative = (self._prompt(words) for words in (drawing.positive, drawing.negative))
         if drawing.hint is not None:
             positive, negative = controlled(
                 [positive, negative], self.control_net, drawing.hint, drawing.control
@@ -63,6 +65,11 @@ class HostRenderer:
         latent = torch.zeros(1, 4, drawing.size[0] // 8, drawing.size[1] // 8)
         settings = {"seed": drawing.seed, "steps": drawing.steps, "cfg": drawing.cfg, **_SAMPLER}
         return sample(model, self.vae, latent, positive, negative, settings, self.progress)[None]
+
+    def _prompt(self, words: tuple[PromptToken, ...]) -> list[Any]:
+        if words not in self._encoded:
+            self._encoded[words] = element_conditioning(self.clip, words, None)
+        return self._encoded[words]
 
 
 def run_passes(passes: Passes) -> tuple[Tensor, Tensor, Tensor]:

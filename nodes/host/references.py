@@ -14,13 +14,13 @@ from torch import Tensor
 
 from ...rechar_core.errors import FileError
 from ...rechar_core.images import rgb
-from ...rechar_core.synthesis.references.attention import Branch, Reference, blend
-from ...rechar_core.synthesis.references.encoding import kept_parts, reference_of
+from ...rechar_core.synthesis.references.attention import Branch, Reference, acting, blend
+from ...rechar_core.synthesis.references.encoding import IPAdapters
 from ...rechar_core.synthesis.references.errors import AdapterError
-from ...rechar_core.synthesis.references.layers import Layer, block_weights, layers_of
 from ...rechar_core.synthesis.references.layout import Layout
-from ...rechar_core.synthesis.references.projection import IPAdapter, read_adapter
+from ...rechar_core.synthesis.references.projection import IPAdapter, Kind, read_adapter
 from .denoiser import computed_in
+from .layers import Layer, block_weights, layers_of
 from .patch import check_sdxl
 
 CATEGORY = "ipadapter"
@@ -31,21 +31,29 @@ Patch = Callable[[Tensor, Tensor, Tensor, dict[str, Any]], Tensor]
 
 
 @dataclass(frozen=True)
-class IPAdapters:
-    """What reads a reference: an adapter for each role, either may be missing, and the encoder they share."""
+class HostIPAdapters(IPAdapters):
+    """encoder: a CLIP_VISION."""
 
-    structure: IPAdapter | None
-    style: IPAdapter | None
-    encoder: Any
-
-    def for_role(self, role: str) -> IPAdapter:
-        """Raises AdapterError if there is none."""
-        adapter = self.structure if role == "structure" else self.style
-        if adapter is None:
+    def widths(self) -> tuple[int, int]:
+        try:
+            hidden = self.encoder.model.vision_model.embeddings.patch_embedding.weight.shape[0]
+            return int(hidden), int(self.encoder.model.visual_projection.weight.shape[0])
+        except AttributeError:
             raise AdapterError(
-                f"No adapter for {role} references is loaded; choose one in Load Reference Adapters."
-            )
-        return adapter
+                "This CLIP_VISION has no CLIP image projection (SigLIP or DINO?); load the CLIP-ViT-H-14 encoder."
+            ) from None
+
+    def features(self, image: Tensor | None, kind: Kind) -> Tensor:
+        if image is not None:
+            output = self.encoder.encode_image(rgb(image))
+            return output["image_embeds" if kind == "plain" else "penultimate_hidden_states"].float().cpu()
+        import comfy.model_management
+
+        comfy.model_management.load_model_gpu(self.encoder.patcher)
+        side = getattr(self.encoder, "image_size", 224)
+        pixels = torch.zeros(1, 3, side, side, device=self.encoder.load_device)
+        output = self.encoder.model(pixel_values=pixels, intermediate_output=-2)
+        return output[2 if kind == "plain" else 1].float().cpu()
 
 
 def adapter_names() -> list[str]:
@@ -60,11 +68,9 @@ def adapter_names() -> list[str]:
 
 def load_adapters(composition: str, style: str, encoder: Any) -> IPAdapters:
     """The listed files, checked against a CLIP_VISION. Raises FileError, AdapterError."""
-    hidden, pooled = encoder_widths(encoder)
-    found = [_read(name) for name in (composition, style)]
-    for adapter in filter(None, found):
-        adapter.check_encoder(hidden, pooled)
-    return IPAdapters(found[0], found[1], encoder)
+    found = HostIPAdapters(_read(composition), _read(style), encoder)
+    found.check()
+    return found
 
 
 def _read(name: str) -> IPAdapter | None:
@@ -79,59 +85,14 @@ def _read(name: str) -> IPAdapter | None:
     return read_adapter(path)
 
 
-def encoder_widths(encoder: Any) -> tuple[int, int]:
-    """Widths of a CLIP_VISION's hidden states and of its pooled embedding. Raises AdapterError for other encoders."""
-    try:
-        hidden = encoder.model.vision_model.embeddings.patch_embedding.weight.shape[0]
-        return int(hidden), int(encoder.model.visual_projection.weight.shape[0])
-    except AttributeError:
-        raise AdapterError(
-            "This CLIP_VISION has no CLIP image projection (SigLIP or DINO?); load the CLIP-ViT-H-14 encoder."
-        ) from None
-
-
 def check_adapters(model: Any, adapters: IPAdapters) -> None:
     """Raises ModelError, AdapterError unless they fit MODEL."""
     check_sdxl(model)
-    widths = tuple(layer.width for layer in _layers(model))
-    for adapter in filter(None, (adapters.structure, adapters.style)):
-        adapter.check_layers(widths)
+    adapters.check(tuple(layer.width for layer in _layers(model)))
 
 
 def _layers(model: Any) -> tuple[Layer, ...]:
     return layers_of((name, w.shape[0]) for name, w in model.model.diffusion_model.state_dict().items())
-
-
-def encode_reference(
-    adapters: IPAdapters, image: Tensor, role: str, mask: Tensor | None, uncond: str, weight: float
-) -> Reference:
-    """A reference from IMAGE (B, H, W, C), all its pictures, and an optional MASK (B, H, W) of what to keep of them."""
-    adapter = adapters.for_role(role)
-    seen = _features(adapter, adapters.encoder.encode_image(rgb(image)))
-    kept = kept_parts(mask, (image.shape[1], image.shape[2]), seen)
-    unseen = _nothing(adapter, adapters.encoder, seen[:1], uncond)
-    return reference_of(adapter, role, seen, unseen, kept, weight)
-
-
-def _features(adapter: IPAdapter, output: Any) -> Tensor:
-    name = "image_embeds" if adapter.kind == "plain" else "penultimate_hidden_states"
-    return output[name].float().cpu()
-
-
-def _nothing(adapter: IPAdapter, encoder: Any, seen: Tensor, uncond: str) -> Tensor:
-    """What the unconditional half sees: nothing (zeros), a black picture, or what diffusers takes for no picture."""
-    if uncond == "zeros" or (uncond == "diffusers" and adapter.kind == "plain"):
-        return torch.zeros_like(seen)
-    if uncond == "black":
-        return _features(adapter, encoder.encode_image(torch.zeros(1, 224, 224, 3)))
-    import comfy.model_management
-
-    comfy.model_management.load_model_gpu(encoder.patcher)
-    side = getattr(encoder, "image_size", 224)
-    pixels = torch.zeros(
-        1, 3, side, side, device=encoder.load_device
-    )  # zeros after normalisation: CLIP's mean grey
-    return encoder.model(pixel_values=pixels, intermediate_output=-2)[1].float().cpu()
 
 
 def apply_references(
@@ -152,17 +113,14 @@ def apply_references(
     layers = _layers(model)
     _say_what_is_ignored(model)
     by_block = block_weights(weights, layers)
-    strong = [(r, r.weight * scales[r.role]) for r in references]
-    for reference, _ in strong:
-        reference.adapter.check_layers(tuple(layer.width for layer in layers))
-    strong = [(reference, scale) for reference, scale in strong if scale != 0]
+    strong = acting(references, scales, tuple(layer.width for layer in layers))
     patched = model.clone()
     existing = patched.model_options["transformer_options"].get("patches_replace", {}).get("attn2", {})
     window = _window(model, start, end)
     where = (model.load_device, computed_in(model))
     for number, layer in enumerate(layers):
         scale = by_block[layer.block_name]
-        branches = [reference.at_layer(number, s * scale).to(*where) for reference, s in strong if scale != 0]
+        branches = [reference.at_layer(number, s * scale, *where) for reference, s in strong if scale != 0]
         if branches:
             block = (layer.side, layer.block)
             previous = existing.get((*block, layer.index)) or existing.get(block)

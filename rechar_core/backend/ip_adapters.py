@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import FileError, ModelError, RecipeError
 from ..synthesis.references.projection import IPAdapter, read_adapter
 from .pipeline import DEMO, cast
-from .renderer import IPAdapters
+from .renderer import DiffusersIPAdapters
 
 if TYPE_CHECKING:
     import torch
@@ -22,13 +22,13 @@ def ip_adapters(
     encoder: Path | None,
     dtype: torch.dtype,
     device: torch.device,
-) -> IPAdapters:
+) -> DiffusersIPAdapters:
     """Adapter files and the folder of their CLIP vision model; "demo" is the demo model's own.
 
     Raises RecipeError for adapters without an encoder, FileError, AdapterError.
     """
     if composition is None and style is None:
-        return IPAdapters()
+        return DiffusersIPAdapters()
     if encoder is None:
         raise RecipeError(
             "Adapters need --image-encoder: the folder of the CLIP vision model they were trained with."
@@ -37,10 +37,10 @@ def ip_adapters(
     if str(encoder) == DEMO:
         from ..demo import extras
 
-        return IPAdapters(*adapters, cast(extras.load_encoder(), dtype, device))
+        return DiffusersIPAdapters(*adapters, cast(extras.load_encoder(), dtype, device))
     from transformers import CLIPVisionModelWithProjection
 
-    return IPAdapters(
+    return DiffusersIPAdapters(
         *adapters, _folder(CLIPVisionModelWithProjection, encoder, "image encoder", dtype, device)
     )
 

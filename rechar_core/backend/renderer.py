@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,12 +12,13 @@ from torch import Tensor
 
 from ..errors import RecipeError
 from ..lora.fusion import applied
+from ..synthesis.elements import PromptToken
 from ..synthesis.passes import RenderJob
-from ..synthesis.references.attention import CONDITIONAL, UNCONDITIONAL, Branch, Reference, blend
-from ..synthesis.references.encoding import clip_pixels, kept_parts, reference_of
+from ..synthesis.references.attention import CONDITIONAL, UNCONDITIONAL, Branch, Reference, acting, blend
+from ..synthesis.references.encoding import IPAdapters, clip_pixels
 from ..synthesis.references.errors import AdapterError
-from ..synthesis.references.layout import ROLES, Layout
-from ..synthesis.references.projection import IPAdapter, attend
+from ..synthesis.references.layout import Layout
+from ..synthesis.references.projection import IPAdapter, Kind, attend
 from .pipeline import decode_latent, device_of, leave
 from .text_encoding import encode_prompt_tokens
 
@@ -28,61 +29,45 @@ Grids = dict[int, tuple[int, int]]
 
 
 @dataclass(frozen=True)
-class IPAdapters:
-    """What reads references: an adapter for each role, either may be missing, and their CLIP vision model."""
+class DiffusersIPAdapters(IPAdapters):
+    """encoder: a CLIPVisionModelWithProjection."""
 
-    structure: IPAdapter | None = None
-    style: IPAdapter | None = None
-    encoder: Any = None
+    def widths(self) -> tuple[int, int]:
+        if self.encoder is None:
+            raise AdapterError("No image encoder for the adapters is given.")
+        return self.encoder.config.hidden_size, self.encoder.config.projection_dim
+
+    def features(self, image: Tensor | None, kind: Kind) -> Tensor:
+        device, side = device_of(self.encoder), self.encoder.config.image_size
+        pixels = torch.zeros(1, 3, side, side) if image is None else clip_pixels(image.to(device), side)
+        with torch.no_grad():
+            out = self.encoder(pixels.to(device, self.encoder.dtype), output_hidden_states=True)
+        return (out.image_embeds if kind == "plain" else out.hidden_states[-2]).float().cpu()
 
 
 @dataclass(frozen=True)
 class DiffusersRenderer:
-    """A Renderer (see passes.py). control_net: a diffusers ControlNetModel for SDXL, or None."""
+    """A Renderer (see passes.py). control_net: a diffusers ControlNetModel for SDXL, or None.
+
+    Each prompt is encoded once: the negative one is the same for all pictures.
+    """
 
     pipeline: StableDiffusionXLPipeline
-    ip_adapters: IPAdapters = IPAdapters()
+    ip_adapters: IPAdapters = field(default_factory=DiffusersIPAdapters)
     control_net: Any = None
+    _encoded: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def adapter(self, role: str) -> IPAdapter | None:
         found: IPAdapter | None = getattr(self.ip_adapters, role)
         return found
 
     def check(self) -> None:
-        _, layers = _cross_attentions(self.pipeline.unet)
-        for role in ROLES:
-            if adapter := self.adapter(role):
-                self._check_encoder(adapter)
-                adapter.check_layers(tuple(layer.inner_dim for layer in layers))
-
-    def _check_encoder(self, adapter: IPAdapter) -> None:
-        encoder = self.ip_adapters.encoder
-        if encoder is None:
-            raise AdapterError(f"No image encoder for the adapter '{adapter.name}' is given.")
-        adapter.check_encoder(encoder.config.hidden_size, encoder.config.projection_dim)
+        self.ip_adapters.check(_cross_attentions(self.pipeline.unet)[1])
 
     def encode_reference(self, picture: Tensor, role: str, keep: Tensor | None) -> Reference:
-        adapter, encoder = self.adapter(role), self.ip_adapters.encoder
-        if adapter is None:
-            raise AdapterError(f"No adapter for {role} references is given.")
-        self._check_encoder(adapter)
-        pixels = clip_pixels(picture.to(device_of(encoder)), encoder.config.image_size)
-        seen = self._features(adapter, pixels)
-        plain = adapter.kind == "plain"
-        # what diffusers takes for no picture: no features, or those of grey
-        unseen = (
-            torch.zeros_like(seen[:1]) if plain else self._features(adapter, torch.zeros_like(pixels[:1]))
-        )
-        leave(self.pipeline, encoder)
-        kept = kept_parts(keep, (picture.shape[1], picture.shape[2]), seen)
-        return reference_of(adapter, role, seen, unseen, kept)
-
-    def _features(self, adapter: IPAdapter, pixels: Tensor) -> Tensor:
-        with torch.no_grad():
-            out = self.ip_adapters.encoder(
-                pixels.to(self.ip_adapters.encoder.dtype), output_hidden_states=True
-            )
-        return (out.image_embeds if adapter.kind == "plain" else out.hidden_states[-2]).float().cpu()
+        reference = self.ip_adapters.encode_reference(picture, role, keep)
+        leave(self.pipeline, self.ip_adapters.encoder)
+        return reference
 
     def draw(self, drawing: RenderJob) -> Tensor:
         if drawing.each_step is not None:
@@ -103,9 +88,9 @@ class DiffusersRenderer:
         noise = torch.randn(1, 4, height // 8, width // 8, generator=draws)
         latent = noise.to(device, pipe.unet.dtype) * scheduler.init_noise_sigma
         extra = pipe.prepare_extra_step_kwargs(draws, 0.0)
-        prompts = {CONDITIONAL: encode_prompt_tokens(pipe, drawing.positive)}
+        prompts = {CONDITIONAL: self._prompt(drawing.positive)}
         if drawing.cfg != 1:
-            prompts[UNCONDITIONAL] = encode_prompt_tokens(pipe, drawing.negative)
+            prompts[UNCONDITIONAL] = self._prompt(drawing.negative)
         for time in scheduler.timesteps:
             noisy = scheduler.scale_model_input(latent, time)
             guess = {}
@@ -117,6 +102,11 @@ class DiffusersRenderer:
                 guided = without + drawing.cfg * (guided - without)
             latent = scheduler.step(guided, time, latent, **extra, return_dict=False)[0]
         return latent
+
+    def _prompt(self, words: tuple[PromptToken, ...]) -> tuple[Tensor, Tensor]:
+        if words not in self._encoded:
+            self._encoded[words] = encode_prompt_tokens(self.pipeline, words)
+        return self._encoded[words]
 
     def _predict(
         self, noisy: Tensor, time: Tensor, prompt: tuple[Tensor, Tensor], drawing: RenderJob
@@ -151,18 +141,15 @@ def _referred(unet: Any, drawing: RenderJob) -> Iterator[list[int]]:
     Raises AdapterError unless the adapters fit the UNet.
     """
     half = [CONDITIONAL]
-    strong = [(r, r.weight * drawing.scales[r.role]) for r in drawing.references]
-    names, layers = _cross_attentions(unet)
-    for reference, _ in strong:
-        reference.adapter.check_layers(tuple(layer.inner_dim for layer in layers))
-    strong = [(reference, scale) for reference, scale in strong if scale != 0]
+    names, widths = _cross_attentions(unet)
+    strong = acting(drawing.references, drawing.scales, widths)
     if not strong:
         yield half
         return
     before, grids = dict(unet.attn_processors), _grids(drawing.size)
     ours = dict(before)
     for number, name in enumerate(names):
-        branches = [r.at_layer(number, scale).to(device_of(unet), unet.dtype) for r, scale in strong]
+        branches = [r.at_layer(number, scale, device_of(unet), unet.dtype) for r, scale in strong]
         ours[name] = ReferenceAttention(branches, drawing.layout, grids, half)
     try:
         unet.set_attn_processor(ours)
@@ -171,10 +158,10 @@ def _referred(unet: Any, drawing: RenderJob) -> Iterator[list[int]]:
         unet.set_attn_processor(before)
 
 
-def _cross_attentions(unet: Any) -> tuple[list[str], list[Any]]:
-    """Names of the processors and the layers, in the adapters' order."""
+def _cross_attentions(unet: Any) -> tuple[list[str], tuple[int, ...]]:
+    """Names of the processors and the layers' widths, in the adapters' order."""
     names = [name for name in unet.attn_processors if name.endswith("attn2.processor")]
-    return names, [unet.get_submodule(name.removesuffix(".processor")) for name in names]
+    return names, tuple(unet.get_submodule(name.removesuffix(".processor")).inner_dim for name in names)
 
 
 def _grids(size: tuple[int, int]) -> Grids:

@@ -214,9 +214,7 @@ class Passes:
         return structure_map("canny-cv2", self.glyph)
 
     def _words(self, template: str, elements: str = "", keep: Any = "all") -> tuple[PromptToken, ...]:
-        return build_prompt(template, trigger(self.structure), trigger(self.style), elements, keep)
-
-
-def trigger(blora: BLora | None) -> str:
-    """The trigger of a B-LoRA without its article, "[v]" if it has none."""
-    return (getattr(blora, "trigger", "") or "").removeprefix("A ").strip() or "[v]"
+        structure, style = (
+            (blora.trigger if blora else "") or "[v]" for blora in (self.structure, self.style)
+        )
+        return build_prompt(template, structure, style, elements, keep)

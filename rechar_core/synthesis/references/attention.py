@@ -6,8 +6,8 @@ IP-Adapter's decoupled cross-attention as in diffusers. All of it is computed be
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .layout import Layout
@@ -32,14 +32,22 @@ class Reference:
     conditional: Tensor
     unconditional: Tensor
     weight: float = 1.0
+    _known: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def at_layer(self, layer: int, scale: float) -> Branch:
-        """Keys and values of the reference for cross-attention number `layer`, in the IP-Adapter's numbering."""
+    def at_layer(self, layer: int, scale: float, *where: Any) -> Branch:
+        """Keys and values of the reference for cross-attention number `layer`, in the IP-Adapter's numbering.
+
+        where: their device and dtype. Cached, because every picture needs them.
+        """
         import torch
 
-        tokens = torch.stack([self.conditional, self.unconditional]).float()  # (2, T, context)
-        key, value = (m[layer].float().to(tokens.device) for m in (self.adapter.keys, self.adapter.values))
-        return Branch(self.role, scale, tokens @ key.T, tokens @ value.T)
+        if (layer, where) not in self._known:
+            tokens = torch.stack([self.conditional, self.unconditional]).float()  # (2, T, context)
+            key, value = (
+                m[layer].float().to(tokens.device) for m in (self.adapter.keys, self.adapter.values)
+            )
+            self._known[layer, where] = (tokens @ key.T).to(*where), (tokens @ value.T).to(*where)
+        return Branch(self.role, scale, *self._known[layer, where])
 
 
 @dataclass(frozen=True)
@@ -57,10 +65,6 @@ class Branch:
     def __deepcopy__(self, _: Any) -> Branch:
         return self
 
-    def to(self, *where: Any) -> Branch:
-        """The branch on another device or in another dtype."""
-        return replace(self, keys=self.keys.to(*where), values=self.values.to(*where))
-
     def look(self, query: Tensor, halves: Sequence[int], heads: int, attention: Attend = attend) -> Tensor:
         """Attention of query (B, N, C) on the reference, (B, N, C).
 
@@ -70,6 +74,19 @@ class Branch:
         rows = [min(half, UNCONDITIONAL) for half in halves for _ in range(len(query) // len(halves))]
         key, value = (t[rows].to(query) for t in (self.keys, self.values))
         return attention(query, key, value, heads)
+
+
+def acting(
+    references: Sequence[Reference], scales: Mapping[str, float], widths: tuple[int, ...]
+) -> list[tuple[Reference, float]]:
+    """The references whose strength is not 0, with it. scales: by role.
+
+    Raises AdapterError unless all adapters have the cross-attentions' widths.
+    """
+    for reference in references:
+        reference.adapter.check_layers(widths)
+    strong = [(reference, reference.weight * scales[reference.role]) for reference in references]
+    return [(reference, scale) for reference, scale in strong if scale != 0]
 
 
 def blend(
@@ -86,8 +103,8 @@ def blend(
 
     query: (B, N, C). text: (B, N, C), the query's attention on the prompt. grid: (height, width) of the layer, N cells.
     """
-    text_weight, weights = layout.weights(tuple(b.role for b in branches), grid)
-    blended = text if text_weight is None else text * text_weight.to(text)
+    text_weight, weights = layout.weights(tuple(b.role for b in branches), grid, text.device, text.dtype)
+    blended = text if text_weight is None else text * text_weight
     for branch, weight in zip(branches, weights, strict=True):
         attended = branch.look(query, halves, heads, attention)
         blended = blended + branch.scale * (attended if weight is None else attended * weight.to(attended))

@@ -2,18 +2,92 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
 
 from ...images import CLIP, batch_of, normalised, rgb
 from .attention import Reference
 from .errors import AdapterError
 from .layout import ROLES
-from .projection import IPAdapter
+from .projection import IPAdapter, Kind
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _TOUCH = 0.02  # of a token's area; small, because the strokes of a glyph are narrower than a token
+
+
+@dataclass(frozen=True)
+class IPAdapters(ABC):
+    """What reads references: an adapter for each role, either may be missing, and the image encoder they share."""
+
+    structure: IPAdapter | None = None
+    style: IPAdapter | None = None
+    encoder: Any = None
+    _last: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @abstractmethod
+    def widths(self) -> tuple[int, int]:
+        """Of the encoder's hidden states and of its pooled embedding. Raises AdapterError for other encoders."""
+
+    @abstractmethod
+    def features(self, image: Tensor | None, kind: Kind) -> Tensor:
+        """What the encoder sees in IMAGE (B, H, W, C), in fp32 on the CPU: pooled (plain) or hidden states (plus).
+
+        None: zeros after the normalisation, CLIP's mean grey.
+        """
+
+    def check(self, layers: tuple[int, ...] | None = None) -> None:
+        """Raises AdapterError unless the adapters fit the encoder and a model's cross-attentions of these widths."""
+        for adapter in filter(None, (self.structure, self.style)):
+            adapter.check_encoder(*self.widths())
+            if layers is not None:
+                adapter.check_layers(layers)
+
+    def encode_reference(
+        self,
+        image: Tensor,
+        role: str,
+        mask: Tensor | None = None,
+        uncond: str = "diffusers",
+        weight: float = 1.0,
+    ) -> Reference:
+        """A reference from all pictures of IMAGE (B, H, W, C), and an optional MASK (B, H, W) of what to keep of them.
+
+        uncond: what the unconditional half sees: nothing ("zeros"), a "black" picture, or what "diffusers" takes for no
+        picture. What a role saw last is not encoded again. Raises AdapterError.
+        """
+        key = (_digest(image), _digest(mask), uncond, weight)
+        if self._last.get(role, (None,))[0] != key:
+            self._last[role] = key, self._encode(image, role, mask, uncond, weight)
+        reference: Reference = self._last[role][1]
+        return reference
+
+    def _encode(self, image: Tensor, role: str, mask: Tensor | None, uncond: str, weight: float) -> Reference:
+        import torch
+
+        adapter: IPAdapter | None = getattr(self, role)
+        if adapter is None:
+            raise AdapterError(
+                f"No adapter for {role} references is loaded; choose one in Load Reference Adapters."
+            )
+        adapter.check_encoder(*self.widths())
+        seen = self.features(image, adapter.kind)
+        kept = kept_parts(mask, (image.shape[1], image.shape[2]), seen)
+        if uncond == "zeros" or (uncond == "diffusers" and adapter.kind == "plain"):
+            unseen = torch.zeros_like(seen[:1])
+        else:
+            unseen = self.features(torch.zeros(1, 224, 224, 3) if uncond == "black" else None, adapter.kind)
+        return reference_of(adapter, role, seen, unseen, kept, weight)
+
+
+def _digest(tensor: Tensor | None) -> Any:
+    """Equal for equal tensors."""
+    return (
+        tensor if tensor is None else (tensor.shape, sha256(tensor.float().cpu().numpy().tobytes()).digest())
+    )
 
 
 def reference_of(

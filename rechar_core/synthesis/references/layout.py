@@ -40,9 +40,7 @@ class Layout:
     operator: str = "off"
     temperature: float = 1.0
     mask_mode: str = "area"
-    _known: dict[Any, tuple[Tensor | None, list[Tensor | None]]] = field(
-        default_factory=dict, init=False, repr=False, compare=False
-    )
+    _known: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.operator not in OPERATORS:
@@ -64,29 +62,25 @@ class Layout:
     def __deepcopy__(self, _: Any) -> Layout:
         return self
 
-    def weights(self, roles: Sequence[str], grid: Grid) -> tuple[Tensor | None, list[Tensor | None]]:
+    def weights(
+        self, roles: Sequence[str], grid: Grid, *where: Any
+    ) -> tuple[Tensor | None, list[Tensor | None]]:
         """The weights of the text and of each reference on a layer's grid, (1, height * width, 1); None for 1.
 
-        Cached for each grid, because every layer needs them at every step.
+        where: their device and dtype. Cached for each grid, because every layer needs them at every step.
         """
-        key = (tuple(roles), grid)
+        key = (tuple(roles), grid, where)
         if key not in self._known:
-            self._known[key] = self._weights(roles, grid)
+            maps = [self._map(TEXT, grid), *(self._map(role, grid) for role in roles)]
+            flat = OPERATORS[self.operator](maps, self.temperature)
+            text, *others = (None if w is None else w[None, :, None].to(*where) for w in flat)
+            self._known[key] = text, others
         return self._known[key]
-
-    def _weights(self, roles: Sequence[str], grid: Grid) -> tuple[Tensor | None, list[Tensor | None]]:
-        maps = [self._map(TEXT, grid), *(self._map(role, grid) for role in roles)]
-        text, *others = OPERATORS[self.operator](maps, self.temperature)
-        return _column(text), [_column(other) for other in others]
 
     def _map(self, role: str, grid: Grid) -> Tensor | None:
         """A branch's map on the grid, flattened to (cells,); None if it has no map."""
         mask = self.masks.get(role)
         return None if mask is None else MASK_MODES[self.mask_mode](mask.float(), grid)
-
-
-def _column(weight: Tensor | None) -> Tensor | None:
-    return None if weight is None else weight[None, :, None]
 
 
 # Operators: maps (cells,), the text's first -> weights in the same order

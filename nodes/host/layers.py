@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .errors import AdapterError
+from ...rechar_core.synthesis.references.errors import AdapterError
 
 _SIDES = {"input": 0, "output": 1, "middle": 2}  # in the adapters' order
 _PATH = re.compile(
