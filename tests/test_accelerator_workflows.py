@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,16 +50,28 @@ if "EVERY_WORKFLOW" not in os.environ:
 
 
 @pytest.fixture(scope="module")
-def card(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """untouched: hashes of the demo's MODEL, CLIP and VAE before anything ran."""
-    checking.skip_unless_known(request.param)
-    running = on_the_card(request.param, tmp_path_factory.mktemp(request.param) / "base")
-    try:
-        running.wait()
-        running.untouched = running.client_json("/accelerator?unload=1")["demo"]
-        yield running
-    finally:
-        running.stop()
+def cards(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Server]]:
+    """The server of a kind, one at a time; untouched: hashes of the demo's MODEL, CLIP and VAE before anything ran.
+
+    Not a fixture with parameters: pytest would start a server for every workflow.
+    """
+    running: dict[str, Server] = {}
+
+    def card(kind: str) -> Server:
+        if kind not in running:
+            checking.skip_unless_known(kind)
+            stop()
+            running[kind] = on_the_card(kind, tmp_path_factory.mktemp(kind) / "base")
+            running[kind].wait()
+            running[kind].untouched = running[kind].client_json("/accelerator?unload=1")["demo"]
+        return running[kind]
+
+    def stop() -> None:
+        while running:
+            running.popitem()[1].stop()
+
+    yield card
+    stop()
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +91,10 @@ def pictures(made: Run) -> dict[str, np.ndarray]:
     return made.images
 
 
-@pytest.mark.parametrize(("card", "name"), CASES, indirect=["card"])
-def test_workflow_on_the_card(card: Server, expected: dict[str, Run], name: str):
+@pytest.mark.parametrize(("kind", "name"), CASES)
+def test_workflow_on_the_card(cards: Callable[[str], Server], expected: dict[str, Run], kind: str, name: str):
     """A failure means that the workflow fails, draws something else or keeps memory on an NVIDIA card."""
+    card = cards(kind)
     made, wanted = pictures(card.run(small(name))), pictures(expected[name])
     assert made.keys() == wanted.keys()
     for node, picture in wanted.items():

@@ -26,7 +26,9 @@ def start(out: Path, *options: str, **environment: str) -> subprocess.Popen[str]
     there = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1", **environment}
     command = [sys.executable, "-m", "benchmarks.gpu", "--out", str(out), *ON_SIM, *options]
     streams: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "encoding": "utf-8"}
-    return subprocess.Popen(command, cwd=ROOT, env=there, **streams)
+    # a test run in the background ignores Ctrl-C, and its children would inherit that
+    restored = None if os.name == "nt" else lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen(command, cwd=ROOT, env=there, preexec_fn=restored, **streams)
 
 
 def run(out: Path, *options: str, **environment: str) -> tuple[dict[str, Any], str]:

@@ -14,6 +14,7 @@ import pytest
 import tiny
 import torch
 from safetensors.torch import load_file
+from two_processes import run_both
 
 from rechar_core.cli import jobs as work
 from rechar_core.cli import train
@@ -267,14 +268,9 @@ def test_a_silent_claim_is_void_though_its_number_lives(tmp_path):
 def test_two_processes_share_a_list(tmp_path):
     """A failure means that `accelerate launch` trains jobs twice, or leaves some to nobody."""
     path = listed(tmp_path, *({"seed": i, "steps": 20} for i in range(4)))
-    launch = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
-    options = ["--mixed_precision", "no", "--dynamo_backend", "no", "-m", "rechar_core"]
-    command = [sys.executable, "-m", *launch, *options, *arguments(path)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
+    said = run_both(tmp_path / "said.txt", "rechar_core", *arguments(path))
     assert sorted(p.name for p in tmp_path.glob("*.safetensors*")) == [f"{i}.safetensors" for i in range(4)]
     for i in range(4):
-        assert done.stderr.count(f"{i}.safetensors begins") == 1
-        assert done.stderr.count(f"{i}.safetensors is done") == 1
-    assert "[4 of 4 jobs done]" in done.stderr
+        assert said.count(f"{i}.safetensors begins") == 1
+        assert said.count(f"{i}.safetensors is done") == 1
+    assert "[4 of 4 jobs done]" in said

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +11,7 @@ import numpy as np
 import pytest
 import soulstyler_tiny
 from PIL import Image
+from two_processes import run_both
 
 from benchmarks import ocr, quality
 from benchmarks.added_measures import Decoration
@@ -315,27 +313,8 @@ def test_the_weights_are_read_once(monkeypatch: pytest.MonkeyPatch):
 
 def test_two_processes_share_the_cells(made: tuple[Path, Path], tmp_path: Path):
     """As accelerate launches them; together they leave what one leaves."""
-    launcher = [
-        "-m",
-        "accelerate.commands.launch",
-        "--multi_gpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-    ]
-    launcher += ["--mixed_precision", "no", "--dynamo_backend", "no", "-m", "benchmarks.quality"]
     given = run(tmp_path / "two", made[1], "--scripts", "devanagari", "latin")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [sys.executable, *launcher, *given],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_both(tmp_path / "said.txt", "benchmarks.quality", *given)
     table = json.loads((tmp_path / "two" / "report.json").read_text(encoding="utf-8"))
     assert table["cells"]["plain"] == table["cells"]["B-LoRA fusion"] == 2
     assert len(list((tmp_path / "two" / "loras").glob("*.safetensors"))) == 3

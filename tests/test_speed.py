@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -77,13 +78,18 @@ def prepared(pipe, changes, prediction, mode="fast"):
     return tiny.training(pipe, changes, denoiser=denoiser, pictures=pictures(), mode=mode)
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-@pytest.mark.parametrize("mode", LADDER)
-@pytest.mark.parametrize("batch_size", [1, 3])
-def test_the_split_loop_is_the_unsplit_loop(pipe, prediction, mode, batch_size):
-    """A failure means that computing prefixes ahead, or a memory mode, changes what is learnt."""
+@pytest.fixture(scope="module", params=itertools.product((1, 3), ("epsilon", "v_prediction")), ids=str)
+def unsplit(request, pipe):
+    """What to change in a recipe, the prediction type, and the losses and deltas of the plain loop."""
+    batch_size, prediction = request.param
     changes = {"steps": 20, "batch_size": batch_size, "learning_rate": 1e-4}
-    losses, expected = plain_run(prepared(pipe, changes, prediction))
+    return changes, prediction, *plain_run(prepared(pipe, changes, prediction))
+
+
+@pytest.mark.parametrize("mode", LADDER)
+def test_the_split_loop_is_the_unsplit_loop(pipe, unsplit, mode):
+    """A failure means that computing prefixes ahead, or a memory mode, changes what is learnt."""
+    changes, prediction, losses, expected = unsplit
     run = prepared(pipe, changes, prediction, mode)
     tiny.finish(run)
     assert torch.tensor(run.loss_values()).sub(torch.tensor(losses)).abs().max() < 1e-6
