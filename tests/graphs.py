@@ -6,7 +6,8 @@ from typing import Any
 
 Workflow = dict[str, dict[str, Any]]
 MODEL, CLIP, VAE = ["demo", 0], ["demo", 1], ["demo", 2]
-RECIPE = {"steps": 3, "learning_rate": 1e-2, "rank": 4, "resolution": 256, "batch_size": 1, "seed": 0}
+SIDE = 128  # pixels: small enough to be quick, large enough for the glyph to be told
+RECIPE = {"steps": 3, "learning_rate": 1e-2, "rank": 4, "resolution": SIDE, "batch_size": 1, "seed": 0}
 
 
 def node(kind: str, **inputs: Any) -> dict[str, Any]:
@@ -16,7 +17,7 @@ def node(kind: str, **inputs: Any) -> dict[str, Any]:
 def glyph(text: str = "羅") -> dict[str, Any]:
     look = {"font": "ReChar CJK", "direction": "auto", "fit": "ink", "margin": 0.1, "stroke": 0.0}
     colours = {"outline_only": False, "ink": "#000000", "paper": "#ffffff"}
-    return node("ReCharGlyph", text=text, width=256, height=256, **look, **colours)
+    return node("ReCharGlyph", text=text, width=SIDE, height=SIDE, **look, **colours)
 
 
 def train(image: str = "glyph", **changes: Any) -> dict[str, Any]:
@@ -53,7 +54,7 @@ def draw(model: list[Any], name: str = "save", positive: Any = None) -> Workflow
     return {
         f"{name}_prompt": node("CLIPTextEncode", clip=CLIP, text="A [v]"),
         f"{name}_empty": node("CLIPTextEncode", clip=CLIP, text=""),
-        f"{name}_size": node("EmptyLatentImage", width=256, height=256, batch_size=1),
+        f"{name}_size": node("EmptyLatentImage", width=SIDE, height=SIDE, batch_size=1),
         f"{name}_sampler": node(
             "KSampler",
             model=model,
@@ -82,7 +83,7 @@ def word(text: str = "永山", **changes: Any) -> Workflow:
     settings = {
         "pipeline_mode": "tuned",
         "elements": "",
-        "side": 256,
+        "side": SIDE,
         "margin": 0.15,
         "shared_style": "noise and statistics",
         "matte": "glyph",
@@ -97,5 +98,5 @@ def word(text: str = "永山", **changes: Any) -> Workflow:
     }
     wires = {"model": MODEL, "clip": CLIP, "vae": VAE, "characters": ["text", 2]}
     written = glyph(text)
-    written["inputs"] |= {"width": 256, "height": 128}
+    written["inputs"] |= {"width": SIDE, "height": SIDE // 2}
     return {"text": written, "word": node("ReCharWord", **{**wires, **settings})}

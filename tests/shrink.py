@@ -9,15 +9,15 @@ from typing import Any
 SMALL: dict[str, Any] = {
     "steps": 2,
     "rank": 4,
-    "resolution": 256,
+    "resolution": 128,
     "structure_alphas": "0, 1",
     "style_alphas": "0, 1",
     "crops": 4,
 }
-_SIZE = {"width": 256, "height": 256, "batch_size": 1}
+_SIZE = {"width": 128, "height": 128, "batch_size": 1}
 OWN: dict[str, dict[str, Any]] = {  # what is small for one kind of node alone
     **dict.fromkeys(("EmptyLatentImage", "ReCharGlyph", "ReCharGlyphFromImage"), _SIZE),
-    "ReCharWord": {"side": 256, "structure_steps": 2, "structure_rank": 4},
+    "ReCharWord": {"side": 128, "structure_steps": 2, "structure_rank": 4},
     "SoulstylerMask": {"threshold": 0.05},  # random networks are never very sure
 }
 # Loaders of full-size files -> the demo's node with the same first output; they need nothing then.

@@ -11,7 +11,7 @@ import graphs
 import numpy as np
 import pytest
 import torch
-from graphs import demo, draw, fuse, node, show, train
+from graphs import SIDE, demo, draw, fuse, node, show, train
 from safetensors.torch import load_file, save_file
 from server import Server
 
@@ -187,7 +187,7 @@ def test_several_trials_are_drawn_and_one_is_chosen(comfy: Server):
         return demo(many=many, loss=show(["many", 3]), sheet=sheet)
 
     first, third = done(comfy.run(workflow(1))), done(comfy.run(workflow(3)))
-    assert first.images["sheet"].shape[2] > 3 * 256
+    assert first.images["sheet"].shape[2] > 3 * SIDE
     assert first.text("loss") != third.text("loss")
     bars = [
         [e.data["max"] for e in m.events if e.data.get("node") == "many" and e.kind == "progress"]
@@ -205,7 +205,7 @@ def test_trials_of_one_block_are_drawn_with_it_alone(comfy: Server):
     """A failure means that the sheet asks for a block that was not trained, when all the training is done."""
     many = train(seed=75, steps=2, trials=2, target="style")
     made = done(comfy.run(demo(many=many, sheet=node("PreviewImage", images=["many", 4]))))
-    assert made.images["sheet"].shape[2] > 2 * 256
+    assert made.images["sheet"].shape[2] > 2 * SIDE
 
 
 def test_a_choice_that_is_not_there_is_refused_before_training(comfy: Server):
@@ -309,9 +309,9 @@ def test_alpha_grid_draws_every_pair(comfy: Server, saved: dict[str, str]):
         "all": node("PreviewImage", images=["grid", 1]),
     }
     made = done(comfy.run(demo(**draw(graphs.MODEL, "p"), **nodes)))
-    assert made.images["all"].shape == (6, 256, 256, 3)
+    assert made.images["all"].shape == (6, SIDE, SIDE, 3)
     assert np.array_equal(made.images["all"][0], made.images["p"][0])
-    assert made.images["sheet"].shape[1] > 3 * 256 and made.images["sheet"].shape[2] > 2 * 256
+    assert made.images["sheet"].shape[1] > 3 * SIDE and made.images["sheet"].shape[2] > 2 * SIDE
 
 
 def prompt_node(**changes: Any) -> dict[str, Any]:
@@ -360,7 +360,7 @@ def test_elements_stay_in_their_region(comfy: Server):
     """With the region empty, the elements change nothing; with it full, they act as without a region."""
     nodes: dict[str, Any] = {"none": prompt_node(keep="all", elements="")}
     for name, value in (("empty", 0.0), ("full", 1.0)):
-        nodes[f"mask_{name}"] = node("SolidMask", value=value, width=256, height=256)
+        nodes[f"mask_{name}"] = node("SolidMask", value=value, width=SIDE, height=SIDE)
         nodes[name] = prompt_node(keep="all", region=[f"mask_{name}", 0])
     nodes["whole"] = prompt_node(keep="all")
     for name in ("none", "empty", "full", "whole"):

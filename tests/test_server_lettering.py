@@ -8,7 +8,7 @@ from typing import Any
 import graphs
 import numpy as np
 import pytest
-from graphs import demo, node, show, train
+from graphs import SIDE, demo, node, show, train
 from server import Server
 
 pytestmark = pytest.mark.host
@@ -58,8 +58,8 @@ def drawn(comfy: Server) -> Any:
 
 def test_a_word_is_a_batch_and_a_page(drawn: Any):
     """Two squares, and a page of the canvas' size whose alpha is the text."""
-    assert drawn.images["shared_letters"].shape == (2, 256, 256, 3)
-    assert drawn.images["shared_page"].shape == (1, 128, 256, 3)
+    assert drawn.images["shared_letters"].shape == (2, SIDE, SIDE, 3)
+    assert drawn.images["shared_page"].shape == (1, SIDE // 2, SIDE, 3)
     alpha = drawn.images["shared_alpha_saved"][0, ..., 0]
     assert (alpha > 250).mean() > 0.05 and (alpha[:6] == 0).all()
     assert (drawn.images["square_alpha_saved"] > 250).mean() > 0.8
@@ -82,7 +82,7 @@ def test_sharing_brings_the_characters_together(comfy: Server, drawn: Any):
     assert not np.array_equal(letters["shared"][1], letters["noise"][1])
     assert not np.array_equal(letters["noise"][1], letters["off"][1])
     face = open_face(find("ReChar CJK", known()))
-    masks, _ = cells(render("永山", face, (128, 256), margin=0.1).parts, 256, 0.15)
+    masks, _ = cells(render("永山", face, (SIDE // 2, SIDE), margin=0.1).parts, SIDE, 0.15)
     apart = {kind: spread(found, masks.numpy()) for kind, found in letters.items()}
     assert apart["shared"] < 0.7 * apart["off"] and apart["shared"] < apart["noise"], apart
 
@@ -134,5 +134,5 @@ def test_a_word_by_references_alone(comfy: Server):
     made["scores"] = show(["score", 0])
     answer = done(comfy.run(demo(**made)))
     letters = answer.images["letters"]
-    assert letters.shape == (2, 256, 256, 3) and not np.array_equal(letters[0], letters[1])
+    assert letters.shape == (2, SIDE, SIDE, 3) and not np.array_equal(letters[0], letters[1])
     assert json.loads(answer.text("scores"))["controls"]["blank"]["iou"] == 0

@@ -11,7 +11,7 @@ from typing import Any
 import adapters
 import numpy as np
 import pytest
-from graphs import MODEL, demo, draw, fuse, glyph, node, show, train
+from graphs import MODEL, SIDE, demo, draw, fuse, glyph, node, show, train
 from safetensors.torch import save_file
 from server import PACK, Server, base_directory, find_host
 from test_host_references import VISION
@@ -208,7 +208,7 @@ def guided(kind: str, **wires: Any) -> dict[str, Any]:
         "noise": node("RandomNoise", noise_seed=1),
         "sampler": node("KSamplerSelect", sampler_name="euler"),
         "sigmas": node("BasicScheduler", model=MODEL, scheduler="normal", steps=2, denoise=1.0),
-        "size": node("EmptyLatentImage", width=256, height=256, batch_size=1),
+        "size": node("EmptyLatentImage", width=SIDE, height=SIDE, batch_size=1),
         "guider": node(kind, positive=["wood", 0], negative=["ink", 0], **wires),
         "drawn": node(
             "SamplerCustomAdvanced",

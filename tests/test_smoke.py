@@ -16,7 +16,7 @@ import pytest
 import soulstyler_tiny
 import test_server_references as refs
 import test_server_soulstyler as soul
-from graphs import demo, draw, fuse, node, show, train
+from graphs import SIDE, demo, draw, fuse, node, show, train
 from server import PACK, Run, Server, base_directory, find_host
 
 pytestmark = [pytest.mark.host, pytest.mark.smoke]
@@ -62,7 +62,7 @@ def references() -> dict[str, Any]:
     cut = {"threshold_mode": "auto", "threshold": 0.5, "invert": "auto", "margin": 0.1}
     judged = {"images": ["glyph", 0], "glyph_mask": ["glyph", 1]}
     nodes = refs.references() | {
-        "cut": node("ReCharGlyphFromImage", image=["glyph", 0], width=256, height=256, **cut),
+        "cut": node("ReCharGlyphFromImage", image=["glyph", 0], width=SIDE, height=SIDE, **cut),
         "cut_image": save(["cut", 0]),
         "layout": refs.layout("gated_softmax"),
         "apply": refs.applied(layout=["layout", 0]),
@@ -164,13 +164,13 @@ def test_references_lead_and_scores_are_given(host: Server):
     assert not np.array_equal(made.images["picture"], made.images["without"])
     assert made.images["cut_image"].min() == 0 and made.images["map_image"].max() == 255
     assert json.loads(made.text("scores"))["pictures"][0]["iou"] > 0.99
-    assert made.images["best_image"].shape == (1, 256, 256, 3)
+    assert made.images["best_image"].shape == (1, SIDE, SIDE, 3)
 
 
 def test_the_pipeline_and_a_word_are_drawn(host: Server):
     made = done(host.run(passes()))
     assert made.images["whole_image"].std() > 1
-    assert made.images["letters"].shape == (2, 256, 256, 3)
+    assert made.images["letters"].shape == (2, SIDE, SIDE, 3)
     assert "ERROR" not in host.log() and "Traceback" not in host.log()  # no line of ours looks like a fault
 
 
