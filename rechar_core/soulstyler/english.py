@@ -19,38 +19,12 @@ _STYLE = (
 )
 _STROKES = r"(?:(?:brush\s*)?strokes?|brushwork|colou?rs?|lines?|patterns?|shading|tones?|palette|textures?|hatching)"
 _BY_HAND = r"(?:painted|drawn|sketched|illustrated|designed|created|made|done|rendered)"
-_PREPOSITIONS = [
-    "of",
-    "in",
-    "on",
-    "with",
-    "at",
-    "by",
-    "behind",
-    "near",
-    "under",
-    "over",
-    "from",
-    "to",
-    "beside",
-    "between",
-    "inside",
-    "outside",
-    "above",
-    "below",
-    "against",
-    "next",
-    "along",
-    "around",
-    "through",
-    "beneath",
-    "without",
-    "for",
-    "into",
-    "onto",
-]
+_PREPOSITIONS = (
+    "of in on with at by behind near under over from to beside between inside outside above below against next along "
+    "around through beneath without for into onto"
+)
 # an object does not end in a preposition: "give the cat on | the sofa a ..." is cut too early
-_O = r"(?P<o>\S.*?)" + "".join(rf"(?<!\b{word})" for word in (*_PREPOSITIONS, "like", "as"))
+_O = r"(?P<o>\S.*?)" + "".join(rf"(?<!\b{word})" for word in (*_PREPOSITIONS.split(), "like", "as"))
 _LAST_O = _O.replace("*?", "*")
 _S = r"(?P<s>\S.*)"
 # names of styles, by which "make the mug art deco" is cut where no function word helps
@@ -141,7 +115,7 @@ _HOLDING = (
 )
 _BOUNDARY = re.compile(
     r"\s(?:"
-    + "|".join((*_PREPOSITIONS, *_HOLDING.split(), "and", "or", "as", "while", "behind"))
+    + "|".join((*_PREPOSITIONS.split(), *_HOLDING.split(), "and", "or", "as", "while", "behind"))
     + r"|\w+ing(?=\s+(?:in|on|at|the|an?|by|with|over|under|through|near|along)\b))\b|\s\w+ing$",
     re.IGNORECASE,
 )

@@ -7,39 +7,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 # Each character is replaced by one character, so that positions do not change.
-_SAME = str.maketrans(
-    {
-        "‘": "'",
-        "’": "'",
-        "‛": "'",
-        "`": "'",
-        "´": "'",
-        "“": '"',
-        "”": '"',
-        "„": '"',
-        "«": '"',
-        "»": '"',
-        "「": '"',
-        "」": '"',
-        "『": '"',
-        "』": '"',
-        "\u00a0": " ",
-        "\u3000": " ",
-        "\t": " ",
-        "\n": " ",
-        "\r": " ",
-        "‐": "-",
-        "‑": "-",
-        "–": "-",
-        "，": ",",
-        "、": ",",
-        "；": ";",
-        "。": ".",
-        "！": "!",
-        "？": "?",
-        "：": ":",
-    }
-)
+_PLAIN = {
+    "'": "‘’‛`´",
+    '"': "“”„«»「」『』",
+    " ": "\u00a0\u3000\t\n\r",
+    "-": "‐‑–",
+    ",": "，、",
+    ";": "；",
+    ".": "。",
+    "!": "！",
+    "?": "？",
+    ":": "：",
+}
+_TO_PLAIN = str.maketrans({other: plain for plain, others in _PLAIN.items() for other in others})
 
 
 @dataclass(frozen=True)
@@ -53,7 +33,7 @@ class Text:
     @classmethod
     def of(cls, source: str) -> Text:
         """All of `source`, with normalised quotes, dashes and punctuation."""
-        return cls(source, source.translate(_SAME), tuple(range(len(source))))
+        return cls(source, source.translate(_TO_PLAIN), tuple(range(len(source))))
 
     def __getitem__(self, span: slice) -> Text:
         return Text(self.source, self.text[span], self.at[span])
