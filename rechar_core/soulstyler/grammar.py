@@ -118,7 +118,7 @@ class _Reader:
     def _one(self, text: Text, weak: bool) -> tuple[Pair, ...]:
         table = self.table
         for form in table.forms:
-            match = form.pattern.fullmatch(text.text) if weak or not form.weak else None
+            match = form.fullmatch(text.text) if weak or form not in table.weak else None
             if match is None:
                 continue
             groups = {
@@ -140,7 +140,7 @@ def _pair(style: Text, found: Text, part: str, table: Language) -> Pair:
     return Pair(style.span(), found.span(), found[at : at + len(head)].span(), part)
 
 
-def _trimmed(text: Text, edges: tuple[re.Pattern[str], re.Pattern[str]]) -> Text:
+def _trimmed(text: Text, edges: tuple[re.Pattern[str], ...]) -> Text:
     """Removes `edges` from both ends of the text as often as they match, unless nothing would be left."""
     while True:
         text = text.stripped()

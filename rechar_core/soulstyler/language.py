@@ -7,20 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True)
-class Form:
-    """One sentence form: a pattern over the whole text with the groups s (style), o (object) and, if any, p (part).
-
-    weak: matches too much to be used for a half of a joined instruction.
-    """
-
-    pattern: re.Pattern[str]
-    weak: bool = False
+def pattern(text: str) -> re.Pattern[str]:
+    """A regular expression that is matched without regard to case."""
+    return re.compile(text, re.IGNORECASE)
 
 
-def form(pattern: str, weak: bool = False) -> Form:
-    """A form from its pattern, which is matched without regard to case."""
-    return Form(re.compile(pattern, re.IGNORECASE), weak)
+def patterns(*texts: str) -> tuple[re.Pattern[str], ...]:
+    """`pattern` of each."""
+    return tuple(map(pattern, texts))
 
 
 @dataclass(frozen=True)
@@ -28,7 +22,9 @@ class Language:
     """One language's table. The patterns below see the text with uniform punctuation.
 
     kept: clauses about what stays as it is; noise: politeness and the like; joints: where two requests may be joined;
-    verb: what the second of them may have left out; style_edges, object_edges: (start, end) of what is trimmed;
+    verb: what the second of them may have left out; forms: sentence forms over the whole text, in the order of
+    matching, with the groups s (style), o (object) and, if any, p (part); weak: those of them that match too much to be
+    used for a half of a joined instruction; style_edges, object_edges: (start, end) of what is trimmed;
     whole: words that name no single object; head: the noun of an object.
     """
 
@@ -36,8 +32,9 @@ class Language:
     noise: re.Pattern[str]
     joints: re.Pattern[str]
     verb: re.Pattern[str]
-    forms: tuple[Form, ...]
-    style_edges: tuple[re.Pattern[str], re.Pattern[str]]
-    object_edges: tuple[re.Pattern[str], re.Pattern[str]]
+    forms: tuple[re.Pattern[str], ...]
+    weak: tuple[re.Pattern[str], ...]
+    style_edges: tuple[re.Pattern[str], ...]
+    object_edges: tuple[re.Pattern[str], ...]
     whole: re.Pattern[str]
     head: Callable[[str], str]
