@@ -54,18 +54,18 @@ _FORMS = (
 )
 
 
-def head(found: str) -> str:
+def head(noun_phrase: str) -> str:
     """The noun of an object: what follows the last 的, without number and colour."""
-    last = re.split("[的之]", found)[-1] or found
+    last = re.split("[的之]", noun_phrase)[-1] or noun_phrase
     return re.sub(f"^(?:[一二两兩三四五六七八九十几幾\\d]+{_MEASURE}|.色)(?=.)", "", last)
 
 
 TABLE = Language(
-    kept=pattern(
+    unchanged=pattern(
         "(?:^|[,;.])(?:但是|但|而|并且|並且|并|並|同时|同時|且)?[^,;.]*(?:不要动|不要動|别动|別動|保持|不变|不變|保留|不要改|别改|"
         "別改|不改变|不改變|不动|不動|不要碰|别碰|別碰|不影响|不影響)[^,;.]*"
     ),
-    noise=pattern(
+    filler=pattern(
         "^(?:请问|請問|请|請|麻烦你?|麻煩你?|劳驾|勞駕|帮我|幫我|帮忙|幫忙|我想要|我想|我要|我希望|希望|想要|你能|你可以|"
         "能不能|可不可以|可以|能否|能)+|"
         "(?:能不能|可不可以|能否|可否|一下)|"

@@ -112,23 +112,23 @@ _THINGS_IN_ING = pattern(
 )
 
 
-def head(found: str) -> str:
+def head(noun_phrase: str) -> str:
     """The noun of an object: the last word before any description that follows it."""
-    masked = _THINGS_IN_ING.sub(lambda match: " " + "x" * (len(match[0]) - 1), found)
+    masked = _THINGS_IN_ING.sub(lambda match: " " + "x" * (len(match[0]) - 1), noun_phrase)
     boundary = _BOUNDARY.search(masked)
-    front = found[: boundary.start()] if boundary else found
-    return front.split()[-1].strip(",") if front.split() else found
+    front = noun_phrase[: boundary.start()] if boundary else noun_phrase
+    return front.split()[-1].strip(",") if front.split() else noun_phrase
 
 
 TABLE = Language(
-    kept=pattern(
+    unchanged=pattern(
         r"(?:^|[,;.]|\b(?:and|but|while|yet))\s*(?:please\s+|then\s+)*(?:"
         r"(?:keep|leave|preserve|don't|do\s+not|never|not)(?:ing)?\b|(?:everything|all)\s+else\b|"
         r"(?:the\s+)?(?:rest|background|others?)\b[^,;.]*\b(?:stays?|remains?|unchanged|as\s+is|alone)\b)[^,;.]*[,;.]?"
         r"|,?\s*\b(?:without|while\s+keeping|keeping|leaving|but\s+not)\s+"
         r"(?:chang|touch|alter|affect|modify|edit|the|every|all|its?\b)[^,;.]*"
     ),
-    noise=pattern(
+    filler=pattern(
         r"\b(?:please|kindly|thank\s+you|thanks)\b[,.!]?|"
         r"^(?:(?:can|could|would|will)\s+you\b|(?:i\s+(?:want|wish|need|would\s+like)|i'd\s+(?:like|love)|"
         r"we\s+(?:want|need)|let's|help\s+me)\s*(?:you\s+)?(?:to\s+(?=\w))?|hey\b|hi\b|now\b|then\b|also\b)[\s,]*|"

@@ -58,23 +58,22 @@ class Request:
         return json.dumps([asdict(pair) for pair in self.pairs], ensure_ascii=False)
 
 
-def parse(instruction: str, language: str = "auto") -> Request:
+def parse(instruction: str) -> Request:
     """Parses an instruction. If nothing matches, the request is empty; there is no error.
 
-    language: "en", "zh", "ja", or "auto" (by the script). Only the first 300 characters are read.
+    Its language is told by its script. Only the first 300 characters are read.
     """
-    table = _TABLES[language_of(instruction) if language == "auto" else language]
+    table = _TABLES[language_of(instruction)]
     text = (
         Text.of(instruction)[:_LONGEST]
         .stripped()
-        .without(table.noise)
-        .without(table.kept)
-        .without(table.noise)
+        .without(table.filler)
+        .without(table.unchanged)
+        .without(table.filler)
     )
     answers = _Reader(table).read(text)
     pairs = tuple(pair for pair in answers if pair.object)
-    style = next((pair.style for pair in answers), "")
-    return Request(pairs[0].style if pairs else style, pairs)
+    return Request(next((pair.style for pair in pairs or answers), ""), pairs)
 
 
 def language_of(text: str) -> str:
@@ -93,16 +92,16 @@ class _Reader:
 
     def __init__(self, table: Language):
         self.table = table
-        self._known: dict[str, tuple[Pair, ...]] = {}
+        self._cache: dict[str, tuple[Pair, ...]] = {}
 
     def read(self, text: Text) -> tuple[Pair, ...]:
         """The pairs of a whole instruction; in a pair without an object, the style is for the whole picture."""
         return self._joined(text) or self._one(text, weak=True)
 
     def _half(self, text: Text) -> tuple[Pair, ...]:
-        if text.text not in self._known:
-            self._known[text.text] = self._joined(text) or self._one(text, weak=False)
-        return self._known[text.text]
+        if text.text not in self._cache:
+            self._cache[text.text] = self._joined(text) or self._one(text, weak=False)
+        return self._cache[text.text]
 
     def _joined(self, text: Text) -> tuple[Pair, ...]:
         """The pairs of two or more joined requests, if both sides of a joint are requests themselves."""
@@ -110,8 +109,7 @@ class _Reader:
             first = self._one(left, weak=False)
             verb = self.table.verb.match(left.text)
             again = left[: verb.end()] + right if verb else right
-            rest = first and (self._half(right) or self._half(again))
-            if first and rest:
+            if first and (rest := self._half(right) or self._half(again)):
                 return (*first, *rest)
         return ()
 
@@ -125,19 +123,19 @@ class _Reader:
                 name: text[slice(*match.span(name))] for name, value in match.groupdict().items() if value
             }
             style = _trimmed(groups["s"], table.style_edges)
-            found = _trimmed(groups["o"], table.object_edges)
-            if style.text and found.text:
+            thing = _trimmed(groups["o"], table.object_edges)
+            if style.text and thing.text:
                 part = _trimmed(groups["p"], table.object_edges).span() if "p" in groups else ""
-                return (_pair(style, found, part, table),)
+                return (_pair(style, thing, part, table),)
         return ()
 
 
-def _pair(style: Text, found: Text, part: str, table: Language) -> Pair:
-    if table.whole.fullmatch(found.text):
+def _pair(style: Text, thing: Text, part: str, table: Language) -> Pair:
+    if table.whole.fullmatch(thing.text):
         return Pair(style.span(), "", "")
-    head = table.head(found.text)
-    at = found.text.rfind(head)
-    return Pair(style.span(), found.span(), found[at : at + len(head)].span(), part)
+    head = table.head(thing.text)
+    at = thing.text.rfind(head)
+    return Pair(style.span(), thing.span(), thing[at : at + len(head)].span(), part)
 
 
 def _trimmed(text: Text, edges: tuple[re.Pattern[str], ...]) -> Text:

@@ -44,21 +44,21 @@ _FORMS = (
 _ONE_WORD = ("女の子", "男の子", "木の葉", "木の実", "茶の間", "山の手")
 
 
-def head(found: str) -> str:
+def head(noun_phrase: str) -> str:
     """The noun of an object: what follows the last の (or a verb before the noun), without adjectives."""
     for word in _ONE_WORD:
-        if found.endswith(word):
+        if noun_phrase.endswith(word):
             return word
-    last = found.split("の")[-1] or found
+    last = noun_phrase.split("の")[-1] or noun_phrase
     last = re.sub("^.*(?:ている|ていた|でいる|でいた|を着た|をかぶった|を持った|った|いた)(?=.)", "", last)
     return re.sub("^(?:[一-龯]{1,2}[ぁ-ん]{0,2}[いな])+(?=.)", "", last)
 
 
 TABLE = Language(
-    kept=pattern(
+    unchanged=pattern(
         "(?:^|[,;.])[^,;.]*(?:そのまま|変えず|変えないで|変更せず|触らず|触らないで|維持|残し|変わらず|保っ|保ち)[^,;.]*"
     ),
-    noise=pattern(
+    filler=pattern(
         "(?:してもらえますか|していただけますか|してくれますか|してください|して下さい|してほしい(?:です)?|して欲しい(?:です)?|"
         "お願いします|お願い|ください|下さい|くれますか|もらえますか|いただけますか|ほしい(?:です)?|できますか|できる)[.!?]?$|"
         "^(?:どうか|ぜひ|すみません|では)[,]?|"

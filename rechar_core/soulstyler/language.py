@@ -21,15 +21,15 @@ def patterns(*texts: str) -> tuple[re.Pattern[str], ...]:
 class Language:
     """One language's table. The patterns below see the text with uniform punctuation.
 
-    kept: clauses about what stays as it is; noise: politeness and the like; joints: where two requests may be joined;
-    verb: what the second of them may have left out; forms: sentence forms over the whole text, in the order of
+    unchanged: clauses about what stays as it is; filler: politeness and the like; joints: where two requests may be
+    joined; verb: what the second of them may have left out; forms: sentence forms over the whole text, in the order of
     matching, with the groups s (style), o (object) and, if any, p (part); weak: those of them that match too much to be
-    used for a half of a joined instruction; style_edges, object_edges: (start, end) of what is trimmed;
-    whole: words that name no single object; head: the noun of an object.
+    used for a half of a joined instruction; style_edges, object_edges: (start, end) of what is trimmed; whole: words
+    that name no single object; head: the noun of an object.
     """
 
-    kept: re.Pattern[str]
-    noise: re.Pattern[str]
+    unchanged: re.Pattern[str]
+    filler: re.Pattern[str]
     joints: re.Pattern[str]
     verb: re.Pattern[str]
     forms: tuple[re.Pattern[str], ...]

@@ -43,10 +43,10 @@ class Text:
 
     def without(self, pattern: re.Pattern[str]) -> Text:
         """The text without all matches, and without space at its ends."""
-        kept, end = self[0:0], 0
+        rest, end = self[0:0], 0
         for match in pattern.finditer(self.text):
-            kept, end = kept + self[end : match.start()], match.end()
-        return (kept + self[end:]).stripped()
+            rest, end = rest + self[end : match.start()], match.end()
+        return (rest + self[end:]).stripped()
 
     def stripped(self, edges: str = r"[\s\"',;:.!?]*") -> Text:
         """The text without what matches `edges` at its beginning and its end."""
