@@ -20,7 +20,7 @@ from rechar_core.errors import FileError, ImageError, ModelError, RecipeError
 from rechar_core.soulstyler.compositing import ObjectRegion
 from rechar_core.soulstyler.folders import folders_of, pretrained
 from rechar_core.soulstyler.grammar import Request, parse
-from rechar_core.soulstyler.llm import Answered, Llm, checked, read_in_mode
+from rechar_core.soulstyler.llm import Llm, Writer, checked, read_in_mode
 from rechar_core.soulstyler.segment import Search, find
 from rechar_core.soulstyler.segmenters import LOADERS, SAMS, Grounded, load_segmenter
 from rechar_core.soulstyler.stylise import sweep_recipes
@@ -213,21 +213,22 @@ def test_an_llms_answer_is_used_only_if_it_is_made_of_spans():
         assert checked(SENTENCE, answer) is None, answer
 
 
-class Says:
-    def __init__(self, answer: str):
-        self.answer = answer
+def says(answer: str) -> Writer:
+    """A model with this output."""
 
-    def write(self, prompt: str) -> str:
+    def write(prompt: str) -> str:
         assert SENTENCE in prompt
-        return self.answer
+        return answer
+
+    return write
 
 
 def test_who_read_it_is_said():
     assert read_in_mode(SENTENCE, "auto", None).by == "rules"
-    assert read_in_mode(SENTENCE, "rules", Says(GOOD)).by == "rules"
-    assert read_in_mode(SENTENCE, "LLM", Says(GOOD)).by == "LLM"
-    assert read_in_mode(SENTENCE, "auto", Answered(GOOD)).by == "LLM"
-    fallen = read_in_mode(SENTENCE, "auto", Says("I am a model"))
+    assert read_in_mode(SENTENCE, "rules", says(GOOD)).by == "rules"
+    assert read_in_mode(SENTENCE, "LLM", says(GOOD)).by == "LLM"
+    assert read_in_mode(SENTENCE, "auto", says(GOOD)).by == "LLM"
+    fallen = read_in_mode(SENTENCE, "auto", says("I am a model"))
     assert fallen.by == "rules (the LLM's answer could not be used)" and fallen.pairs == parse(SENTENCE).pairs
     with pytest.raises(RecipeError, match="none is connected"):
         read_in_mode(SENTENCE, "LLM", None)

@@ -98,11 +98,11 @@ def on_device(model: Any) -> Iterator[torch.device]:
 
 
 def read_instruction(instruction: str, mode: str, llm: Any, answer: str) -> Request:
-    """What an instruction asks for; a language model works on the host's device, an answer stands for one's."""
-    from ...rechar_core.soulstyler.llm import Answered, read_in_mode  # compiles a grammar: not at start-up
+    """What an instruction asks for; a language model works on the host's device, an answer is one's output."""
+    from ...rechar_core.soulstyler.llm import read_in_mode  # compiles a grammar: not at start-up
 
     if answer or llm is None or mode == "rules":
-        return read_in_mode(instruction, mode, Answered(answer) if answer else llm)
+        return read_in_mode(instruction, mode, (lambda _: answer) if answer else llm)
     with on_device(llm.model):
         return read_in_mode(instruction, mode, llm)
 

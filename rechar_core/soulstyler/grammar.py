@@ -61,7 +61,7 @@ class Request:
 def parse(instruction: str) -> Request:
     """Parses an instruction. If nothing matches, the request is empty; there is no error.
 
-    Its language is told by its script. Only the first 300 characters are read.
+    Its language is recognised by its script. Only the first 300 characters are read.
     """
     table = _TABLES[language_of(instruction)]
     text = (

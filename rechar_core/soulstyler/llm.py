@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -32,16 +33,12 @@ Answer: {"pairs": [{"style": "油画", "object": "左边的猫", "head": "猫", 
 Instruction: """
 
 
-class Writer(Protocol):
-    """Any model that continues a text."""
-
-    def write(self, prompt: str) -> str:
-        """The output for a prompt."""
+Writer = Callable[[str], str]  # any model: the output for a prompt
 
 
 @dataclass(frozen=True)
 class Llm:
-    """A causal language model of transformers and its tokenizer."""
+    """A causal language model of transformers and its tokenizer: a Writer."""
 
     model: Any
     tokenizer: Any
@@ -56,7 +53,7 @@ class Llm:
         tokenizer = tokenizer_of(folder, "an LLM")
         return cls(pretrained("AutoModelForCausalLM", folder, "an LLM"), tokenizer)
 
-    def write(self, prompt: str) -> str:
+    def __call__(self, prompt: str) -> str:
         """The model's greedy output, with its chat template if it has one."""
         if getattr(self.tokenizer, "chat_template", None):
             message = [{"role": "user", "content": prompt}]
@@ -71,20 +68,9 @@ class Llm:
         return answer
 
 
-@dataclass(frozen=True)
-class Answered:
-    """The output of a language model that ran in another program."""
-
-    answer: str
-
-    def write(self, prompt: str) -> str:
-        """The given output; the prompt is ignored."""
-        return self.answer
-
-
 def read(instruction: str, llm: Writer) -> Request | None:
     """The request that the LLM reads in the instruction, or None if its output is not valid."""
-    return checked(instruction, llm.write(f"{_TASK}{' '.join(instruction.split())}\nAnswer:"))
+    return checked(instruction, llm(f"{_TASK}{' '.join(instruction.split())}\nAnswer:"))
 
 
 def read_in_mode(instruction: str, mode: str, llm: Writer | None) -> Request:
@@ -108,10 +94,10 @@ def read_in_mode(instruction: str, mode: str, llm: Writer | None) -> Request:
 
 def checked(instruction: str, answer: str) -> Request | None:
     """The request in the first JSON object of an output; None unless every value is a span of the instruction."""
-    found = re.search(r"\{.*?\]\s*\}", answer, re.DOTALL)
+    match = re.search(r"\{.*?\]\s*\}", answer, re.DOTALL)
     try:
-        listed = json.loads(found[0])["pairs"] if found else None
-        pairs = tuple(Pair(p["style"], p["object"], p["head"], p.get("part") or "") for p in listed or ())
+        listed = json.loads(match[0])["pairs"] if match else ()
+        pairs = tuple(Pair(p["style"], p["object"], p["head"], p.get("part") or "") for p in listed)
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
     usable = bool(pairs) and all(_of_spans(pair, instruction) for pair in pairs)
