@@ -6,7 +6,7 @@ diffusers' names to the host's by the host's own tables.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -23,8 +23,8 @@ import folder_paths
 import torch
 from torch import Tensor, nn
 
-from ...rechar_core.demo.build import demo_state
-from ...rechar_core.errors import ModelError, listed
+from ...rechar_core.demo.build import demo_state, part_of
+from ...rechar_core.errors import ModelError
 
 Config = Mapping[str, Any]
 State = Mapping[str, Tensor]
@@ -64,10 +64,10 @@ def load_demo(state: State, config: Config, disable_dynamic: bool = False) -> tu
     disable_dynamic: MODEL and CLIP with plain patchers also where the host streams weights.
     Raises: ModelError.
     """
-    model = load_unet(_part(state, "unet."), config, disable_dynamic)
-    encoders = _part(state, "text_encoder."), _part(state, "text_encoder_2.")
+    model = load_unet(part_of(state, "unet."), config, disable_dynamic)
+    encoders = part_of(state, "text_encoder."), part_of(state, "text_encoder_2.")
     clip = load_clip(*encoders, config, disable_dynamic)
-    return model, clip, load_vae(_part(state, "vae."), config["vae"])
+    return model, clip, load_vae(part_of(state, "vae."), config["vae"])
 
 
 def reload_demo(part: int, disable_dynamic: bool = False) -> Any:
@@ -76,48 +76,23 @@ def reload_demo(part: int, disable_dynamic: bool = False) -> Any:
     The host asks for it (`cached_patcher_init`) where it needs weights of its own: its Train LoRA, Select Device nodes
     and MultiGPU.
     """
-    made = load_demo(*demo_state(), disable_dynamic=disable_dynamic)[part]
-    return made if part == 0 else made.patcher
+    loaded = load_demo(*demo_state(), disable_dynamic=disable_dynamic)[part]
+    return loaded if part == 0 else loaded.patcher
 
 
-def _part(state: State, prefix: str) -> dict[str, Tensor]:
-    return {name[len(prefix) :]: tensor for name, tensor in state.items() if name.startswith(prefix)}
+def fill(module: nn.Module, tensors: State, part: str) -> None:
+    """Copies the tensors into the module, which then computes in their dtype.
 
-
-def _fill(module: nn.Module, tensors: State, part: str) -> None:
-    """Copy the tensors into the module; every name and every shape must match.
-
-    Raises: ModelError.
+    Raises: ModelError if a name is missing or left over, or a shape differs.
     """
-    wrong = [*_misfits(module, tensors)]
-    if not wrong:  # some of the host's layers have no weights before this, and take any shape
-        missing, unexpected = module.load_state_dict(dict(tensors), strict=False)
-        wrong = sorted({*missing, *unexpected})
-    if wrong:
+    try:
+        module.load_state_dict(dict(tensors))
+    except RuntimeError as error:
         raise ModelError(
-            f"The demo model's {part} does not fit this ComfyUI or its own configuration: {listed(wrong)}. "
-            "Install ReChar again, or report this with your ComfyUI version."
-        )
+            f"The demo model's {part} does not fit this ComfyUI or its own configuration ({error}). Install ReChar "
+            "again, or report this with your ComfyUI version."
+        ) from error
     keep_dtypes(module)
-
-
-def _misfits(module: nn.Module, tensors: State) -> Iterator[str]:
-    """Names of tensors whose shape is not their layer's."""
-    for name, tensor in tensors.items():
-        path, _, kind = name.rpartition(".")
-        try:
-            layer = module.get_submodule(path)
-        except AttributeError:
-            continue  # load_state_dict names it
-        own = getattr(layer, kind, None)
-        if own is not None:
-            shape: tuple[int, ...] | None = tuple(own.shape)
-        elif isinstance(layer, nn.Linear):
-            shape = (layer.out_features, layer.in_features) if kind == "weight" else (layer.out_features,)
-        else:
-            continue
-        if shape != tuple(tensor.shape):
-            yield name
 
 
 def keep_dtypes(module: nn.Module) -> None:
@@ -173,7 +148,6 @@ def unet_sizes(unet: Config) -> dict[str, Any]:
     depths = [depth * on for depth, on in zip(unet["transformer_layers_per_block"], with_attention)]
     (head_width,) = {width // heads for width, heads in zip(widths, unet["attention_head_dim"])}
     return {
-        "use_checkpoint": False,
         "image_size": 32,
         "in_channels": unet["in_channels"],
         "out_channels": unet["out_channels"],
@@ -189,10 +163,7 @@ def unet_sizes(unet: Config) -> dict[str, Any]:
         "transformer_depth_middle": depths[-1],
         "use_linear_in_transformer": unet["use_linear_projection"],
         "context_dim": unet["cross_attention_dim"],
-        "num_heads": -1,
         "num_head_channels": head_width,
-        "use_temporal_attention": False,
-        "use_temporal_resblock": False,
     }
 
 
@@ -203,7 +174,7 @@ def load_unet(tensors: State, config: Config, disable_dynamic: bool = False) -> 
     offload = comfy.model_management.unet_offload_device()
     model = sizes.get_model({}, "", device=offload)
     names = comfy.utils.unet_to_diffusers(sizes.unet_config)
-    _fill(model.diffusion_model, {names.get(name, name): value for name, value in tensors.items()}, "UNet")
+    fill(model.diffusion_model, {names.get(name, name): value for name, value in tensors.items()}, "UNet")
     device = comfy.model_management.get_torch_device()
     plain = comfy.model_patcher.ModelPatcher
     kind = plain if disable_dynamic else getattr(comfy.model_patcher, "CoreModelPatcher", plain)
@@ -233,8 +204,8 @@ def load_clip(first: State, second: State, config: Config, disable_dynamic: bool
     plain = {"disable_dynamic": True} if disable_dynamic else {}  # only hosts that know it ask for it
     clip = comfy.sd.CLIP(target, embedding_directory=embeddings, model_options=options, **plain)
     identity = {"text_projection.weight": torch.eye(config["text_encoder"]["hidden_size"])}
-    _fill(clip.cond_stage_model.clip_l.transformer, {**first, **identity}, "first text encoder")
-    _fill(clip.cond_stage_model.clip_g.transformer, second, "second text encoder")
+    fill(clip.cond_stage_model.clip_l.transformer, {**first, **identity}, "first text encoder")
+    fill(clip.cond_stage_model.clip_g.transformer, second, "second text encoder")
     return clip
 
 
@@ -267,14 +238,10 @@ def load_vae(tensors: State, vae: Config) -> Any:
         "ch_mult": [Width(channels) for channels in widths],
         "num_res_blocks": vae["layers_per_block"],
         "attn_resolutions": [],
-        "dropout": 0.0,
     }
     converted = comfy.diffusers_convert.convert_vae_state_dict(dict(tensors))
     params = {"params": {"ddconfig": sizes, "embed_dim": vae["latent_channels"]}}
-    try:
-        made = comfy.sd.VAE(sd=converted, config=params, dtype=torch.float32)
-    except RuntimeError as error:  # a shape; the host only logs a missing name, so _fill looks again
-        raise ModelError(f"The demo model's VAE does not fit its own configuration: {error}") from error
-    _fill(made.first_stage_model, converted, "VAE")
-    made.latent_channels = vae["latent_channels"]
-    return made
+    loaded = comfy.sd.VAE(sd=converted, config=params, dtype=torch.float32)
+    fill(loaded.first_stage_model, converted, "VAE")  # once more: the host only logs a missing name
+    loaded.latent_channels = vae["latent_channels"]
+    return loaded

@@ -8,6 +8,7 @@ embeddings only the trained rows: `...token_embedding.rows` with `...token_embed
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -115,13 +116,15 @@ def demo_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, read_config()
 
 
+def part_of(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with a prefix, without it."""
+    return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
 def part_state(tensors: dict[str, Tensor], prefix: str, module: nn.Module) -> dict[str, Tensor]:
     """The tensors of one part under the names its module uses: transformers 5 drops "text_model." from some."""
-    own = module.state_dict().keys()
-    found = {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    return {
-        name if name in own else name.removeprefix("text_model."): tensor for name, tensor in found.items()
-    }
+    own, part = module.state_dict().keys(), part_of(tensors, prefix)
+    return {name if name in own else name.removeprefix("text_model."): part[name] for name in part}
 
 
 def _fill(module: nn.Module, tensors: dict[str, Tensor], prefix: str) -> nn.Module:

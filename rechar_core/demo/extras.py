@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import storage
 from ..synthesis.references.projection import IPAdapter, ip_adapter_of
-from .build import FOLDER, demo_state
+from .build import FOLDER, demo_state, part_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -44,13 +45,14 @@ def build_encoder() -> nn.Module:
     )
 
 
-def _part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name[len(prefix) :]: tensor.float() for name, tensor in state.items() if name.startswith(prefix)}
+def _read(path: Path, prefix: str = "") -> dict[str, Tensor]:
+    """The tensors of a file whose names begin with a prefix, without it and in fp32. Raises FileError."""
+    return {name: tensor.float() for name, tensor in part_of(storage.read_state(path)[0], prefix).items()}
 
 
 def encoder_state() -> dict[str, Tensor]:
     """The image encoder's tensors in fp32 under CLIP's names. Raises FileError."""
-    return _part(storage.read_state(ADAPTERS)[0], "encoder.")
+    return _read(ADAPTERS, "encoder.")
 
 
 def load_encoder() -> nn.Module:
@@ -70,7 +72,7 @@ def adapter_state(name: str) -> dict[str, Tensor]:
     import torch
 
     unet, _ = demo_state()
-    state = {f"image_proj.{n}": t for n, t in _part(storage.read_state(ADAPTERS)[0], f"{name}.").items()}
+    state = {f"image_proj.{n}": t for n, t in _read(ADAPTERS, f"{name}.").items()}
     layers = [match[1] for key in unet if (match := _CROSS.fullmatch(key))]
     layers.sort(key=lambda path: next(i for i, side in enumerate(_ORDER) if path.startswith(side)))
     for number, path in enumerate(layers):
@@ -101,6 +103,11 @@ def controlnet_config() -> dict[str, Any]:
     }
 
 
+def controlnet_state() -> dict[str, Tensor]:
+    """The edge ControlNet's tensors in fp32 under the original names. Raises FileError."""
+    return _read(CONTROLNET)
+
+
 def build_controlnet() -> nn.Module:
     """A freshly initialised ControlNet of the demo's size: its outputs are zero."""
     from diffusers import ControlNetModel
@@ -111,7 +118,7 @@ def build_controlnet() -> nn.Module:
 def load_controlnet() -> nn.Module:
     """The trained edge ControlNet: white edges on black, 3 channels in 0..1 at 256 px. Raises FileError."""
     net = build_controlnet()
-    state = _part(storage.read_state(CONTROLNET)[0], "")
+    state = controlnet_state()
     net.load_state_dict({name: state[original_name(name)] for name in net.state_dict()})
     return net.eval().requires_grad_(False)
 
