@@ -182,4 +182,4 @@ def _diagnosis(path: Path) -> str | None:
         return f"'{path}' is {what}."
     if start[8:9] == b"{":
         return f"'{path}' is cut short ({size} bytes are there) or damaged; download or save it again."
-    return f"'{path}' is not a safetensors file; give a LoRA saved as .safetensors."
+    return f"'{path}' is not a safetensors file; give one saved as .safetensors."

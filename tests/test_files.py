@@ -357,7 +357,7 @@ def test_diffusers_loads_our_files_to_the_same_picture(pipeline, reference, tmp_
         ("a.bin", b"\x01" * 100, "PyTorch pickle, which can run code"),
         ("a.safetensors", b"", "is empty; download or save it again"),
         ("a.safetensors", b"x", "is not a safetensors file"),
-        ("a.safetensors", bytes(range(200)), "is not a safetensors file; give a LoRA saved as .safetensors"),
+        ("a.safetensors", bytes(range(200)), "is not a safetensors file; give one saved as .safetensors"),
         ("a.safetensors", b"<!DOCTYPE html>", "is a web page, so the download did not work"),
         ("a.safetensors", b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
         ("a.safetensors", b"GGUF\x03", "is a GGUF file"),

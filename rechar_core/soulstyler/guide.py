@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import FileError, ModelError, listed
 from ..images import CLIP, IMAGENET, normalised
+from ..storage import opened
 from .folders import WITH_WORDS, need_files, pretrained, tokenizer_of
 
 # VGG19 as torchvision numbers it: channels of each convolution, "M" a pooling; up to relu5_2 (layer 31)
@@ -41,12 +42,12 @@ class Vgg(nn.Module):
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """relu4_2 and relu5_2 of a picture (B, 3, H, W) in 0..1; both sides at least 16 pixels."""
-        x, found = normalised(image, IMAGENET), []
+        x, features = normalised(image, IMAGENET), []
         for number, layer in enumerate(self.features):
             x = layer(x)
             if number in (RELU4_2, RELU5_2):
-                found.append(x)
-        return found
+                features.append(x)
+        return features
 
 
 @dataclass(frozen=True)
@@ -104,26 +105,19 @@ def load_guide(clip_folder: Path, vgg_file: Path) -> Guide:
 
 def load_vgg(file: Path) -> Vgg:
     """VGG19's first 32 layers. Raises FileError if the file is missing or unreadable, ModelError if it is not VGG19."""
-    from safetensors import SafetensorError, safe_open
-
     if not file.is_file():
         raise FileError(
             f"There is no {file.name} in {file.parent}; put VGG19 there as .safetensors with torchvision's names "
             "(features.0.weight ...), for example model.safetensors of timm/vgg19.tv_in1k under that name."
         )
-    with torch.inference_mode(False), torch.device("meta"):
-        vgg = Vgg()
-    try:
-        with safe_open(file, "pt") as opened:
-            held = set(opened.keys())
-            missing = sorted(set(vgg.state_dict()) - held)
-            if missing:
-                raise ModelError(f"{file.name} is not VGG19: it lacks {listed(missing, 3)}.")
-            with torch.inference_mode(False):
-                state = {name: opened.get_tensor(name).float() for name in vgg.state_dict()}
-                vgg.load_state_dict(state, assign=True)
-    except SafetensorError as error:
-        raise FileError(f"{file} is damaged or no .safetensors file ({error}); get it again.") from None
-    except RuntimeError as error:
-        raise ModelError(f"{file.name} is not VGG19: {str(error).splitlines()[-1].strip()}") from None
+    with opened(file) as reader, torch.inference_mode(False):
+        with torch.device("meta"):
+            vgg = Vgg()
+        if missing := sorted(set(vgg.state_dict()) - set(reader.keys())):
+            raise ModelError(f"{file.name} is not VGG19: it lacks {listed(missing, 3)}.")
+        state = {name: reader.get_tensor(name).float() for name in vgg.state_dict()}
+        try:
+            vgg.load_state_dict(state, assign=True)
+        except RuntimeError as error:
+            raise ModelError(f"{file.name} is not VGG19: {str(error).splitlines()[-1].strip()}") from None
     return vgg
