@@ -20,10 +20,10 @@ class _Double(nn.Module):
         for wide in (channels, width):
             layers += [nn.Conv2d(wide, width, 3, padding=1), nn.InstanceNorm2d(width), nn.ReLU()]
         self.main = nn.Sequential(*layers)
-        self.beside = nn.Conv2d(channels, width, 1)
+        self.residual = nn.Conv2d(channels, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.main(x) + self.beside(x)
+        out: Tensor = self.main(x) + self.residual(x)
         return out
 
 
@@ -41,12 +41,11 @@ class StyleNet(nn.Module):
             self.down = nn.ModuleList(_Double(a, b) for a, b in pairwise(widths))
             self.smaller = nn.ModuleList(nn.Conv2d(w, w, 4, 2, 1) for w in widths[1:])
             self.middle = _Double(4 * width, 8 * width)
-            self.up = nn.ModuleList(_Double(3 * w, w) for w in (4 * width, 2 * width))
-            self.up.append(_Double(3 * width, width))
+            self.up = nn.ModuleList(_Double(3 * w, w) for w in (4 * width, 2 * width, width))
             self.last = _Double(2 * width, width)
             self.colour = nn.Conv2d(width, 3, 1)
         self.to_empty(device="cpu")
-        _draw(self, generator)
+        _initialise(self, generator)
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
@@ -64,12 +63,11 @@ class StyleNet(nn.Module):
         return torch.sigmoid(x[..., :height, :width])
 
 
-def _draw(module: nn.Module, generator: torch.Generator) -> None:
+def _initialise(module: nn.Module, generator: torch.Generator) -> None:
     """PyTorch's own initialisation of a convolution, U(-b, b) with b = 1 / sqrt(fan in), from a given generator."""
     with torch.no_grad():
         for layer in module.modules():
             if isinstance(layer, nn.Conv2d):
                 bound = layer.weight[0].numel() ** -0.5
-                layer.weight.uniform_(-bound, bound, generator=generator)
-                if layer.bias is not None:
-                    layer.bias.uniform_(-bound, bound, generator=generator)
+                for parameter in layer.parameters():
+                    parameter.uniform_(-bound, bound, generator=generator)
