@@ -5,7 +5,7 @@ Every message says what is wrong, with which file or value, and what to do. Noth
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 
 class ReCharError(Exception):
@@ -34,6 +34,12 @@ class RecipeError(ReCharError):
 
 class TrainingError(ReCharError):
     """Training ran but its result is unusable (NaN loss, zero delta, unmatched layer)."""
+
+
+def check_choice(what: str, value: object, choices: Collection[str], kind: type[ReCharError]) -> None:
+    """Raises an error of the given kind if the value is none of the choices."""
+    if value not in choices:
+        raise kind(f"There is no {what} '{value}'; choose one of {', '.join(choices)}.")
 
 
 def listed(items: Iterable[str], limit: int = 10) -> str:

@@ -254,5 +254,5 @@ def test_nonsense_is_refused(luo: np.ndarray):
         best_of(images, mask, None, "style", 1)
     with pytest.raises(ImageError, match="mask is empty"):
         score_batch(images, torch.zeros(64, 64))
-    with pytest.raises(ImageError, match="cannot be ranked by 'beauty'"):
+    with pytest.raises(ImageError, match="no measure 'beauty'"):
         best_of(images, mask, None, "beauty", 1)

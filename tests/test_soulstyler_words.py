@@ -63,7 +63,7 @@ def test_what_is_not_found_is_an_error_unless_told_otherwise():
 @pytest.mark.parametrize(
     ("given", "words"),
     [({"text": " "}, "name the object"), ({"text": "a", "threshold": 1.0}, "threshold is 1.0"),
-     ({"text": "a", "on_empty": "x"}, "no 'x'")],
+     ({"text": "a", "on_empty": "x"}, "no on_empty 'x'")],
 )  # fmt: skip
 def test_a_bad_search_is_refused(given: dict, words: str):
     with pytest.raises(RecipeError, match=words):

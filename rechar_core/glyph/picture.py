@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..errors import ImageError
+from ..errors import ImageError, check_choice
 from ..images import grey, rgb
 
 if TYPE_CHECKING:
@@ -32,8 +32,7 @@ def from_picture(
     """
     import torch
 
-    if invert not in INVERTS:
-        raise ImageError(f"'{invert}' is not a way to invert; choose one of {', '.join(INVERTS)}.")
+    check_choice("way to invert", invert, INVERTS, ImageError)
     if not 0 <= margin <= 0.45:
         raise ImageError(f"The margin is {margin:g}; it must be 0 to 0.45 of the shorter side.")
     if min(size) < 1 or image.ndim != 4 or 0 in image.shape:

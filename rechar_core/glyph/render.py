@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..errors import check_choice
 from .errors import GlyphError
 from .face import Face
 from .outline import outline
@@ -101,8 +102,7 @@ def _check(
     height, width = size
     if not (1 <= height <= MOST_PIXELS and 1 <= width <= MOST_PIXELS):
         raise GlyphError(f"The canvas is {width} x {height} pixels; each side must be 1 to {MOST_PIXELS}.")
-    if fit not in FITS:
-        raise GlyphError(f"'{fit}' is not a fit; choose one of {', '.join(FITS)}.")
+    check_choice("fit", fit, FITS, GlyphError)
     if not 0 <= margin <= 0.45:
         raise GlyphError(f"The margin is {margin:g}; it must be 0 to 0.45 of the shorter side.")
     if not 0 <= stroke <= MOST_STROKE:

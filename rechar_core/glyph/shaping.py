@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from unicodedata import name as unicode_name
 
-from ..errors import listed
+from ..errors import check_choice, listed
 from .bidi import base_level, levels, visual_order
 from .errors import GlyphError
 from .face import Face, covering
@@ -60,8 +60,7 @@ def shape(
     fonts: fonts to search and suggest if a character is missing.
     Raises GlyphError if the text is empty or too long, a character has no glyph, or a setting is unknown.
     """
-    if direction not in DIRECTIONS:
-        raise GlyphError(f"'{direction}' is not a direction; choose one of {', '.join(DIRECTIONS)}.")
+    check_choice("direction", direction, DIRECTIONS, GlyphError)
     if not text.strip():
         raise GlyphError("The text is empty; write one or several characters.")
     if len(text) > MOST_CHARACTERS:

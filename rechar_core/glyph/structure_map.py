@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ImageError
+from ..errors import ImageError, check_choice
 from ..images import batch_of, rgb
 from .picture import ink
 
@@ -33,8 +33,7 @@ def structure_map(kind: str, image: Tensor | None = None, mask: Tensor | None = 
     import numpy as np
     import torch
 
-    if kind not in KINDS:
-        raise ImageError(f"There is no structure map '{kind}'; choose one of {', '.join(KINDS)}.")
+    check_choice("structure map", kind, KINDS, ImageError)
     if mask is not None:
         sources = [m.float().cpu().numpy() for m in batch_of(mask)]
     elif image is None:

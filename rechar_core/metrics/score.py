@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ImageError
+from ..errors import ImageError, check_choice
 from ..glyph.structure_map import canny, skeleton
 from ..images import batch_of, grey, rgb
 from .pictures import colour_distance, ssim
@@ -165,8 +165,7 @@ def ranked(scores: list[Scores], by: str) -> list[int]:
 
 def _check_rank(by: str, styled: bool) -> None:
     """styled: whether there is a style picture to rank by."""
-    if by not in RANKS:
-        raise ImageError(f"Pictures cannot be ranked by '{by}'; choose one of {', '.join(RANKS)}.")
+    check_choice("measure", by, RANKS, ImageError)
     if by != "structure" and not styled:
         raise ImageError(f"To rank by {by}, connect the style picture; or rank by structure.")
 

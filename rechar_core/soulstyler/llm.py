@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ..errors import RecipeError
+from ..errors import RecipeError, check_choice
 from .folders import need_files, pretrained, tokenizer_of
 from .grammar import Pair, Request, parse
 
@@ -79,8 +79,7 @@ def read_in_mode(instruction: str, mode: str, llm: Writer | None) -> Request:
     If the LLM's output is not valid the rules are used, and `by` says so. Raises RecipeError for the mode "LLM"
     without one, and for an unknown mode.
     """
-    if mode not in MODES:
-        raise RecipeError(f"There is no mode '{mode}'; choose one of {', '.join(MODES)}.")
+    check_choice("mode", mode, MODES, RecipeError)
     if mode == "LLM" and llm is None:
         raise RecipeError(
             "The mode is 'LLM' and none is connected: connect Load Instruction LLM or an answer, or choose 'rules'."

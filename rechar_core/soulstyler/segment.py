@@ -12,7 +12,7 @@ from typing import Literal, Protocol, get_args
 import torch
 from torch import Tensor
 
-from ..errors import ImageError, RecipeError
+from ..errors import ImageError, RecipeError, check_choice
 from .compositing import shaped
 
 OnEmpty = Literal["error", "empty", "full"]
@@ -56,8 +56,7 @@ class Search:
             raise RecipeError("There is no text to look for; name the object.")
         if not 0 < self.threshold < 1:
             raise RecipeError(f"The threshold is {self.threshold}; it must lie between 0 and 1.")
-        if self.on_empty not in ON_EMPTY:
-            raise RecipeError(f"There is no '{self.on_empty}'; choose one of {', '.join(ON_EMPTY)}.")
+        check_choice("on_empty", self.on_empty, ON_EMPTY, RecipeError)
 
 
 def find(segmenter: Segmenter, images: Tensor, search: Search) -> Detection:
