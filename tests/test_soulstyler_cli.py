@@ -98,7 +98,7 @@ def test_without_a_mask_it_is_diffusers_own_img2img(folder: Path):
     theirs = StableDiffusionXLImg2ImgPipeline.from_pipe(ours.pipeline)
     latent = theirs(
         "square, mosaic style",
-        image=encode_picture(theirs, padded(whole.image, 8)).mean,
+        image=encode_picture(theirs, padded(whole.image)).mean,
         strength=0.6,
         num_inference_steps=4,
         guidance_scale=2.0,

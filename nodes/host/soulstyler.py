@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ...rechar_core.errors import FileError
-from ...rechar_core.images import LATENT_SCALE, sheet, to_pil, to_tensor
-from ...rechar_core.soulstyler.compositing import ObjectRegion, padded, shaped
+from ...rechar_core.images import sheet, to_pil, to_tensor
+from ...rechar_core.soulstyler.compositing import ObjectRegion
 from ...rechar_core.soulstyler.folders import folders_of
 from ...rechar_core.soulstyler.guide import Guide
 from ...rechar_core.soulstyler.segment import Detection, Search
@@ -160,12 +160,8 @@ def _run(work: Restyling, progress: Progress, done: int) -> list[float]:
 
 
 def prepare(model: Any, vae: Any, target: ObjectRegion) -> tuple[Any, dict[str, Tensor]]:
-    """MODEL with differential denoising, and the LATENT of the picture with the mask on it.
-
-    The latent's mask is a cell wider than the target's, so that its whole edge is drawn; `finish` cuts it sharp.
-    """
-    image = padded(target.image, LATENT_SCALE)
-    mask = shaped(padded(target.mask, LATENT_SCALE), grow=LATENT_SCALE)
+    """MODEL with differential denoising, and the LATENT of the picture with the mask on it."""
+    image, mask = target.for_latents()
     patched = model.clone()
     patched.set_model_denoise_mask_function(_release)
     return patched, {"samples": vae.encode(image), "noise_mask": mask[:, None]}

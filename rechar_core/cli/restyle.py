@@ -18,7 +18,7 @@ from ..errors import ImageError, RecipeError
 from ..images import LATENT_SCALE, png, read, to_pil
 from ..lora import files
 from ..lora.fusion import applied, fuse
-from ..soulstyler.compositing import ObjectRegion, padded, shaped
+from ..soulstyler.compositing import ObjectRegion
 from ..soulstyler.llm import Llm, read_in_mode
 from ..soulstyler.segment import Search, find
 from ..soulstyler.segmenters import load_segmenter
@@ -141,9 +141,9 @@ class _Sdxl:
         self.pipeline = _img2img(load(job.model, dtype, torch.device("cpu")))
 
     def __call__(self, target: ObjectRegion, pair: Pair) -> Tensor:
-        job, image = self.job, padded(target.image, LATENT_SCALE)
+        job = self.job
+        image, mask = target.for_latents()
         height, width = image.shape[1:3]
-        mask = shaped(padded(target.mask, LATENT_SCALE), grow=LATENT_SCALE)
         cells = F.interpolate(mask[:, None], (height // LATENT_SCALE, width // LATENT_SCALE), mode="area")
         place(self.pipeline, self.device, height * width)
         held = _Held(self.pipeline, image, cells, job.seed)

@@ -30,9 +30,9 @@ def fit_mask(mask: Tensor, image: Tensor) -> Tensor:
 
 
 def composite(image: Tensor, styled: Tensor, mask: Tensor) -> Tensor:
-    """`styled` where the mask is 1, `image` where it is 0, bit for bit, a blend between; IMAGE (B, H, W, 3).
+    """`styled` where the mask is 1, `image` where it is 0, bit for bit, a blend between; (..., H, W, 3).
 
-    mask: (B, H, W) in 0..1.
+    mask: (..., H, W) in 0..1.
     """
     mask = mask[..., None]
     blend = torch.where(mask >= 1, styled, torch.lerp(image, styled, mask))
@@ -59,11 +59,11 @@ def shaped(mask: Tensor, grow: int = 0, feather: int = 0) -> Tensor:
     return mask[:, 0].clamp(0, 1)
 
 
-def padded(image: Tensor, cell: int) -> Tensor:
-    """IMAGE (B, H, W, C) or MASK (B, H, W), its lower and right edge repeated up to whole cells."""
+def padded(image: Tensor) -> Tensor:
+    """IMAGE (B, H, W, C) or MASK (B, H, W), its lower and right edge repeated up to whole latent cells."""
     planes = image.movedim(-1, 1) if image.ndim == 4 else image[:, None]
     height, width = planes.shape[-2:]
-    planes = F.pad(planes, (0, -width % cell, 0, -height % cell), mode="replicate")
+    planes = F.pad(planes, (0, -width % LATENT_SCALE, 0, -height % LATENT_SCALE), mode="replicate")
     return planes.movedim(1, -1) if image.ndim == 4 else planes[:, 0]
 
 
@@ -79,6 +79,10 @@ class ObjectRegion:
         """The mask fitted to the picture. Raises ImageError if it cannot be."""
         return cls(image[..., :3], fit_mask(mask, image))
 
+    def for_latents(self) -> tuple[Tensor, Tensor]:
+        """Both padded. The mask is a cell wider, so that its whole edge is drawn; `finish` cuts it sharp."""
+        return padded(self.image), shaped(padded(self.mask), grow=LATENT_SCALE)
+
     def finish(self, styled: Tensor) -> Tensor:
         """Composites a restyled IMAGE: outside the mask every pixel equals the source, bit for bit.
 
@@ -86,8 +90,8 @@ class ObjectRegion:
         of one picture may come as a batch. Raises ImageError on any other size or number.
         """
         height, width = self.image.shape[1:3]
-        room = [n - own for n, own in zip(styled.shape[1:3], (height, width))]
-        if len(self.image) not in (1, len(styled)) or not all(0 <= extra < LATENT_SCALE for extra in room):
+        extra = styled.shape[1] - height, styled.shape[2] - width
+        if len(self.image) not in (1, len(styled)) or not all(0 <= pixels < LATENT_SCALE for pixels in extra):
             raise ImageError(
                 f"The restyled picture is {styled.shape[2]} x {styled.shape[1]} ({len(styled)}), its source {width} x "
                 f"{height} ({len(self.image)}); decode the latent that Prepare gave, without scaling it."
