@@ -109,7 +109,7 @@ def test_one_mask_serves_a_batch_and_each_picture_may_have_its_own():
 def test_a_run_can_be_left_after_any_step():
     work = Restyling(GUIDE, picture(), square(), recipe(steps=1000))
     steps = work.steps()
-    assert [next(steps).number for _ in range(2)] == [1, 2]
+    assert next(steps).loss > 0 and next(steps).loss > 0
     steps.close()
     assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
 
@@ -244,7 +244,7 @@ def test_the_published_weights_and_schedule():
     assert weights == (9000, 150, 0.002, 150)
     assert (defaults.steps, defaults.learning_rate, defaults.crops, defaults.crop_size) == (201, 5e-4, 64, 64)
     work = Stylisation(GUIDE, picture().movedim(-1, 1), square()[0], recipe(steps=101, crops=1))
-    rates = [work.slower.get_last_lr()[0] for _ in work.steps()]
+    rates = [work.schedule.get_last_lr()[0] for _ in work.steps()]
     assert rates[98] == 5e-4 and rates[99] == rates[100] == 2.5e-4
 
 
@@ -277,10 +277,10 @@ def test_growing_shrinking_and_feathering():
 
 
 def test_padding_repeats_the_edge_up_to_whole_cells():
-    out = padded(picture(), 8)
+    out = padded(picture())
     assert out.shape == (1, 48, 64, 3) and torch.equal(out[:, :HEIGHT, :WIDTH], picture())
     assert torch.equal(out[0, 47, 63], picture()[0, -1, -1])
-    assert padded(square(), 8).shape == (1, 48, 64)
+    assert padded(square()).shape == (1, 48, 64)
 
 
 # Files

@@ -23,15 +23,15 @@ def coverage(mask: Tensor, side: int) -> Tensor:
 def object_windows(covered: Tensor, count: int, least: float, generator: torch.Generator) -> Corners:
     """`count` windows of which at least `least` is object; if there are none, those with most of it."""
     enough = min(least, float(covered.max()))
-    return _drawn(covered >= enough - 1e-6, count, generator)
+    return _chosen(covered >= enough - 1e-6, count, generator)
 
 
 def background_windows(covered: Tensor, count: int, most: float, generator: torch.Generator) -> Corners:
     """`count` windows of which less than `most` is object; none if there is no such window."""
-    return _drawn(covered < most, count, generator)
+    return _chosen(covered < most, count, generator)
 
 
-def _drawn(qualified: Tensor, count: int, generator: torch.Generator) -> Corners:
+def _chosen(qualified: Tensor, count: int, generator: torch.Generator) -> Corners:
     places = qualified.nonzero()
     if not len(places):
         return places

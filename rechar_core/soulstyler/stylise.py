@@ -83,9 +83,8 @@ def sweep_recipes(styles: str, seeds: str, **settings: Any) -> list[list[StyleRe
 
 @dataclass(frozen=True)
 class StyleStep:
-    """The result of one step. number: from 1; loss: the total; parts: weighted losses by name; picture (1, 3, h, w)."""
+    """The result of one step. loss: the total; parts: weighted losses by name; picture (1, 3, h, w)."""
 
-    number: int
     loss: float
     parts: dict[str, float]
     picture: Tensor
@@ -103,57 +102,54 @@ class Stylisation:
             self.image = image.detach().to(guide.device, torch.float32).clone()
             self.source = _within(self.image, recipe.resolution)
             size = self.source.shape[-2:]
-            mask = F.interpolate(mask.detach().clone().float().cpu()[None, None], tuple(size), mode="area")[
-                0, 0
-            ]
-            self.draws = torch.Generator().manual_seed(recipe.seed)
-            self.network = StyleNet(self.draws).to(guide.device)
-            self.adam = torch.optim.Adam(self.network.parameters(), lr=recipe.learning_rate)
-            self.slower = torch.optim.lr_scheduler.StepLR(self.adam, step_size=100, gamma=0.5)
+            mask = mask.detach().clone().float().cpu()
+            mask = F.interpolate(mask[None, None], tuple(size), mode="area")[0, 0]
+            self.generator = torch.Generator().manual_seed(recipe.seed)
+            self.network = StyleNet(self.generator).to(guide.device)
+            self.optimizer = torch.optim.Adam(self.network.parameters(), lr=recipe.learning_rate)
+            self.schedule = torch.optim.lr_scheduler.StepLR(self.optimizer, step_size=100, gamma=0.5)
             self.side = min(recipe.crop_size, *size)
-            self.covered = crops.coverage(mask, self.side)
+            self.coverage = crops.coverage(mask, self.side)
             with torch.no_grad():
-                self.wanted = guide.vgg(self.source)
-                self.seen = guide.see_whole(self.source)
+                self.content = guide.vgg(self.source)
+                self.embedding = guide.see_whole(self.source)
                 style, photo = (guide.read(sentences(text)) for text in (recipe.style, SOURCE))
                 self.direction = style - photo
 
     def steps(self) -> Iterator[StyleStep]:
         """Runs the steps; to cancel, stop iterating."""
-        for number in range(1, self.recipe.steps + 1):
-            yield self._step(number)
+        for _ in range(self.recipe.steps):
+            yield self._step()
 
     def result(self) -> Tensor:
         """The network's current output for the whole picture at its own size, (1, 3, H, W) in 0..1."""
         with torch.inference_mode(False), torch.no_grad():
             return self.network(self.image).detach()
 
-    def _step(self, number: int) -> StyleStep:
+    def _step(self) -> StyleStep:
         with torch.inference_mode(False), torch.enable_grad():
             picture = self.network(self.source)
             parts = self._losses(picture)
             loss = torch.stack(list(parts.values())).sum()
-            self.adam.zero_grad()
+            self.optimizer.zero_grad()
             loss.backward()
-            self.adam.step()
-            self.slower.step()
+            self.optimizer.step()
+            self.schedule.step()
         values = {name: float(value.detach()) for name, value in parts.items()}
-        return StyleStep(number, float(loss.detach()), values, picture.detach())
+        return StyleStep(float(loss.detach()), values, picture.detach())
 
     def _losses(self, picture: Tensor) -> dict[str, Tensor]:
         recipe, side = self.recipe, self.side
-        inside = crops.object_windows(self.covered, recipe.crops, _LEAST, self.draws)
-        outside = crops.background_windows(self.covered, recipe.crops, _MOST, self.draws)
-        bent = crops.homographies(len(inside), _DISTORTION, self.draws)
-        features = self.guide.see(crops.bend(crops.cut(picture, inside, side), bent, self.guide.side))
-        kept = losses.background_loss(
-            crops.cut(picture, outside, side), crops.cut(self.source, outside, side)
-        )
+        inside = crops.object_windows(self.coverage, recipe.crops, _LEAST, self.generator)
+        outside = crops.background_windows(self.coverage, recipe.crops, _MOST, self.generator)
+        perspectives = crops.homographies(len(inside), _DISTORTION, self.generator)
+        features = self.guide.see(crops.bend(crops.cut(picture, inside, side), perspectives, self.guide.side))
+        background = losses.background_loss(*(crops.cut(t, outside, side) for t in (picture, self.source)))
         return {
-            "patch": recipe.patch * losses.patch_loss(features, self.seen, self.direction, _THRESHOLD),
-            "content": recipe.content * losses.content_loss(self.guide.vgg(picture), self.wanted),
+            "patch": recipe.patch * losses.patch_loss(features, self.embedding, self.direction, _THRESHOLD),
+            "content": recipe.content * losses.content_loss(self.guide.vgg(picture), self.content),
             "smoothness": recipe.smoothness * losses.smoothness_loss(picture),
-            "background": recipe.background * recipe.t * kept,
+            "background": recipe.background * recipe.t * background,
         }
 
 
@@ -189,9 +185,7 @@ class Restyling:
             work = Stylisation(self.guide, image.movedim(-1, 0)[None], mask, self.recipe)
             yield from work.steps()
             styled = work.result()[0].movedim(0, -1).to(image)
-            self.pictures.append(
-                composite(image[None], styled[None], mask[None])[0] if self.composited else styled
-            )
+            self.pictures.append(composite(image, styled, mask) if self.composited else styled)
 
     def result(self) -> Tensor:
         """IMAGE (B, H, W, 3), once all steps are done."""
