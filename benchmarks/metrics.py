@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.legibility import rank, rivals
 from rechar_core.errors import FileError
 from rechar_core.glyph import find, known, open_face, render
-from rechar_core.metrics.legibility import rank, rivals
 from rechar_core.metrics.score import RANKS, GlyphTarget, black_on_white, controls, leak, score
 from rechar_core.metrics.segment import glyph_mask
 

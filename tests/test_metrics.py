@@ -10,10 +10,11 @@ import pytest
 import torch
 from scipy import ndimage
 
+from benchmarks import legibility
 from rechar_core.errors import ImageError
 from rechar_core.glyph import find, known, open_face, render
 from rechar_core.glyph.structure_map import canny, skeleton
-from rechar_core.metrics import legibility, pictures, segment, shapes
+from rechar_core.metrics import pictures, segment, shapes
 from rechar_core.metrics.report import chart, to_json
 from rechar_core.metrics.score import GlyphTarget, best_of, black_on_white, controls, leak, score, score_batch
 
@@ -84,9 +85,11 @@ def test_edges_count_within_the_tolerance_and_decoration_outside_the_band_does_n
 def test_outline_distances_of_a_shift():
     one, two = box(10, 10, 30, 1), box(10, 14, 30, 1)
     diagonal = 64 * math.sqrt(2)
-    assert [shapes.chamfer(one, two), shapes.hd95(one, two)] == pytest.approx([4 / diagonal] * 2)
-    assert shapes.chamfer(one, one) == shapes.hd95(one, one) == 0
-    assert shapes.chamfer(one, box(0, 0, 0, 0)) == shapes.hd95(box(0, 0, 0, 0), one) == 1
+    nothing, everything = box(0, 0, 0, 0), box(0, 0, 64, 64)
+    assert shapes.outline_distances(one, two) == pytest.approx([4 / diagonal] * 2)
+    assert shapes.outline_distances(one, one) == shapes.outline_distances(nothing, nothing) == (0, 0)
+    for other in (nothing, everything):
+        assert shapes.outline_distances(one, other) == shapes.outline_distances(other, one) == (1, 1)
 
 
 def test_topology_counts_parts_and_holes_without_grain():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .shapes import iou
+from rechar_core.metrics.shapes import iou
 
 Array = Any
 
