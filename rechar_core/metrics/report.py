@@ -14,20 +14,13 @@ if TYPE_CHECKING:
 _COLUMNS = 4
 
 
-def to_json(found: dict[str, Any]) -> str:
+def to_json(result: dict[str, Any]) -> str:
     """The result of `score_batch` or `best_of` as JSON, rounded to four digits."""
-
-    def rounded(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: rounded(inner) for key, inner in value.items()}
-        if isinstance(value, list):
-            return [rounded(inner) for inner in value]
-        return round(value, 4) if isinstance(value, float) else value
-
-    return json.dumps(rounded(found), indent=1)
+    rounded = json.loads(json.dumps(result), parse_float=lambda number: round(float(number), 4))
+    return json.dumps(rounded, indent=1)
 
 
-def chart(found: dict[str, Any], images: Tensor, mask: Tensor) -> Tensor:
+def chart(result: dict[str, Any], images: Tensor, mask: Tensor) -> Tensor:
     """IMAGE (1, H, W, 3): every picture with its scores, the controls in the last row.
 
     images: (B, H, W, C) in 0..1. mask: MASK of the glyph.
@@ -37,14 +30,14 @@ def chart(found: dict[str, Any], images: Tensor, mask: Tensor) -> Tensor:
     target = target_of(mask, (images.shape[1], images.shape[2]))
     pictures = [
         (f"{number}  {_label(scores)}", to_pil(rgb(image)))
-        for number, (image, scores) in enumerate(zip(images, found["pictures"]))
+        for number, (image, scores) in enumerate(zip(images, result["pictures"]))
     ]
-    judged = [
-        (f"{name}  {_label(found['controls'][name])}", to_pil(torch.from_numpy(picture)))
+    compared = [
+        (f"{name}  {_label(result['controls'][name])}", to_pil(torch.from_numpy(picture)))
         for name, picture in controls(target).items()
     ]
     rows = [pictures[i : i + _COLUMNS] for i in range(0, len(pictures), _COLUMNS)]
-    return to_tensor(sheet([*rows, judged], "Scores; the last row are controls", 256))
+    return to_tensor(sheet([*rows, compared], "Scores; the last row are controls", 256))
 
 
 def _label(scores: Scores) -> str:
