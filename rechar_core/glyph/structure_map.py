@@ -69,6 +69,13 @@ def canny(picture: Array, low: int = 100, high: int = 200) -> Array:
     return strong[labels]
 
 
+def edges(picture: Array) -> Array:
+    """`canny` of a picture in 0..1."""
+    import numpy as np
+
+    return canny(np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8))
+
+
 def _sobel(picture: Array) -> tuple[Array, Array]:
     """Derivatives (H, W, C) in int32; the border is replicated."""
     import numpy as np
@@ -233,14 +240,8 @@ def distance_falloff(mask: Tensor) -> Tensor:
     return (1 - away / (_FALLOFF * min(mask.shape))).clamp(0, 1)
 
 
-def _canny_of(source: Array) -> Array:
-    import numpy as np
-
-    return canny(np.rint(np.clip(source, 0, 1) * 255).astype(np.uint8))
-
-
 KINDS: Mapping[str, Callable[[Array], Array]] = {
-    "canny-cv2": _canny_of,
+    "canny-cv2": edges,
     "skeleton": skeleton,
     "distance": distance,
     "fill": filled,

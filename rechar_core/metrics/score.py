@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ImageError, check_choice
-from ..glyph.structure_map import canny, skeleton
+from ..glyph.structure_map import edges, skeleton
 from ..images import batch_of, grey, rgb
 from .pictures import colour_distance, ssim
 from .segment import glyph_mask, otsu_masks
-from .shapes import BAND, chamfer, covered, dice, edge_f1, hd95, iou, topology
+from .shapes import BAND, covered, dice, edge_f1, iou, outline_distances, topology
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,24 +35,25 @@ class GlyphTarget:
         self.mask = mask
         self.bones = skeleton(mask)
         self.drawn = black_on_white(mask)
-        self.edges = canny(_bytes(self.drawn))
+        self.edges = edges(self.drawn)
 
 
 def score(picture: Array, glyph: GlyphTarget, style: Array | None = None) -> Scores:
     """The measures of a picture (H, W, 3) in 0..1 against a glyph and, for its colours, a style picture (h, w, 3)."""
-    target, found, edges = glyph.mask, glyph_mask(picture, glyph.mask), canny(_bytes(picture))
+    target, found, lines = glyph.mask, glyph_mask(picture, glyph.mask), edges(picture)
+    chamfer, hd95 = outline_distances(target, found)
     scores = {
         "iou": iou(target, found),
         "dice": dice(target, found),
         "iou_otsu": max(iou(target, side) for side in otsu_masks(picture)),
         "skeleton_recall": covered(glyph.bones, found),
-        "edge_f1": edge_f1(glyph.edges, edges, band=BAND),
-        "edge_f1_everywhere": edge_f1(glyph.edges, edges),
-        "chamfer": chamfer(target, found),
-        "hd95": hd95(target, found),
+        "edge_f1": edge_f1(glyph.edges, lines, band=BAND),
+        "edge_f1_everywhere": edge_f1(glyph.edges, lines),
+        "chamfer": chamfer,
+        "hd95": hd95,
         "topology": float(topology(target, found)),
         "ssim_grey": ssim(grey(picture), grey(glyph.drawn)),
-        "ssim_edges": ssim(edges.astype(float), glyph.edges.astype(float)),
+        "ssim_edges": ssim(lines.astype(float), glyph.edges.astype(float)),
         "ssim_masks": ssim(found.astype(float), target.astype(float)),
     }
     if style is not None:
@@ -104,11 +105,11 @@ def score_batch(
     that are scored, after each. Raises ImageError on an empty glyph.
     """
     glyph, like, scores = _scored(images, mask, style, done)
-    made = {
+    result = {
         "pictures": scores,
         "controls": {name: score(picture, glyph, like) for name, picture in controls(glyph.mask).items()},
     }
-    return made if like is None else {**made, "leak": leak(like, glyph.mask)}
+    return result if like is None else {**result, "leak": leak(like, glyph.mask)}
 
 
 def best_of(
@@ -119,11 +120,16 @@ def best_of(
     count: int,
     done: Callable[[int], None] = lambda number: None,
 ) -> tuple[Tensor, dict[str, Any]]:
-    """The `count` best of IMAGE (B, H, W, C), best first, and the scores of all with their ranks."""
-    _check_rank(by, style is not None)
+    """The `count` best of IMAGE (B, H, W, C), best first, and the scores of all with their ranks.
+
+    Raises ImageError on an empty glyph, an unknown measure, or one of the style without a style picture.
+    """
+    check_choice("measure", by, RANKS, ImageError)
+    if by != "structure" and style is None:
+        raise ImageError(f"To rank by {by}, connect the style picture; or rank by structure.")
     _, _, scores = _scored(images, mask, style, done)
-    order = ranked(scores, by)
     values = [RANKS[by](s) for s in scores]
+    order = sorted(range(len(values)), key=lambda i: -values[i])
     return images[order[:count]], {"rank_by": by, "best_first": order, "values": values, "pictures": scores}
 
 
@@ -155,25 +161,6 @@ def target_of(mask: Tensor, size: tuple[int, int]) -> Array:
     if min(size) < 16 or not target.any() or target.all():
         raise ImageError("The glyph's mask is empty, full or tiny; connect the mask of the Glyph node.")
     return target
-
-
-def ranked(scores: list[Scores], by: str) -> list[int]:
-    """Indices of the pictures, the best first. Raises ImageError if the measure is missing."""
-    _check_rank(by, all("colour_distance" in s for s in scores))
-    return sorted(range(len(scores)), key=lambda i: -RANKS[by](scores[i]))
-
-
-def _check_rank(by: str, styled: bool) -> None:
-    """styled: whether there is a style picture to rank by."""
-    check_choice("measure", by, RANKS, ImageError)
-    if by != "structure" and not styled:
-        raise ImageError(f"To rank by {by}, connect the style picture; or rank by structure.")
-
-
-def _bytes(picture: Array) -> Array:
-    import numpy as np
-
-    return np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8)
 
 
 def _resized(picture: Array, size: tuple[int, int]) -> Array:

@@ -53,37 +53,26 @@ def edge_f1(target: Array, found: Array, tolerance: float = TOLERANCE, band: flo
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
-def chamfer(target: Array, found: Array) -> float:
-    """Mean distance between the outlines, both ways, in diagonals; 1 if one of them is empty."""
-    both = _outline_distances(target, found)
-    return 1.0 if both is None else float((both[0].mean() + both[1].mean()) / 2)
+def outline_distances(target: Array, found: Array) -> tuple[float, float]:
+    """Chamfer distance (the mean, both ways) and hd95 (95th percentile, the worse way) of the outlines, in diagonals.
 
-
-def hd95(target: Array, found: Array) -> float:
-    """95th percentile of the distances between the outlines, the worse way, in diagonals; 1 if one is empty."""
+    Both are 0 for two empty masks, and 1 if only one has an outline; a mask that fills the picture has none.
+    """
     import numpy as np
 
-    both = _outline_distances(target, found)
-    return 1.0 if both is None else float(max(np.percentile(side, 95) for side in both))
+    if not target.any() and not found.any():
+        return 0.0, 0.0
+    one, other = boundary(target), boundary(found)
+    if not one.any() or not other.any():
+        return 1.0, 1.0
+    ways = [_away(one)[other] / _diagonal(target), _away(other)[one] / _diagonal(target)]
+    return float(sum(way.mean() for way in ways) / 2), float(max(np.percentile(way, 95) for way in ways))
 
 
 def topology(target: Array, found: Array) -> int:
     """Difference of the numbers of components and holes; grain is not counted."""
     (parts, holes), (other_parts, other_holes) = _counts(target), _counts(found)
     return abs(parts - other_parts) + abs(holes - other_holes)
-
-
-def _outline_distances(target: Array, found: Array) -> tuple[Array, Array] | None:
-    if not target.any() and not found.any():
-        import numpy as np
-
-        return np.zeros(1), np.zeros(1)
-    if not target.any() or not found.any():
-        return None
-    one, other = boundary(target), boundary(found)
-    if not one.any() or not other.any():  # a mask that fills the picture has no outline
-        return None
-    return _away(one)[other] / _diagonal(target), _away(other)[one] / _diagonal(target)
 
 
 def _away(mask: Array) -> Array:
