@@ -179,43 +179,16 @@ def filled(mask: Array) -> Array:
     half_width = ndimage.distance_transform_edt(lines).max()
     if not lines.any() or half_width > max(2.0, _LINE_WIDTH * min(np.shape(mask))):
         return lines[1:-1, 1:-1]
-    regions, count = ndimage.label(~lines)
+    regions, _ = ndimage.label(~lines)
     contours, _ = ndimage.label(lines, np.ones((3, 3)))
-    depth = np.full(count + 1, -1)
-    depth[0] = 1  # the lines themselves
-    depth[regions[0, 0]] = 0
-    _flood(depth, _neighbours(regions, contours), int(regions[0, 0]))
-    return (depth[regions] % 2 == 1)[1:-1, 1:-1]
-
-
-def _neighbours(regions: Array, contours: Array) -> set[tuple[int, int]]:
-    """Pairs (region, contour) that touch side by side."""
-    import numpy as np
-
-    pairs = []
-    for a, b in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
-        for one, other in ((a, b), (b, a)):
-            touching = (regions[one] > 0) & (contours[other] > 0)
-            pairs.append(np.stack([regions[one][touching], contours[other][touching]], 1))
-    return {(int(r), int(c)) for r, c in np.unique(np.concatenate(pairs), axis=0)}
-
-
-def _flood(depth: Array, pairs: set[tuple[int, int]], outside: int) -> None:
-    """Writes into `depth` how many contours are between each region and the outside."""
-    by_region: dict[int, set[int]] = {}
-    by_contour: dict[int, set[int]] = {}
-    for region, contour in pairs:
-        by_region.setdefault(region, set()).add(contour)
-        by_contour.setdefault(contour, set()).add(region)
-    front, crossed = [outside], set[int]()
-    while front:
-        region = front.pop(0)
-        for contour in by_region.get(region, set()) - crossed:
-            crossed.add(contour)
-            for other in by_contour[contour]:
-                if depth[other] < 0:
-                    depth[other] = depth[region] + 1
-                    front.append(other)
+    area = seen = regions == regions[0, 0]  # from the outside inwards, one contour after the other
+    result, enclosed = lines.copy(), False
+    while area.any():
+        result |= area & enclosed
+        crossed = np.isin(contours, contours[lines & ndimage.binary_dilation(area)])
+        area = np.isin(regions, regions[~lines & ndimage.binary_dilation(crossed)]) & ~seen
+        seen, enclosed = seen | area, not enclosed
+    return result[1:-1, 1:-1]
 
 
 # Masks as tensors, for the layout
