@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +24,9 @@ MOST_STROKE = 128
 _MOST_PARTS = 2**28  # values in all character masks together: 1 GiB
 
 
+Characters = dict[int, "list[np.ndarray]"]  # the polygons of each character, by where it begins in the text
+
+
 @dataclass(frozen=True)
 class RenderedGlyph:
     """A text as masks: 1 is ink, 0 is paper, values in between are the covered fraction of a pixel."""
@@ -31,32 +34,6 @@ class RenderedGlyph:
     mask: Tensor  # (H, W) float32
     parts: Tensor  # (N, H, W) float32, one a character with ink, in reading order; they add up to `mask`
     characters: tuple[str, ...]  # the text of each part: one character, a ligature or a syllable
-
-
-@dataclass(frozen=True)
-class Box:
-    """Left, bottom, right, top."""
-
-    x0: float
-    y0: float
-    x1: float
-    y1: float
-
-    def __or__(self, other: Box) -> Box:
-        return Box(
-            min(self.x0, other.x0), min(self.y0, other.y0), max(self.x1, other.x1), max(self.y1, other.y1)
-        )
-
-    def moved(self, x: float, y: float) -> Box:
-        return Box(self.x0 + x, self.y0 + y, self.x1 + x, self.y1 + y)
-
-
-@dataclass(frozen=True)
-class _Set:
-    """A line's outlines: the polygons of each character, in font units, y upwards."""
-
-    characters: dict[int, list[np.ndarray]]
-    box: Box
 
 
 def render(
@@ -87,11 +64,10 @@ def render(
     lines = shape(text, face, direction, language, fonts)
     vertical = direction == "vertical"
     fineness = 20 * max(size) / max(1, sum(len(line.glyphs) for line in lines)) ** 0.5
-    sets = [_set(line, face, fit, vertical, fineness) for line in lines]
-    placed, box = _block(sets, face, vertical, line_spacing)
-    if not placed:
+    block, boxes = _block(lines, face, fit, vertical, line_spacing, fineness)
+    if not block:
         raise GlyphError(_inkless(text, face))
-    pixels = _fitted(placed, box, size, margin * min(size), stroke)
+    pixels = _fitted(block, _bounds(boxes), size, margin * min(size), stroke)
     names = _names(text, sorted({glyph.cluster for line in lines for glyph in line.glyphs}))
     return _raster([names[cluster] for cluster in pixels], list(pixels.values()), size, stroke, outline_only)
 
@@ -113,63 +89,73 @@ def _check(
         raise GlyphError(f"The line spacing is {line_spacing:g}; it must be 0.5 to 3.")
 
 
-def _set(line: Line, face: Face, fit: str, vertical: bool, fineness: float) -> _Set | None:
-    """The line's outlines, or None if it has no ink."""
+def _characters(line: Line, face: Face, fineness: float) -> Characters:
+    """The outlines of each character of a line that has ink."""
     import numpy as np
 
-    characters: dict[int, list[np.ndarray]] = {}
+    characters: Characters = {}
     for glyph in line.glyphs:
-        at = np.array([glyph.x, glyph.y])
-        shapes = [polygon + at for polygon in outline(face, glyph.glyph, fineness)]
+        shapes = outline(face, glyph.glyph, fineness)
         if shapes:
-            characters.setdefault(glyph.cluster, []).extend(shapes)
-    if not characters:
-        return None
-    points = np.concatenate([polygon for shapes in characters.values() for polygon in shapes])
-    ink = Box(*points.min(axis=0).tolist(), *points.max(axis=0).tolist())
-    if fit == "ink":
-        return _Set(characters, ink)
-    extents = face.font.get_font_extents("ttb" if vertical else "ltr")
-    if vertical:
-        return _Set(characters, ink | Box(extents.descender, -line.advance, extents.ascender, 0))
-    return _Set(characters, ink | Box(0, extents.descender, line.advance, extents.ascender))
+            at = np.array([glyph.x, glyph.y])
+            characters.setdefault(glyph.cluster, []).extend(polygon + at for polygon in shapes)
+    return characters
+
+
+def _bounds(polygons: Iterable[np.ndarray]) -> np.ndarray:
+    """((left, bottom), (right, top)) of all polygons together."""
+    import numpy as np
+
+    points = np.concatenate(list(polygons))
+    return np.stack([points.min(axis=0), points.max(axis=0)])
 
 
 def _block(
-    sets: Sequence[_Set | None], face: Face, vertical: bool, spacing: float
-) -> tuple[dict[int, list[np.ndarray]], Box]:
-    """All lines together: horizontal lines centred below each other; columns aligned at the top, right to left."""
+    lines: Sequence[Line], face: Face, fit: str, vertical: bool, spacing: float, fineness: float
+) -> tuple[Characters, list[np.ndarray]]:
+    """The outlines of all characters in font units, y upwards, and the box of each line, for `fit`.
+
+    Horizontal lines are centred below each other; columns are aligned at the top, ordered from right to left.
+    """
+    import numpy as np
+
     extents = face.font.get_font_extents("ttb" if vertical else "ltr")
     pitch = (extents.ascender - extents.descender + extents.line_gap) * spacing
-    placed: dict[int, list[np.ndarray]] = {}
-    whole: Box | None = None
-    for i, line in enumerate(sets):
-        if line is None:
+    block: Characters = {}
+    boxes = []
+    for i, line in enumerate(lines):
+        characters = _characters(line, face, fineness)
+        if not characters:
             continue
-        move = (-i * pitch, 0.0) if vertical else (-(line.box.x0 + line.box.x1) / 2, -i * pitch)
-        for cluster, shapes in line.characters.items():
-            placed[cluster] = [polygon + move for polygon in shapes]
-        box = line.box.moved(*move)
-        whole = whole | box if whole else box
-    return dict(sorted(placed.items())), whole or Box(0, 0, 0, 0)
+        polygons = [polygon for shapes in characters.values() for polygon in shapes]
+        if fit == "em" and vertical:
+            polygons.append(np.array([(extents.descender, -line.advance), (extents.ascender, 0)]))
+        elif fit == "em":
+            polygons.append(np.array([(0, extents.descender), (line.advance, extents.ascender)]))
+        box = _bounds(polygons)
+        move = np.array([-i * pitch, 0.0] if vertical else [-box[:, 0].mean(), -i * pitch])
+        block |= {cluster: [polygon + move for polygon in shapes] for cluster, shapes in characters.items()}
+        boxes.append(box + move)
+    return block, boxes
 
 
 def _fitted(
-    placed: dict[int, list[np.ndarray]], box: Box, size: tuple[int, int], margin: float, stroke: float
-) -> dict[int, list[np.ndarray]]:
+    block: Characters, box: np.ndarray, size: tuple[int, int], margin: float, stroke: float
+) -> Characters:
     """The polygons in pixels, y downwards, scaled so that `box` and the stroke fill the canvas inside its margins."""
+    import numpy as np
+
     height, width = size
     rim = 2 * (margin + stroke)
     if min(size) - rim < 1:
         raise GlyphError(
             f"Margin and stroke leave no room on a canvas of {width} x {height}; make one of them smaller."
         )
-    scale = min((width - rim) / max(box.x1 - box.x0, 1e-6), (height - rim) / max(box.y1 - box.y0, 1e-6))
-    middle = ((box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2)
-    centre = (width / 2, height / 2)
+    centre = np.array([width, height]) / 2
+    scale = ((2 * centre - rim) / np.maximum(box[1] - box[0], 1e-6)).min()
     return {
-        cluster: [(polygon - middle) * (scale, -scale) + centre for polygon in shapes]
-        for cluster, shapes in placed.items()
+        cluster: [(polygon - box.mean(axis=0)) * (scale, -scale) + centre for polygon in shapes]
+        for cluster, shapes in sorted(block.items())
     }
 
 
