@@ -102,13 +102,13 @@ def test_the_vae_keeps_the_sample_pictures():
     assert min(found) > 26
 
 
-@pytest.mark.parametrize(
-    ("content", "words"), [(None, "weights are missing"), (b"cut", "are damaged"), (b"", "are damaged")]
-)
-def test_missing_or_damaged_weights_are_one_sentence(tmp_path: Path, monkeypatch, content, words):
+@pytest.mark.parametrize("content", [None, b"cut", b""])
+def test_missing_or_damaged_weights_are_one_sentence(tmp_path: Path, monkeypatch, content):
     path = tmp_path / "model.safetensors"
     if content is not None:
         path.write_bytes(content)
     monkeypatch.setattr(build, "WEIGHTS", path)
-    with pytest.raises(ReCharError, match=words):
+    with pytest.raises(
+        ReCharError, match=r"model.safetensors are missing or damaged .* Install ReChar again"
+    ):
         build.demo_state()

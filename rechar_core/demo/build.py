@@ -70,50 +70,44 @@ def build_text_encoders() -> tuple[nn.Module, nn.Module]:
     return first, CLIPTextModelWithProjection(CLIPTextConfig(**config["text_encoder_2"]))
 
 
-def _read_weights() -> dict[str, Tensor]:
-    import torch
-    from safetensors import SafetensorError, safe_open
+def demo_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """All weights in fp32 under diffusers' names behind a prefix for each part, and the configuration.
+
+    Raises ReCharError if a file is missing or damaged.
+    """
+    from safetensors import SafetensorError
 
     try:
-        with safe_open(str(WEIGHTS), framework="pt") as file:
-            shapes = json.loads((file.metadata() or {})["sparse"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError as error:
-        raise ReCharError(
-            f"The demo model's weights are missing: {WEIGHTS}. Install ReChar again."
-        ) from error
+        tensors = _read_weights()
+        for encoder in ("text_encoder.", "text_encoder_2."):
+            _expand_tokens(tensors, f"{encoder}{TOKENS}")
     except (OSError, KeyError, ValueError, SafetensorError) as error:
         raise ReCharError(
-            f"The demo model's weights {WEIGHTS} are damaged ({error}). Install ReChar again."
+            f"The demo model's weights {WEIGHTS} are missing or damaged ({error}). Install ReChar again."
         ) from error
+    return {name: tensor.float() for name, tensor in tensors.items()}, read_config()
+
+
+def _read_weights() -> dict[str, Tensor]:
+    """The tensors of the file, those that are stored as indices and values whole."""
+    import torch
+    from safetensors import safe_open
+
+    with safe_open(str(WEIGHTS), framework="pt") as file:
+        shapes = json.loads((file.metadata() or {})["sparse"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     for name, shape in shapes.items():
         index, values = tensors.pop(f"{name}.index"), tensors.pop(f"{name}.value")
         tensors[name] = torch.zeros(shape).flatten().index_put((index.long(),), values.float()).view(shape)
     return tensors
 
 
-def _expand_tokens(tensors: dict[str, Tensor], prefix: str) -> None:
-    """Replace the stored rows and ids of one text encoder by the whole embedding table."""
-    rows = tensors.pop(f"{prefix}{TOKENS}rows")
-    ids = tensors.pop(f"{prefix}{TOKENS}ids")
+def _expand_tokens(tensors: dict[str, Tensor], name: str) -> None:
+    """Replaces the stored rows and ids of a token embedding by the whole table."""
+    rows, ids = tensors.pop(f"{name}rows").float(), tensors.pop(f"{name}ids").long()
     table = rows.mean(0, keepdim=True).repeat(VOCABULARY, 1)
-    table[ids.long()] = rows
-    tensors[f"{prefix}{TOKENS}weight"] = table
-
-
-def demo_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """All weights in fp32 under diffusers' names behind a prefix for each part, and the configuration."""
-    tensors = {
-        name: tensor if name.endswith(".ids") else tensor.float() for name, tensor in _read_weights().items()
-    }
-    try:
-        for prefix in ("text_encoder.", "text_encoder_2."):
-            _expand_tokens(tensors, prefix)
-    except KeyError as error:
-        raise ReCharError(
-            f"The demo model's weights {WEIGHTS} lack {error}. Install ReChar again."
-        ) from error
-    return tensors, read_config()
+    table[ids] = rows
+    tensors[f"{name}weight"] = table
 
 
 def part_of(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -121,15 +115,11 @@ def part_of(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def part_state(tensors: dict[str, Tensor], prefix: str, module: nn.Module) -> dict[str, Tensor]:
-    """The tensors of one part under the names its module uses: transformers 5 drops "text_model." from some."""
-    own, part = module.state_dict().keys(), part_of(tensors, prefix)
-    return {name if name in own else name.removeprefix("text_model."): part[name] for name in part}
-
-
 def _fill(module: nn.Module, tensors: dict[str, Tensor], prefix: str) -> nn.Module:
-    state = part_state(tensors, prefix, module)
-    state |= {name: value for name, value in module.state_dict().items() if name.endswith("position_ids")}
+    """The module with the tensors of its part, whose names transformers 5 uses without "text_model." in some."""
+    own, part = module.state_dict(), part_of(tensors, prefix)
+    state = {name if name in own else name.removeprefix("text_model."): part[name] for name in part}
+    state |= {name: value for name, value in own.items() if name.endswith("position_ids")}
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
