@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .. import storage
 from ..synthesis.references.projection import IPAdapter, ip_adapter_of
@@ -83,36 +83,27 @@ def adapter_state(name: str) -> dict[str, Tensor]:
     return state
 
 
-def controlnet_config() -> dict[str, Any]:
-    """diffusers' ControlNetModel at the demo's size: SDXL's three levels, transformers at the second alone.
-
-    Without transformers, ComfyUI's loader could not determine the context width; it assumes heads of width 64.
-    """
-    return {
-        "in_channels": 4,
-        "conditioning_channels": 3,
-        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
-        "mid_block_type": "UNetMidBlock2D",
-        "block_out_channels": [64, 64, 128],
-        "layers_per_block": 2,
-        "cross_attention_dim": 192,
-        "attention_head_dim": [1, 1, 2],
-        "norm_num_groups": 32,
-        "conditioning_embedding_out_channels": [16, 32, 96, 256],
-        "use_linear_projection": True,
-    }
-
-
 def controlnet_state() -> dict[str, Tensor]:
     """The edge ControlNet's tensors in fp32 under the original names. Raises FileError."""
     return _read(CONTROLNET)
 
 
 def build_controlnet() -> nn.Module:
-    """A freshly initialised ControlNet of the demo's size: its outputs are zero."""
+    """A freshly initialised ControlNet of the demo's size: its outputs are zero.
+
+    SDXL's three levels, transformers at the second alone. Without transformers, ComfyUI's loader could not determine
+    the context width; it assumes heads of width 64.
+    """
     from diffusers import ControlNetModel
 
-    return ControlNetModel(**controlnet_config())
+    return ControlNetModel(
+        down_block_types=["DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+        mid_block_type="UNetMidBlock2D",
+        block_out_channels=[64, 64, 128],
+        cross_attention_dim=192,
+        attention_head_dim=[1, 1, 2],
+        use_linear_projection=True,
+    )
 
 
 def load_controlnet() -> nn.Module:
