@@ -78,8 +78,8 @@ def adapter_state(name: str) -> dict[str, Tensor]:
     for number, path in enumerate(layers):
         for matrix in ("k", "v"):
             weight = unet[f"unet.{path}.attn2.to_{matrix}.weight"]
-            own = weight if path.startswith(READERS[name]) else torch.zeros_like(weight)
-            state[f"ip_adapter.{2 * number + 1}.to_{matrix}_ip.weight"] = own
+            matrix_ip = weight if path.startswith(READERS[name]) else torch.zeros_like(weight)
+            state[f"ip_adapter.{2 * number + 1}.to_{matrix}_ip.weight"] = matrix_ip
     return state
 
 

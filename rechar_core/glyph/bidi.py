@@ -51,37 +51,40 @@ def _kinds(text: str, base: int) -> list[str]:
 
 def _numbers(kinds: list[str], base: int) -> list[str]:
     """Resolves numbers with their separators and signs (W2, W4, W5, W7)."""
-    found, strong = list(kinds), "LR"[base]
+    resolved, strong = list(kinds), "LR"[base]
     for i, kind in enumerate(kinds):
         strong = kind if kind in _STRONG else strong
         if kind == "EN" and strong == "AL":
-            found[i] = "AN"
+            resolved[i] = "AN"
         elif kind in ("ES", "CS") and 0 < i < len(kinds) - 1 and kinds[i + 1] == "EN" == kinds[i - 1]:
-            found[i] = found[i - 1]
-    for order in (range(1, len(found)), range(len(found) - 2, -1, -1)):  # signs next to a number belong to it
+            resolved[i] = resolved[i - 1]
+    for order in (
+        range(1, len(resolved)),
+        range(len(resolved) - 2, -1, -1),
+    ):  # signs next to a number belong to it
         step = -1 if order.step > 0 else 1
         for i in order:
-            if found[i] == "ET" and found[i + step] == "EN":
-                found[i] = "EN"
+            if resolved[i] == "ET" and resolved[i + step] == "EN":
+                resolved[i] = "EN"
     strong = "LR"[base]
-    for i, kind in enumerate(found):
+    for i, kind in enumerate(resolved):
         strong = _STRONG.get(kind, strong)
         if kind == "EN" and strong == "L":
-            found[i] = "L"
-    return [_STRONG.get(kind, kind) for kind in found]
+            resolved[i] = "L"
+    return [_STRONG.get(kind, kind) for kind in resolved]
 
 
 def _neutrals(kinds: list[str], base: int) -> list[str]:
     """Neutral characters get the direction of both sides if it is the same, else that of the line (N1, N2)."""
-    own = "LR"[base]
-    found: list[str] = []
+    direction = "LR"[base]
+    resolved: list[str] = []
     groups = [(strong, list(g)) for strong, g in groupby(kinds, key=lambda k: k in ("L", "R", *_NUMBER))]
     for i, (strong, group) in enumerate(groups):
         if strong:
-            found += group
+            resolved += group
             continue
-        before = groups[i - 1][1][-1] if i else own
-        after = groups[i + 1][1][0] if i + 1 < len(groups) else own
+        before = groups[i - 1][1][-1] if i else direction
+        after = groups[i + 1][1][0] if i + 1 < len(groups) else direction
         sides = {"R" if side in _NUMBER else side for side in (before, after)}
-        found += [sides.pop() if len(sides) == 1 else own] * len(group)
-    return found
+        resolved += [sides.pop() if len(sides) == 1 else direction] * len(group)
+    return resolved

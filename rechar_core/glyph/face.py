@@ -125,11 +125,11 @@ def _settings(name: str, face: Any, variations: str) -> dict[str, float]:
 
 def covering(characters: Iterable[str], fonts: Mapping[str, Path]) -> list[str]:
     """Names of the fonts that have all `characters`. Reads only their character maps; skips damaged files."""
-    wanted = [ord(character) for character in characters]
-    return [name for name, path in fonts.items() if _covers(path, wanted)]
+    codes = [ord(character) for character in characters]
+    return [name for name, path in fonts.items() if _covers(path, codes)]
 
 
-def _covers(path: Path, wanted: list[int]) -> bool:
+def _covers(path: Path, codes: list[int]) -> bool:
     import uharfbuzz as hb
 
     try:
@@ -143,4 +143,4 @@ def _covers(path: Path, wanted: list[int]) -> bool:
         return False
     face = hb.Face.create_for_tables(lambda _, tag, __: cmap if tag == "cmap" else None, None)
     font = hb.Font(face)
-    return all(font.get_nominal_glyph(character) for character in wanted)
+    return all(font.get_nominal_glyph(code) for code in codes)

@@ -24,9 +24,9 @@ def is_font_name(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
-def known(own: Mapping[str, Path] | None = None) -> dict[str, Path]:
-    """Name -> file: our fonts, then `own` (as from `fonts_in`), then the system's as "system/<file name>"."""
-    return {**SHIPPED, **dict(own or {}), **_system_fonts(_system_folders())}
+def known(more: Mapping[str, Path] | None = None) -> dict[str, Path]:
+    """Name -> file: our fonts, then `more` (as from `fonts_in`), then the system's as "system/<file name>"."""
+    return {**SHIPPED, **dict(more or {}), **_system_fonts(_system_folders())}
 
 
 def fonts_in(folder: Path) -> dict[str, Path]:

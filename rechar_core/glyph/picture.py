@@ -62,10 +62,10 @@ def _one(shade: Tensor, size: tuple[int, int], threshold: float | None, invert: 
     if invert == "on" or (invert == "auto" and _is_paper(field > 0)):
         field = -field
     field = _without_specks(field)
-    found = field > 0
-    if not bool(found.any()) or bool(found.all()):
+    glyph = field > 0
+    if not bool(glyph.any()) or bool(glyph.all()):
         raise ImageError(
-            f"At a threshold of {level:.2f} the picture is all {'ink' if bool(found.all()) else 'paper'}; "
+            f"At a threshold of {level:.2f} the picture is all {'ink' if bool(glyph.all()) else 'paper'}; "
             f"its greys run from {float(shade.min()):.2f} to {float(shade.max()):.2f}. Choose auto or a value between."
         )
     return _placed(field, size, margin * min(size))
@@ -140,7 +140,7 @@ def _smaller(mask: Tensor, size: tuple[int, int], scale: float) -> Tensor:
     """The mask scaled down with antialiasing, in the centre of the canvas."""
     import torch.nn.functional as F
 
-    inner = [max(1, min(side, round(own * scale))) for side, own in zip(size, mask.shape)]
+    inner = [max(1, min(side, round(length * scale))) for side, length in zip(size, mask.shape)]
     glyph = F.interpolate(mask[None, None], inner, mode="bilinear", antialias=True)[0, 0].clamp(0, 1)
     top, left = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
     return F.pad(glyph, (left, size[1] - inner[1] - left, top, size[0] - inner[0] - top))
@@ -156,9 +156,9 @@ def _larger(field: Tensor, size: tuple[int, int], scale: float, middle: tuple[fl
 
     field = F.pad(field, (1, 1, 1, 1), value=-float(field.abs().max()))
     axes = []
-    for side, own, centre in zip(size, field.shape, middle):
+    for side, length, centre in zip(size, field.shape, middle):
         at = (torch.arange(side) + 0.5 - side / 2) / scale + centre + 1  # in the padded picture's pixels
-        axes.append(at / own * 2 - 1)
+        axes.append(at / length * 2 - 1)
     y, x = torch.meshgrid(*axes, indexing="ij")
     grid = torch.stack([x, y], dim=-1)[None]
     larger = F.grid_sample(

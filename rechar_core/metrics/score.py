@@ -40,21 +40,21 @@ class GlyphTarget:
 
 def score(picture: Array, glyph: GlyphTarget, style: Array | None = None) -> Scores:
     """The measures of a picture (H, W, 3) in 0..1 against a glyph and, for its colours, a style picture (h, w, 3)."""
-    target, found, lines = glyph.mask, glyph_mask(picture, glyph.mask), edges(picture)
-    chamfer, hd95 = outline_distances(target, found)
+    target, actual, lines = glyph.mask, glyph_mask(picture, glyph.mask), edges(picture)
+    chamfer, hd95 = outline_distances(target, actual)
     scores = {
-        "iou": iou(target, found),
-        "dice": dice(target, found),
+        "iou": iou(target, actual),
+        "dice": dice(target, actual),
         "iou_otsu": max(iou(target, side) for side in otsu_masks(picture)),
-        "skeleton_recall": covered(glyph.bones, found),
+        "skeleton_recall": covered(glyph.bones, actual),
         "edge_f1": edge_f1(glyph.edges, lines, band=BAND),
         "edge_f1_everywhere": edge_f1(glyph.edges, lines),
         "chamfer": chamfer,
         "hd95": hd95,
-        "topology": float(topology(target, found)),
+        "topology": float(topology(target, actual)),
         "ssim_grey": ssim(grey(picture), grey(glyph.drawn)),
         "ssim_edges": ssim(lines.astype(float), glyph.edges.astype(float)),
-        "ssim_masks": ssim(found.astype(float), target.astype(float)),
+        "ssim_masks": ssim(actual.astype(float), target.astype(float)),
     }
     if style is not None:
         scores["colour_distance"] = colour_distance(picture, style)

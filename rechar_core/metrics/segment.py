@@ -26,16 +26,16 @@ def glyph_mask(picture: Array, target: Array) -> Array:
     features = _features(picture)
     inside, outside = _seed(target), _seed(~target)
     centres = [features[inside].mean(0), features[outside].mean(0)]
-    found = np.zeros(target.shape, bool)
+    glyph = np.zeros(target.shape, bool)
     for _ in range(_ROUNDS):
         towards = centres[0] - centres[1]
         new = features @ towards > (centres[0] + centres[1]) @ towards / 2  # nearer to the glyph's
-        if not new.any() or new.all() or (new == found).all():
+        if not new.any() or new.all() or (new == glyph).all():
             break
-        found = new
-        centres = [features[found].mean(0), features[~found].mean(0)]
+        glyph = new
+        centres = [features[glyph].mean(0), features[~glyph].mean(0)]
     contrast = float(np.linalg.norm(centres[0] - centres[1]))
-    return found if contrast >= _LEAST_CONTRAST else np.zeros(target.shape, bool)
+    return glyph if contrast >= _LEAST_CONTRAST else np.zeros(target.shape, bool)
 
 
 def otsu_masks(picture: Array) -> tuple[Array, Array]:

@@ -31,10 +31,10 @@ def pretrained(kind: str, folder: Path, what: str) -> Any:
             "'pip install --upgrade transformers'."
         )
     with torch.inference_mode(False), _reading(folder, what):
-        model, found = getattr(transformers, kind).from_pretrained(
+        model, report = getattr(transformers, kind).from_pretrained(
             folder, use_safetensors=True, output_loading_info=True, **_SAFELY
         )
-    if lacking := sorted(found["missing_keys"]):
+    if lacking := sorted(report["missing_keys"]):
         raise ModelError(f"{folder} is not {what} that can be used: its weights lack {listed(lacking, 3)}.")
     return model.eval().requires_grad_(False)
 

@@ -19,9 +19,9 @@ def patch_loss(crops: Tensor, source: Tensor, direction: Tensor, threshold: floa
     return torch.where(distance < threshold, torch.zeros_like(distance), distance).mean()
 
 
-def content_loss(features: Iterable[Tensor], wanted: Iterable[Tensor]) -> Tensor:
+def content_loss(features: Iterable[Tensor], source: Iterable[Tensor]) -> Tensor:
     """The mean squared errors of VGG features, added up over the layers."""
-    return torch.stack([F.mse_loss(a, b) for a, b in zip(features, wanted, strict=True)]).sum()
+    return torch.stack([F.mse_loss(a, b) for a, b in zip(features, source, strict=True)]).sum()
 
 
 def smoothness_loss(image: Tensor) -> Tensor:

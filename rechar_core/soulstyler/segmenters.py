@@ -97,9 +97,9 @@ class Grounded:
             f"{_english(text).replace('.', ' ').strip()}."  # GroundingDINO ends each phrase with a full stop
         )
         tokens = self.tokenizer([phrase], truncation=True, return_tensors="pt").to(self.detector.device)
-        found = self.detector(**tokens, pixel_values=seen)
-        scores, order = found.logits[0].sigmoid().amax(-1).nan_to_num().sort(descending=True)
-        middle, size = found.pred_boxes[0][order[:_MOST_BOXES]].chunk(2, -1)
+        output = self.detector(**tokens, pixel_values=seen)
+        scores, order = output.logits[0].sigmoid().amax(-1).nan_to_num().sort(descending=True)
+        middle, size = output.pred_boxes[0][order[:_MOST_BOXES]].chunk(2, -1)
         return torch.cat([middle - size / 2, middle + size / 2], -1).clamp(0, 1), scores[:_MOST_BOXES]
 
     def _things(self, image: Tensor, boxes: Tensor) -> Tensor:
