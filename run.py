@@ -1,6 +1,6 @@
 """The two commands of README.md, on Linux, Windows and macOS, with nothing but Python installed.
 
-    python run.py demo [--output DIR]     the whole story on the tiny model that ships here: a contact sheet
+    python run.py demo [--output DIR]     the whole method on the tiny model that ships here: a contact sheet
     python run.py test [pytest options]   lint, types and all tests; with options: pytest alone, with them
 
 Each makes its own environment in `.venv` beside this file, the first time only; all tests make one more, in
@@ -44,15 +44,14 @@ class RunError(Exception):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one of the two commands; the exit status says whether all of it succeeded."""
     options, rest = parser().parse_known_args(arguments)
-    if options.command == "demo" and rest:
-        say(f"error: demo knows no {' '.join(rest)}; 'run.py demo --help' shows all options")
-        return 2
     try:
+        if options.command == "demo" and rest:
+            raise RunError(f"demo knows no {' '.join(rest)}; 'run.py demo --help' shows all options")
         check_python(sys.version_info[:2])
         python = Path(sys.executable) if options.here else ready_environment(ROOT / ".venv", options.command)
         if options.command == "demo":
             return demo(python, options)
-        return test(python, rest) if rest else test_all(python, None if options.here else lower_bounds())
+        return test(python, rest) if rest else test_all(python, options.here)
     except RunError as error:
         say(f"error: {error}")
         return 2
@@ -100,28 +99,28 @@ def ready_environment(folder: Path, kind: str) -> Path:
     The marker is written last and removed before any change: an environment without it is never trusted.
     Raises: RunError.
     """
-    python, marker, wanted = python_of(folder), folder / "rechar-ready.txt", fingerprint(ROOT, kind)
-    held = marker.read_text(encoding="utf-8").split() if marker.is_file() else []
-    whole = held[:1] == [wanted] and works(python)
-    if whole and (kind in held or "test" in held):  # what the tests need includes what the demo needs
+    python, marker, wanted = python_of(folder), folder / "rechar-ready.txt", fingerprint(kind)
+    recorded = marker.read_text(encoding="utf-8").split() if marker.is_file() else []
+    usable = recorded[:1] == [wanted] and works(python)
+    if usable and (kind in recorded or "test" in recorded):  # the tests need all that the demo needs
         return python
     with alone(folder.with_name(f"{folder.name}.lock")):
-        if not whole:
+        if not usable:
             create(folder)
-            held = [wanted]
+            recorded = [wanted]
         marker.unlink(missing_ok=True)
         install(python, kind)
         if not works(python):
             raise RunError(f"{folder} was changed while it was made: delete it and run this again")
-        marker.write_text("\n".join([*held, kind]) + "\n", encoding="utf-8")
+        marker.write_text("\n".join([*recorded, kind]) + "\n", encoding="utf-8")
     return python
 
 
 @contextmanager
 def alone(lock: Path) -> Iterator[None]:
-    """Nobody else makes the environment meanwhile: two at once would leave a wreck. Raises: RunError."""
+    """A lock: two processes that make the environment at once would break it. Raises: RunError if it is taken."""
     try:
-        os.close(os.open(lock, os.O_CREAT | os.O_EXCL))
+        lock.touch(exist_ok=False)
     except FileExistsError:
         raise RunError(
             f"another run.py is making the environment; wait for it, or delete {lock} if none is"
@@ -137,14 +136,14 @@ def python_of(folder: Path) -> Path:
     return folder / "Scripts" / "python.exe" if os.name == "nt" else folder / "bin" / "python"
 
 
-def fingerprint(root: Path, kind: str) -> str:
+def fingerprint(kind: str) -> str:
     """A hash of all that decides what is installed: the requirement files and the running Python.
 
     The demo and the tests share an environment.
     """
     digest = hashlib.sha256(repr((sys.version_info[:3], sys.base_prefix)).encode())
     for name in KINDS["bounds"] if kind == "bounds" else (*KINDS["test"], CONSTRAINTS):
-        digest.update((root / name).read_text(encoding="utf-8").encode())
+        digest.update((ROOT / name).read_text(encoding="utf-8").encode())
     return digest.hexdigest()
 
 
@@ -153,9 +152,9 @@ def works(python: Path) -> bool:
 
     Without its pyvenv.cfg it would be the base Python itself, and install there.
     """
-    asked = "import sys, pip; sys.exit(sys.prefix == sys.base_prefix)"
+    program = "import sys, pip; sys.exit(sys.prefix == sys.base_prefix)"
     try:
-        return subprocess.run([python, "-c", asked], capture_output=True, check=False).returncode == 0
+        return subprocess.run([python, "-c", program], capture_output=True, check=False).returncode == 0
     except OSError:
         return False
 
@@ -209,8 +208,8 @@ def requirements(file: Path) -> list[str]:
 
 def demo(python: Path, options: argparse.Namespace) -> int:
     """Run the demo of rechar_core into the folder `output`."""
-    given = ["--output", options.output.resolve(), "--seed", str(options.seed)]
-    status = call([python, "-m", "rechar_core", "demo", *given], ROOT)
+    settings = ["--output", options.output.resolve(), "--seed", str(options.seed)]
+    status = call([python, "-m", "rechar_core", "demo", *settings], ROOT)
     if status == 0:
         say(f"your own pictures: {python} -m rechar_core --help")
     return status
@@ -223,36 +222,27 @@ def test(python: Path, rest: Sequence[str]) -> int:
     return call([python, "-m", "pytest", *([] if named else ["tests"]), *rest], ROOT)
 
 
-def test_all(python: Path, bounds: Path | None) -> int:
-    """Run lint, types and all tests, also with the Python `bounds` whose packages are the lower bounds."""
-    for name, step in (("lint", lint), ("format", layout), ("types", types)):
+def test_all(python: Path, here: bool) -> int:
+    """Run lint, types and all tests, also in an environment with exactly the lower bounds where there can be one.
+
+    here: make no environment. Raises: RunError.
+    """
+    options: list[str | Path] = []
+    if not here and sys.version_info[:2] in BOUNDS_EXIST:
+        options = ["--bounds", ready_environment(ROOT / ".venv-bounds", "bounds")]
+    ruff: list[str | Path] = [python, "-m", "ruff"]
+    checks = {
+        "lint": lambda: call([*ruff, "check", "."], ROOT),
+        "format": lambda: call([*ruff, "format", "--check", "."], ROOT),
+        "types": lambda: types(python),
+    }
+    for name, check in checks.items():
         say(name)
-        status = step(python)
+        status = check()
         if status != 0:
             say(f"{name} failed: see above" if status != STOPPED else "stopped")
             return status
-    options: list[str | Path] = ["--bounds", bounds] if bounds else []
     return call([python, "tests/suite.py", *options], ROOT)
-
-
-def lower_bounds() -> Path | None:
-    """The Python of an environment with exactly the lower bounds; None where there are no such packages for it.
-
-    Raises: RunError.
-    """
-    return (
-        ready_environment(ROOT / ".venv-bounds", "bounds") if sys.version_info[:2] in BOUNDS_EXIST else None
-    )
-
-
-def lint(python: Path) -> int:
-    """Ruff's rules, as pyproject.toml chooses them."""
-    return call([python, "-m", "ruff", "check", "."], ROOT)
-
-
-def layout(python: Path) -> int:
-    """Ruff's formatting, checked and not changed."""
-    return call([python, "-m", "ruff", "format", "--check", "."], ROOT)
 
 
 def types(python: Path) -> int:
@@ -262,33 +252,23 @@ def types(python: Path) -> int:
     relative imports from nodes/ to rechar_core/ only if that name is an identifier.
     """
     with tempfile.TemporaryDirectory() as folder:
-        pack = Path(folder) / "rechar_pack"
-        pack.mkdir()
-        (pack / "__init__.py").touch()
-        for name in ("__init__.py", "run.py"):
-            if (ROOT / name).is_file():
-                shutil.copy(ROOT / name, pack / name)
-        for name in ("rechar_core", "nodes"):
-            if (ROOT / name).is_dir():
-                shutil.copytree(ROOT / name, pack / name, ignore=not_code)
+        for file in (*ROOT.glob("*.py"), *ROOT.glob("nodes/**/*.py"), *ROOT.glob("rechar_core/**/*.py")):
+            copy = Path(folder) / "rechar_pack" / file.relative_to(ROOT)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, copy)
         command: list[str | Path] = [python, "-m", "mypy", "--config-file", ROOT / "pyproject.toml"]
         return call([*command, "--cache-dir", ROOT / ".mypy_cache", "-p", "rechar_pack"], Path(folder))
 
 
-def not_code(folder: str, names: list[str]) -> list[str]:
-    """What a copy for the type checker leaves out."""
-    return [name for name in names if not name.endswith(".py") and not (Path(folder) / name).is_dir()]
-
-
 def call(command: Sequence[str | Path], folder: Path) -> int:
-    """Run a command in `folder`, its output going straight to the console; Ctrl-C is the command's own to answer."""
+    """Run a command in `folder`, with its output on the console; on Ctrl-C it may finish for up to 30 seconds."""
     with subprocess.Popen(command, cwd=folder) as process:
         try:
             return process.wait()
         except KeyboardInterrupt:
             try:
                 with suppress(subprocess.TimeoutExpired):
-                    process.wait(30)  # the console told it too: it keeps its state, and says so
+                    process.wait(30)  # it got Ctrl-C from the console too, and saves its state
             finally:
                 process.kill()
             return STOPPED
