@@ -414,7 +414,7 @@ def test_other_models_keep_the_published_settings(tmp_path, capsys):
     values = {"model": str(tiny.MODEL), "image": "a.png", "prompt": "A [v]", "output": str(tmp_path / "x")}
     told = []
     assert train_options.job_of({**UNSET, **values}, told.append).recipe == TrainingRecipe()
-    assert told == [] and defaults.drawing(str(tiny.MODEL)) == {}
+    assert told == [] and defaults.drawing(str(tiny.MODEL), {}) == {}
     parsed = vars(cli.parser().parse_args(["train"]))
     assert {name: parsed[name] for name in UNSET} == UNSET
 

@@ -15,8 +15,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from test_renderer import control_net, encoder, pipe, states  # noqa: F401
 
-from rechar_core.cli.decorate import DecorateJob
-from rechar_core.cli.main import main
+from rechar_core.cli.decorate import job_of
+from rechar_core.cli.main import main, parser
 
 SIDE = 64
 
@@ -221,5 +221,17 @@ def test_a_random_adapter_of_another_size_is_refused(folder: Path, tmp_path: Pat
 
 def test_a_style_scale_that_is_given_is_taken_as_it_is(tmp_path: Path):
     """A failure means that `--mode tuned --style-scale 0.8` draws with half of it."""
-    job = DecorateJob("demo", "tuned", tmp_path / "g.png", tmp_path, changes={"style_scale": 0.8})
-    assert (job.chosen().style_scale, job.chosen().style_beside_lora) == (0.8, 1.0)
+    command = [
+        "generate",
+        "--model",
+        "demo",
+        "--mode",
+        "tuned",
+        "--glyph",
+        "g.png",
+        "--output",
+        str(tmp_path),
+    ]
+    for options, taken in ((["--style-scale", "0.8"], (0.8, 1.0)), ([], (0.8, 0.5))):
+        mode = job_of(parser().parse_args([*command, *options])).mode
+        assert (mode.style_scale, mode.style_beside_lora) == taken

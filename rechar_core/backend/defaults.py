@@ -30,16 +30,16 @@ def training(model: object, given: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in own.items() if name not in given}
 
 
-def drawing(model: object, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def drawing(model: object, given: Mapping[str, Any]) -> dict[str, Any]:
     """Steps and guidance of the sampler that are not among `given`; {} for every other model."""
     if model != DEMO:
         return {}
     recipe = read_config()["recipe"]
-    own = {"steps": recipe["sampler_steps"], "guidance": recipe["guidance"]}
-    return {name: value for name, value in own.items() if name not in (given or {})}
+    settings = {"steps": recipe["sampler_steps"], "guidance": recipe["guidance"]}
+    return {name: value for name, value in settings.items() if name not in given}
 
 
-def told(settings: Mapping[str, Any]) -> str:
-    """One line on what was taken, as options that would say the same."""
+def described(settings: Mapping[str, Any]) -> str:
+    """One line that names these settings, as the options that set them."""
     options = " ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in settings.items())
     return f"The demo model's own settings, where none is given: {options}"

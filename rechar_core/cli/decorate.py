@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,24 +16,15 @@ from ..storage import make_folder, write_bytes
 from ..synthesis.modes import MODES, PipelineConfig, mode_named
 from ..synthesis.passes import STYLE_TEMPLATE, TEMPLATE, Passes
 from ..synthesis.references.layout import MASK_MODES, OPERATORS
+from .options import check_range, job_from
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ..backend.renderer import DiffusersRenderer
 
-_OWN = (
-    "structure_scale",
-    "style_scale",
-    "operator",
-    "temperature",
-    "mask_mode",
-)  # of a mode, to be set singly
-_SAME = (  # options of generate that the job has under the same name
-    *("model", "mode", "glyph", "output", "elements", "structure", "style", "style_image", "images", "seed"),
-    "precision",
-    *("composition_adapter", "style_adapter", "image_encoder", "control_net"),
-)
+# Settings of a mode that options of their own change
+_CHANGEABLE = ("structure_scale", "style_scale", "operator", "temperature", "mask_mode")
 
 
 @dataclass(frozen=True)
@@ -42,12 +32,12 @@ class DecorateJob:
     """What to decorate with what. glyph: a picture, dark on light or light on dark; style_image: a picture or None.
 
     structure, style: B-LoRA files. composition_adapter, style_adapter: IP-Adapter files, image_encoder and control_net
-    folders in transformers' and diffusers' layout; each may be "demo", for the demo model. steps, guidance: 0 is the
-    mode's own; changes: other settings of the mode by name. seed + i is the seed of picture i.
+    folders in transformers' and diffusers' layout; each may be "demo", for the demo model. resolution: pixels of the
+    shorter side, None = the model's own. seed + i is the seed of picture i.
     """
 
     model: str
-    mode: str
+    mode: PipelineConfig
     glyph: Path
     output: Path
     elements: str = ""
@@ -62,25 +52,12 @@ class DecorateJob:
     control_net: Path | None = None
     images: int = 4
     seed: int = 0
-    steps: int = 0
-    guidance: float = 0.0
     resolution: int | None = None
-    changes: Mapping[str, Any] = field(default_factory=dict)
     precision: RenderPrecision = "auto"
 
     def texts(self) -> dict[str, str]:
         """The fields of Passes that are text."""
         return {"elements": self.elements, "template": self.template, "style_template": self.style_template}
-
-    def chosen(self) -> PipelineConfig:
-        """The mode with its changes. Raises RecipeError."""
-        for name, value, most in (("steps", self.steps, 1000), ("guidance", self.guidance, 100)):
-            if not 0 <= value <= most:
-                raise RecipeError(f"{name} is {value}; it must be from 0, the mode's own, to {most}.")
-        changes = dict(self.changes)
-        if "style_scale" in changes:  # what was given is meant
-            changes["style_beside_lora"] = 1.0
-        return replace(mode_named(self.mode, self.steps, self.guidance), **changes)
 
 
 def decorate(job: DecorateJob) -> list[Path]:
@@ -106,7 +83,7 @@ def decorate(job: DecorateJob) -> list[Path]:
         name: files.read(path) if path else None
         for name, path in (("structure", job.structure), ("style", job.style))
     }
-    mode, picture = job.chosen(), read(job.glyph)
+    picture = read(job.glyph)
     given["style_image"] = read(job.style_image) if job.style_image else None
     make_folder(job.output)
     where = (render_dtype(job.precision, here.device), torch.device("cpu"))
@@ -116,7 +93,9 @@ def decorate(job: DecorateJob) -> list[Path]:
     glyph, mask = glyph_of(picture, job.resolution or _side(renderer))
     place(renderer.pipeline, here.device, mask.numel(), read_by.encoder, net)
     texts: dict[str, Any] = job.texts()
-    passes = [Passes(renderer, glyph, mask, mode, job.seed + i, **texts, **given) for i in range(job.images)]
+    passes = [
+        Passes(renderer, glyph, mask, job.mode, job.seed + i, **texts, **given) for i in range(job.images)
+    ]
     passes[0].check()
     mine = passes[here.process_index :: here.num_processes]
     bar = tqdm(mine, desc="Drawing", unit="picture", ascii=True, disable=not here.is_main_process)
@@ -193,12 +172,17 @@ def job_of(options: argparse.Namespace) -> DecorateJob:
             )
     if options.negative is not None or options.height is not None:
         raise RecipeError("--negative and --height are not for --mode; the mode and the glyph set them.")
-    return DecorateJob(
-        **{name: getattr(options, name) for name in _SAME},
+    steps, guidance = (getattr(options, name, 0) for name in ("steps", "guidance"))
+    check_range("steps", steps, 0, 1000)
+    check_range("guidance", guidance, 0, 100)
+    changes = {name: getattr(options, name) for name in _CHANGEABLE if hasattr(options, name)}
+    if "style_scale" in changes:  # the user's value is not reduced
+        changes["style_beside_lora"] = 1.0
+    return job_from(
+        DecorateJob,
+        options,
+        mode=replace(mode_named(options.mode, steps, guidance), **changes),
         template=options.prompt or TEMPLATE,
         style_template=options.style_prompt,
-        steps=options.steps or 0,
-        guidance=options.guidance or 0.0,
         resolution=options.width,
-        changes={name: getattr(options, name) for name in _OWN if hasattr(options, name)},
     )

@@ -92,7 +92,7 @@ def _draw(
 
     def drawn(plan: Plan) -> Cell:
         label, prompt, fusion = plan
-        sampling = Sampling(prompt, negative="", **drawing(DEMO))
+        sampling = Sampling(prompt, negative="", **drawing(DEMO, {}))
         (picture,) = sample(pipeline, sampling, fusion, [seed], progress=False)
         bar.update()
         return label, picture

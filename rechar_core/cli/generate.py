@@ -19,6 +19,7 @@ from ..images import PICTURE_SUFFIXES, png
 from ..lora import files
 from ..lora.fusion import AlphaMode, Fusion, applied, fuse
 from ..storage import make_folder, write_bytes
+from .options import check_range
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
@@ -41,10 +42,8 @@ class Sampling:
     height: int | None = None
 
     def __post_init__(self) -> None:
-        if not 1 <= self.steps <= 1000:
-            raise RecipeError(f"steps is {self.steps}; it must be from 1 to 1000.")
-        if not 0 <= self.guidance <= 100:
-            raise RecipeError(f"guidance is {self.guidance}; it must be from 0 to 100.")
+        check_range("steps", self.steps, 1, 1000)
+        check_range("guidance", self.guidance, 0, 100)
         check_side("width", self.width)
         check_side("height", self.height)
 
@@ -109,10 +108,8 @@ def generate(job: GenerateJob) -> list[Path]:
 
 def check_series(output: Path, images: int, seed: int) -> None:
     """Raises RecipeError or FileError unless `images` pictures from `seed` on can go into the folder `output`."""
-    if not 1 <= images <= 10_000:
-        raise RecipeError(f"images is {images}; it must be from 1 to 10000.")
-    if not 0 <= seed < 2**63 - images:
-        raise RecipeError(f"seed is {seed}; it must be from 0 to {2**63 - images - 1}.")
+    check_range("images", images, 1, 10_000)
+    check_range("seed", seed, 0, 2**63 - images - 1)
     if output.suffix.lower() in PICTURE_SUFFIXES and not output.is_dir():
         raise FileError(
             f"'{output}' is named as a picture; --output is the folder that the pictures go into: "

@@ -7,15 +7,16 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import NoReturn, get_args
 
 from ..backend import defaults
 from ..device import RenderPrecision
 from ..errors import ReCharError, RecipeError
 from ..lora.key_formats import WRITABLE
 from . import train_options
+from .options import job_from
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -90,7 +91,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _generate_options(sub: argparse.ArgumentParser) -> None:
-    add = sub.add_argument
+    add, unset = sub.add_argument, argparse.SUPPRESS
     add("--model", required=True, help="diffusers folder, SDXL .safetensors file, hub id, or 'demo'")
     add("--structure", type=Path, help="B-LoRA file to take the structure block from")
     add("--structure-alpha", type=float, default=1.0)
@@ -107,8 +108,10 @@ def _generate_options(sub: argparse.ArgumentParser) -> None:
     add("--output", required=True, type=Path, help="folder for the PNG files")
     add("--images", type=int, default=4, help="how many pictures to draw, each with a seed of its own")
     _precision_option(sub)
-    add("--steps", type=int, help="(30; with --mode the mode's, with the model 'demo' its own)")
-    add("--guidance", type=float, help="classifier-free scale (5; as --steps)")
+    add(
+        "--steps", type=int, default=unset, help="(30; with --mode the mode's, with the model 'demo' its own)"
+    )
+    add("--guidance", type=float, default=unset, help="classifier-free scale (5; as --steps)")
     add("--seed", type=int, default=0, help="of the first picture; the next has seed + 1")
     add("--width", type=int, help="pixels, a multiple of 8 (SDXL 1024); with --mode of the shorter side")
     add("--height", type=int, help="pixels, a multiple of 8 (SDXL 1024)")
@@ -128,47 +131,22 @@ def _precision_option(sub: argparse.ArgumentParser) -> None:
 
 
 def _generate(options: argparse.Namespace) -> None:
-    given = {n: getattr(options, n) for n in ("steps", "guidance") if getattr(options, n) is not None}
-    own = defaults.drawing(options.model, given)
-    vars(options).update(own)
-    if options.mode is not None:
-        from .decorate import decorate, job_of
-
-        decorating = job_of(options)
-        _tell(own)
-        for path in decorate(decorating):
-            print(path)
-        return
-    if options.prompt is None:
-        raise RecipeError("generate needs --prompt, or --mode with --glyph.")
+    from ..backend.processes import say
+    from .decorate import decorate, job_of
     from .generate import GenerateJob, Sampling, generate
 
-    sampling = Sampling(
-        options.prompt, options.negative, width=options.width, height=options.height, **own, **given
-    )
-    job = GenerateJob(
-        model=options.model,
-        sampling=sampling,
-        output=options.output,
-        structure=options.structure,
-        style=options.style,
-        structure_alpha=options.structure_alpha,
-        style_alpha=options.style_alpha,
-        alpha_mode=options.alpha_mode,
-        images=options.images,
-        seed=options.seed,
-        precision=options.precision,
-    )
-    _tell(own)
-    for path in generate(job):
+    demo_settings = defaults.drawing(options.model, vars(options))
+    vars(options).update(demo_settings)
+    if options.mode is None and options.prompt is None:
+        raise RecipeError("generate needs --prompt, or --mode with --glyph.")
+    if demo_settings:
+        say(defaults.described(demo_settings))
+    if options.mode is not None:
+        paths = decorate(job_of(options))
+    else:
+        paths = generate(job_from(GenerateJob, options, sampling=job_from(Sampling, options)))
+    for path in paths:
         print(path)
-
-
-def _tell(own: Mapping[str, Any]) -> None:
-    if own:
-        from ..backend.processes import say
-
-        say(defaults.told(own))
 
 
 def _inspect_options(sub: argparse.ArgumentParser) -> None:
@@ -215,7 +193,12 @@ def _restyle_options(sub: argparse.ArgumentParser) -> None:
     add("--style-alpha", type=float, default=1.0)
     add("--structure", type=Path, help="sdxl: B-LoRA of the object, which keeps its form at a high strength")
     add("--prompt", help="sdxl: instead of one made from object and style")
-    add("--guidance", type=float, help="sdxl: classifier-free scale (5; with the model 'demo' its own)")
+    add(
+        "--guidance",
+        type=float,
+        default=argparse.SUPPRESS,
+        help="sdxl: classifier-free scale (5; with the model 'demo' its own)",
+    )
     add("--strength", type=float, default=0.6, help="sdxl: how much is drawn anew, up to 1")
     add("--steps", type=int, help="30 for sdxl, 201 for clip")
     add("--clip", type=Path, help="clip: a folder with a CLIP model")
@@ -228,10 +211,8 @@ def _restyle_options(sub: argparse.ArgumentParser) -> None:
 def _restyle(options: argparse.Namespace) -> None:
     from .restyle import RestyleJob, restyle
 
-    given = {name: value for name, value in vars(options).items() if name != "command"}
-    if options.guidance is None:
-        given["guidance"] = defaults.drawing(options.model).get("guidance", RestyleJob.guidance)
-    print(restyle(RestyleJob(**given)))
+    vars(options).update(defaults.drawing(options.model, vars(options)))  # guidance alone: steps is there
+    print(restyle(job_from(RestyleJob, options)))
 
 
 def _demo_options(sub: argparse.ArgumentParser) -> None:

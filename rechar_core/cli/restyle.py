@@ -23,6 +23,7 @@ from ..soulstyler.llm import Llm, read_in_mode
 from ..soulstyler.segment import Search, find
 from ..soulstyler.segmenters import load_segmenter
 from ..storage import file_to_write, write_bytes
+from .options import check_range
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,7 +74,10 @@ def restyle(job: RestyleJob) -> Path:
 
     Raises ReCharError on bad input, before anything is drawn.
     """
-    _check(job)
+    check_range("seed", job.seed, 0, 2**63 - 1)
+    check_range("guidance", job.guidance, 0, 100)
+    if job.steps is not None:
+        check_range("steps", job.steps, 1, 10_000)
     output = file_to_write(job.output, ".png")
     source = read(job.image)
     request = read_in_mode(job.instruction, "auto", Llm.load(job.llm) if job.llm else None)
@@ -87,16 +91,6 @@ def restyle(job: RestyleJob) -> Path:
         say(f"{pair.object or 'the mask'}: {pair.style} (read by {request.by})")
         picture = engine(target, pair)
     return write_bytes((png(to_pil(picture[0])),), output)
-
-
-def _check(job: RestyleJob) -> None:
-    """Raises RecipeError for numbers that no engine can use."""
-    if not 0 <= job.seed < 2**63:
-        raise RecipeError(f"seed is {job.seed}; it must be from 0 to {2**63 - 1}.")
-    if job.steps is not None and not 1 <= job.steps <= 10_000:
-        raise RecipeError(f"steps is {job.steps}; it must be from 1 to 10000.")
-    if not 0 <= job.guidance <= 100:
-        raise RecipeError(f"guidance is {job.guidance}; it must be from 0 to 100.")
 
 
 def _pairs(request: Request, job: RestyleJob) -> tuple[Pair, ...]:

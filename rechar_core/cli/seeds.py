@@ -46,7 +46,7 @@ def train_seeds(job: TrainJob, seeds: Sequence[int]) -> list[Path]:
     run = train_on(pipeline, jobs, pixels, RunContext(here.device))
     with applied(pipeline.unet, fuse(files.read(job.frozen) if job.frozen else None, None)):
         place(pipeline, here.device, job.recipe.resolution**2)
-        page = _draw(pipeline, run, seeds, {"steps": _DRAWING, **drawing(job.model)})
+        page = _draw(pipeline, run, seeds, {"steps": _DRAWING, **drawing(job.model, {})})
     drawn = job.output.with_name(f"{job.output.stem}_seeds.png")
     write_bytes((png(page),), drawn)
     return [*(each.output for each in jobs), drawn]

@@ -131,7 +131,7 @@ def job_of(given: Mapping[str, Any], tell: Callable[[str], None]) -> TrainJob:
     chosen = recipe(values.pop("recipe", "b-lora"), {**own, **values})
     output, log = file_to_write(output, SUFFIX), log and file_to_write(log)
     if own:
-        tell(defaults.told(own))
+        tell(defaults.described(own))
     return TrainJob(model, image, output, chosen, log, fresh, frozen, any_precision=named == "auto")
 
 
