@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..device import RenderPrecision, render_dtype
 from ..errors import RecipeError
@@ -20,8 +20,6 @@ from .options import check_range, job_from
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from ..backend.renderer import DiffusersRenderer
 
 # Settings of a mode that options of their own change
 _CHANGEABLE = ("structure_scale", "style_scale", "operator", "temperature", "mask_mode")
@@ -55,10 +53,6 @@ class DecorateJob:
     resolution: int | None = None
     precision: RenderPrecision = "auto"
 
-    def texts(self) -> dict[str, str]:
-        """The fields of Passes that are text."""
-        return {"elements": self.elements, "template": self.template, "style_template": self.style_template}
-
 
 def decorate(job: DecorateJob) -> list[Path]:
     """Writes seed_N.png, and beside it seed_N_structure.png and seed_N_style.png, for each picture; returns the first.
@@ -79,24 +73,20 @@ def decorate(job: DecorateJob) -> list[Path]:
     here = processes()
     check_series(job.output, job.images, job.seed)
     check_side("width", job.resolution)
-    given: dict[str, Any] = {
-        name: files.read(path) if path else None
-        for name, path in (("structure", job.structure), ("style", job.style))
-    }
-    picture = read(job.glyph)
-    given["style_image"] = read(job.style_image) if job.style_image else None
+    structure, style = (files.read(path) if path else None for path in (job.structure, job.style))
+    picture, style_image = read(job.glyph), read(job.style_image) if job.style_image else None
     make_folder(job.output)
     where = (render_dtype(job.precision, here.device), torch.device("cpu"))
-    read_by = ip_adapters(job.composition_adapter, job.style_adapter, job.image_encoder, *where)
+    adapters = ip_adapters(job.composition_adapter, job.style_adapter, job.image_encoder, *where)
     net = control_net(job.control_net, *where)
-    renderer = DiffusersRenderer(load(job.model, *where), read_by, net)
-    glyph, mask = glyph_of(picture, job.resolution or _side(renderer))
-    place(renderer.pipeline, here.device, mask.numel(), read_by.encoder, net)
-    texts: dict[str, Any] = job.texts()
-    passes = [
-        Passes(renderer, glyph, mask, job.mode, job.seed + i, **texts, **given) for i in range(job.images)
-    ]
-    passes[0].check()
+    renderer = DiffusersRenderer(load(job.model, *where), adapters, net)
+    own_side = int(renderer.pipeline.unet.config.sample_size) * 8
+    glyph, mask = glyph_of(picture, job.resolution or own_side)
+    place(renderer.pipeline, here.device, mask.numel(), adapters.encoder, net)
+    texts = (job.elements, job.template, job.style_template)
+    first = Passes(renderer, glyph, mask, job.mode, job.seed, *texts, structure, style, style_image)
+    first.check()
+    passes = [replace(first, seed=job.seed + i) for i in range(job.images)]
     mine = passes[here.process_index :: here.num_processes]
     bar = tqdm(mine, desc="Drawing", unit="picture", ascii=True, disable=not here.is_main_process)
     written = [_draw(one, job) for one in bar]
@@ -106,8 +96,14 @@ def decorate(job: DecorateJob) -> list[Path]:
 
 def _draw(passes: Passes, job: DecorateJob) -> Path:
     pictures = passes.run()
-    texts = job.texts()
-    about = passes.mode.settings(model=job.model, seed=passes.seed, glyph=job.glyph.name, **texts)
+    about = passes.mode.settings(
+        model=job.model,
+        seed=passes.seed,
+        glyph=job.glyph.name,
+        elements=job.elements,
+        template=job.template,
+        style_template=job.style_template,
+    )
     path = job.output / f"seed_{passes.seed:05d}.png"
     names = (path, *(path.with_stem(f"{path.stem}_{part}") for part in ("structure", "style")))
     for name, image in zip(names, pictures, strict=True):
@@ -125,10 +121,6 @@ def glyph_of(picture: Tensor, side: int) -> tuple[Tensor, Tensor]:
     if not mask.any():
         raise RecipeError("The glyph's picture is of one colour; give one with a glyph in it.")
     return glyph, mask
-
-
-def _side(renderer: DiffusersRenderer) -> int:
-    return int(renderer.pipeline.unet.config.sample_size) * 8
 
 
 def add_options(sub: argparse.ArgumentParser) -> None:
