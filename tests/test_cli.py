@@ -22,7 +22,7 @@ from rechar_core.backend.pipeline import encode_picture, encode_prompt
 from rechar_core.cli import main as cli
 from rechar_core.cli import train_options
 from rechar_core.cli.main import main
-from rechar_core.images import fit, read
+from rechar_core.images import fit, read, to_pil
 from rechar_core.lora import files
 from rechar_core.training import objective
 from rechar_core.training.noise import SeededNoise
@@ -129,7 +129,7 @@ def test_reference_mode_squares_alpha(loras, tmp_path):
 @pytest.mark.parametrize("size", [{}, {"width": 96, "height": 64}], ids=["the model's own", "96x64"])
 def test_a_seed_is_the_picture_of_diffusers_own_call(size):
     """Bit for bit in fp32. A failure means another noise, or another size where none is given."""
-    from rechar_core.backend.pipeline import decode_picture, load
+    from rechar_core.backend.pipeline import decode_latent, load
     from rechar_core.cli.generate import Sampling, sample
     from rechar_core.lora.fusion import fuse
 
@@ -137,7 +137,7 @@ def test_a_seed_is_the_picture_of_diffusers_own_call(size):
     drawn = next(sample(pipe, Sampling("A [v]", steps=1, **size), fuse(None, None), [3], False))
     draws = torch.Generator().manual_seed(3)
     given = {"num_inference_steps": 1, "guidance_scale": 5.0, "output_type": "latent", **size}
-    expected = decode_picture(pipe, pipe("A [v]", generator=draws, **given).images)
+    expected = to_pil(decode_latent(pipe, pipe("A [v]", generator=draws, **given).images)[0])
     assert np.array_equal(np.asarray(drawn), np.asarray(expected))
 
 

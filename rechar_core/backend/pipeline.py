@@ -15,7 +15,6 @@ from .versions import float_type
 if TYPE_CHECKING:
     import torch
     from diffusers import AutoencoderKL, DiffusionPipeline, StableDiffusionXLPipeline
-    from PIL.Image import Image
     from torch import Tensor
 
     from ..training.denoiser import Conditioning, LatentMoments
@@ -241,13 +240,6 @@ def encode_picture(pipeline: DiffusionPipeline, image: Tensor) -> LatentMoments:
         posterior = vae.encode(pixels.to(device_of(vae), torch.float32)).latent_dist
     leave(pipeline)
     return LatentMoments(posterior.mean * scale, posterior.std * scale)
-
-
-def decode_picture(pipeline: DiffusionPipeline, latent: Tensor) -> Image:
-    """The picture of a scaled latent (1, 4, h, w). Raises ModelError, as decode_latent."""
-    from ..images import to_pil
-
-    return to_pil(decode_latent(pipeline, latent)[0])
 
 
 def decode_latent(pipeline: DiffusionPipeline, latent: Tensor) -> Tensor:

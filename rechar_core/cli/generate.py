@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..backend.offload import place
-from ..backend.pipeline import decode_picture, load
+from ..backend.pipeline import decode_latent, load
 from ..backend.processes import processes
 from ..device import RenderPrecision, render_dtype
 from ..errors import FileError, RecipeError
-from ..images import PICTURE_SUFFIXES, png
+from ..images import PICTURE_SUFFIXES, png, to_pil
 from ..lora import files
 from ..lora.fusion import AlphaMode, Fusion, applied, fuse
 from ..storage import make_folder, write_bytes
@@ -87,21 +87,15 @@ def generate(job: GenerateJob) -> list[Path]:
     """
     here = processes()
     check_series(job.output, job.images, job.seed)
-    fusion = fuse(
-        files.read(job.structure) if job.structure else None,
-        files.read(job.style) if job.style else None,
-        job.structure_alpha,
-        job.style_alpha,
-        job.alpha_mode,
-    )
+    structure, style = (files.read(path) if path else None for path in (job.structure, job.style))
+    fusion = fuse(structure, style, job.structure_alpha, job.style_alpha, job.alpha_mode)
     make_folder(job.output)
     pipeline = load(job.model, render_dtype(job.precision, here.device), torch.device("cpu"))
     width, height = job.sampling.size(pipeline)
     place(pipeline, here.device, width * height)
     seeds = [job.seed + i for i in range(job.images)][here.process_index :: here.num_processes]
-    written = []
-    for seed, picture in zip(seeds, sample(pipeline, job.sampling, fusion, seeds), strict=True):
-        written.append(_save(picture, job, seed))
+    pictures = sample(pipeline, job.sampling, fusion, seeds)
+    written = [_save(picture, job, seed) for picture, seed in zip(pictures, seeds, strict=True)]
     here.wait_for_everyone()
     return written
 
@@ -139,8 +133,8 @@ def sample(
         tqdm(total=len(seeds), desc="Drawing", unit="picture", ascii=True, disable=not progress) as bar,
     ):
         for seed in seeds:
-            draws = torch.Generator().manual_seed(seed)
-            noise = torch.randn(1, 4, height // 8, width // 8, generator=draws)
+            generator = torch.Generator().manual_seed(seed)
+            noise = torch.randn(1, 4, height // 8, width // 8, generator=generator)
             latent = pipeline(
                 **prompt,
                 num_inference_steps=sampling.steps,
@@ -148,25 +142,23 @@ def sample(
                 width=width,
                 height=height,
                 latents=noise.to(pipeline.unet.dtype),
-                generator=draws,
+                generator=generator,
                 output_type="latent",
             ).images
-            yield decode_picture(pipeline, latent)
+            yield to_pil(decode_latent(pipeline, latent)[0])
             bar.update()
 
 
-def _encoded(pipeline: StableDiffusionXLPipeline, sampling: Sampling) -> dict[str, Tensor]:
-    """The prompts as the pipeline's call takes them, so that one encoding serves all pictures."""
+def _encoded(pipeline: StableDiffusionXLPipeline, sampling: Sampling) -> dict[str, Tensor | None]:
+    """The prompts as the pipeline's call takes them, so that one encoding serves all pictures; None if unused."""
+    names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
     with torch.no_grad():
-        context, negative, pooled, negative_pooled = pipeline.encode_prompt(
+        encoded = pipeline.encode_prompt(
             sampling.prompt,
             negative_prompt=sampling.negative,
             do_classifier_free_guidance=sampling.guidance > 1,
         )
-    found = {"prompt_embeds": context, "pooled_prompt_embeds": pooled}
-    if negative is not None:
-        found |= {"negative_prompt_embeds": negative, "negative_pooled_prompt_embeds": negative_pooled}
-    return found
+    return dict(zip(names, encoded, strict=True))
 
 
 def _save(picture: Image, job: GenerateJob, seed: int) -> Path:
