@@ -47,3 +47,8 @@ def listed(items: Iterable[str], limit: int = 10) -> str:
     items = list(items)
     more = f" and {len(items) - limit} more" if len(items) > limit else ""
     return ", ".join(items[:limit]) + more
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what another library says of its error, or else the error's type."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -289,7 +289,7 @@ def make_model_folder(folder: Path, index: str) -> str:
         ('{"_class_name": "StableDiffusion3Pipeline"}', "is Stable Diffusion 3"),
         ('{"_class_name": "FluxPipeline"}', "is Flux"),
         ('{"_class_name": "KolorsPipeline"}', "is KolorsPipeline"),
-        ('{"_class_name": "Stable', "model_index.json is damaged"),
+        ('{"_class_name": "Stable', "model_index.json' is not a valid JSON file"),
         ('{"_class_name": "StableDiffusionXLPipeline"}', "cannot be loaded"),
     ],
 )

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import FileError, ModelError, RecipeError
+from ..errors import FileError, ModelError, RecipeError, first_line
 from ..synthesis.references.projection import IPAdapter, read_adapter
-from .pipeline import DEMO, cast
+from .defaults import DEMO
+from .pipeline import cast
 from .renderer import DiffusersIPAdapters
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ def _folder(kind: Any, folder: Path, what: str, dtype: torch.dtype, device: torc
     try:
         model = kind.from_pretrained(folder, local_files_only=True, use_safetensors=True, **variant)
     except (OSError, ValueError, RuntimeError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0][:200]
-        raise FileError(f"The {what} in {folder} cannot be loaded ({reason}); download it again.") from None
+        raise FileError(
+            f"The {what} in {folder} cannot be loaded ({first_line(error)}); download it again."
+        ) from None
     return cast(model, dtype, device).eval().requires_grad_(False)

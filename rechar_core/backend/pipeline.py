@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ModelError
+import torch
+from torch import Tensor
+
+from ..errors import ModelError, first_line
+from ..training.denoiser import Conditioning, LatentMoments
+from .defaults import DEMO
+from .processes import say
 from .versions import float_type
 
 if TYPE_CHECKING:
-    import torch
     from diffusers import AutoencoderKL, DiffusionPipeline, StableDiffusionXLPipeline
-    from torch import Tensor
-
-    from ..training.denoiser import Conditioning, LatentMoments
 
 # diffusers imports image processors that nothing here uses, and transformers warns that they lack torchvision
 logging.getLogger("transformers.utils.import_utils").addFilter(
     lambda record: "requires torchvision" not in record.getMessage()
 )
 
-DEMO = "demo"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _FAMILIES = {  # pipeline class prefix -> what people call it
     "StableDiffusionXL": "SDXL",
@@ -41,13 +41,8 @@ def load(model: str, dtype: torch.dtype, device: torch.device) -> StableDiffusio
     network), or "demo". Says so on stderr, since a large one takes a while. Raises ModelError if there is no such
     model, it is incomplete, or it is not SDXL.
     """
-    import torch
-
-    from .processes import processes, say, shown
-
     say(f"Loading the model {model}.")
-    with shown("Loading", processes().is_main_process) as ran:
-        pipeline = _load(model, dtype, say, ran)
+    pipeline = _load(model, dtype)
     _check_sdxl(pipeline, model)
     pipeline.set_progress_bar_config(disable=True)
     for part in (pipeline.unet, pipeline.text_encoder, pipeline.text_encoder_2):
@@ -59,10 +54,8 @@ def load(model: str, dtype: torch.dtype, device: torch.device) -> StableDiffusio
 def cast(module: Any, *to: torch.dtype | torch.device) -> Any:
     """As `module.to`, without diffusers' warnings: of modules to be kept in float32, of which SDXL has none, and of
     fp16 on a CPU, from where training takes it to the GPU."""
-    from torch import nn
-
     for where in to:
-        nn.Module.to(module, where)
+        torch.nn.Module.to(module, where)
     return module
 
 
@@ -74,8 +67,7 @@ def weights_size(*modules: Any) -> int:
 def device_of(part: Any) -> torch.device:
     """Where a part of a pipeline computes; it may lie elsewhere until then (offload.py)."""
     hook = getattr(part, "_hf_hook", None)
-    found: torch.device = getattr(hook, "execution_device", None) or part.device
-    return found
+    return getattr(hook, "execution_device", None) or part.device
 
 
 def leave(pipeline: DiffusionPipeline, *others: Any) -> None:
@@ -89,20 +81,22 @@ def leave(pipeline: DiffusionPipeline, *others: Any) -> None:
             hook.init_hook(part)
 
 
-def _load(
-    model: str, dtype: torch.dtype, tell: Callable[[str], None], ran: Callable[[int, int], None]
-) -> StableDiffusionXLPipeline:
+def _load(model: str, dtype: torch.dtype) -> StableDiffusionXLPipeline:
     path = Path(model).expanduser()
     if model == DEMO:
         return _demo()
     if path.is_file():
         from .single_file import load_single_file
 
-        return load_single_file(path, dtype, tell, ran)
+        return load_single_file(path, dtype)
+    if path.is_dir() and not (path / "model_index.json").is_file():
+        raise ModelError(
+            f"{path} has no model_index.json; give the folder that diffusers saved, or a single file."
+        )
     if path.is_dir():
-        return _load_folder(path, dtype)
+        return _load_diffusers(str(path), dtype, local=True)
     if _HUB_ID.fullmatch(model):
-        return _load_hub(model, dtype)
+        return _load_diffusers(model, dtype, local=False)
     raise ModelError(
         f"There is no model at {model}; give a diffusers folder, a .safetensors file, a hub id or 'demo'."
     )
@@ -119,35 +113,26 @@ def _demo() -> StableDiffusionXLPipeline:
     )
 
 
-def _load_folder(path: Path, dtype: torch.dtype) -> StableDiffusionXLPipeline:
+def _load_diffusers(model: str, dtype: torch.dtype, local: bool) -> StableDiffusionXLPipeline:
+    """The pipeline in a folder that diffusers saved, or else the one of a hub id."""
     from diffusers import StableDiffusionXLPipeline
 
-    index = path / "model_index.json"
-    if not index.is_file():
-        raise ModelError(
-            f"{path} has no model_index.json; give the folder that diffusers saved, or a single file."
-        )
+    settings: dict[str, Any] = {"use_safetensors": True, "local_files_only": local}
     try:
-        config = json.loads(index.read_text(encoding="utf-8"))
-        _check_class(config.get("_class_name", ""), str(path))
-    except ValueError as error:
-        raise ModelError(f"{index} is damaged ({error}); download the model again.") from None
-    local: dict[str, Any] = {"use_safetensors": True, "local_files_only": True}
-    try:
-        vae = _vae_in_fp32(str(path), config, dtype, **local, **_variant(path / "vae"))
-        return StableDiffusionXLPipeline.from_pretrained(
-            path, **float_type(dtype), **local, **_variant(path / "unet"), **vae, add_watermarker=False
-        )
+        config = StableDiffusionXLPipeline.load_config(model, local_files_only=local)
+        _check_class(config.get("_class_name", ""), model)
+        vae = _vae_in_fp32(model, config, dtype, **settings, **_variant(Path(model, "vae")))
+        settings |= {**float_type(dtype), **_variant(Path(model, "unet")), **vae, "add_watermarker": False}
+        return StableDiffusionXLPipeline.from_pretrained(model, **settings)
     except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(
-            f"{path} cannot be loaded ({_first_line(error)}); download the model again."
-        ) from None
+        advice = "download it again" if local else "no file or folder has that name; check it and the network"
+        raise ModelError(f"{model} cannot be loaded ({first_line(error)}); {advice}.") from None
 
 
 def _variant(part: Path) -> dict[str, str]:
-    """The option that takes the half-precision weights of a part, where the folder has no others."""
-    plain = any(part.glob("*model.safetensors")) or any(part.glob("*model-0*.safetensors"))
-    return {} if plain else {"variant": "fp16"}
+    """The option that takes the half-precision weights of a part, where its folder has no others."""
+    whole = any(part.glob("*model.safetensors")) or any(part.glob("*model-0*.safetensors"))
+    return {"variant": "fp16"} if any(part.glob("*.fp16*.safetensors")) and not whole else {}
 
 
 def _vae_in_fp32(
@@ -157,7 +142,6 @@ def _vae_in_fp32(
 
     model: folder or hub id; config: its model_index.json; settings: of from_pretrained. Raises as diffusers does.
     """
-    import torch
     from diffusers import AutoencoderKL
 
     if dtype == torch.float32 or (config.get("vae") or [None])[-1] != "AutoencoderKL":
@@ -165,28 +149,6 @@ def _vae_in_fp32(
     return {
         "vae": AutoencoderKL.from_pretrained(model, subfolder="vae", **float_type(torch.float32), **settings)
     }
-
-
-def _load_hub(model: str, dtype: torch.dtype) -> StableDiffusionXLPipeline:
-    from diffusers import StableDiffusionXLPipeline
-
-    try:
-        config = StableDiffusionXLPipeline.load_config(model)
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"There is no file or folder {model} here, and the hub did not give it ({_first_line(error)}); "
-            "check the name and the network."
-        ) from None
-    _check_class(config.get("_class_name", ""), model)
-    try:
-        vae = _vae_in_fp32(model, config, dtype, use_safetensors=True)
-        return StableDiffusionXLPipeline.from_pretrained(
-            model, **float_type(dtype), use_safetensors=True, add_watermarker=False, **vae
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(
-            f"{model} cannot be loaded from the hub ({_first_line(error)}); try again."
-        ) from None
 
 
 def _check_class(name: str, model: str) -> None:
@@ -199,11 +161,8 @@ def _check_class(name: str, model: str) -> None:
 
 def _check_sdxl(pipeline: StableDiffusionXLPipeline, model: str) -> None:
     config = pipeline.unet.config
-    missing = [
-        n
-        for n in ("text_encoder", "text_encoder_2", "tokenizer", "vae")
-        if getattr(pipeline, n, None) is None
-    ]
+    needed = ("text_encoder", "text_encoder_2", "tokenizer", "vae")
+    missing = [part for part in needed if getattr(pipeline, part, None) is None]
     if missing:
         raise ModelError(f"{model} lacks {', '.join(missing)} (an SDXL refiner?); choose an SDXL base model.")
     if config.addition_embed_type != "text_time" or config.in_channels != 4:
@@ -218,10 +177,6 @@ def encode_prompt(pipeline: StableDiffusionXLPipeline, prompt: str, resolution: 
 
     time_ids are (R, R, 0, 0, R, R) whatever the aspect ratio, as the reference trainer (compute_time_ids).
     """
-    import torch
-
-    from ..training.denoiser import Conditioning
-
     with torch.no_grad():
         context, _, pooled, _ = pipeline.encode_prompt(prompt, do_classifier_free_guidance=False)
     r = float(resolution)
@@ -230,10 +185,6 @@ def encode_prompt(pipeline: StableDiffusionXLPipeline, prompt: str, resolution: 
 
 def encode_picture(pipeline: DiffusionPipeline, image: Tensor) -> LatentMoments:
     """The VAE's posterior for IMAGE (1, H, W, 3) in 0..1, encoded once in fp32, scaled."""
-    import torch
-
-    from ..training.denoiser import LatentMoments
-
     vae, scale = pipeline.vae, pipeline.vae.config.scaling_factor
     pixels = (image * 2 - 1).movedim(-1, 1).contiguous()
     with torch.no_grad():
@@ -247,23 +198,12 @@ def decode_latent(pipeline: DiffusionPipeline, latent: Tensor) -> Tensor:
 
     Raises ModelError if the latent is no picture: NaN would be saved as black.
     """
-    import torch
-
     vae = pipeline.vae
-    check_finite(latent)
+    if not latent.isfinite().all():
+        raise ModelError(
+            "The picture became NaN or infinite; use smaller alphas and scales, or another LoRA."
+        )
     with torch.no_grad():
         pixels = vae.decode(latent.to(device_of(vae), torch.float32) / vae.config.scaling_factor).sample
     leave(pipeline)
     return (pixels / 2 + 0.5).clamp(0, 1).cpu().movedim(1, -1)
-
-
-def check_finite(drawn: Tensor) -> None:
-    """Raises ModelError if what was drawn, latent or pixels, is NaN or infinite somewhere."""
-    if not drawn.isfinite().all():
-        raise ModelError(
-            "The picture became NaN or infinite; use smaller alphas and scales, or another LoRA."
-        )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

@@ -6,21 +6,23 @@ SDXL base 1.0's published values, except that both text encoders name the true e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor
+
 from ..errors import FileError, ModelError
 from ..storage import opened
 from . import sdxl_layout
+from .processes import processes, say, shown
 from .sdxl_layout import BIGG, CLIP_L, UNET, VAE, Shapes
-from .stored import Stored, examine, read
+from .stored import examine, read
 
 if TYPE_CHECKING:
-    import torch
     from diffusers import StableDiffusionXLPipeline
-    from torch import Tensor
 
 CONFIG = Path(__file__).with_name("sdxl")
 _CROSS = "transformer_blocks.0.attn2.to_k.weight"
@@ -51,6 +53,8 @@ _FAMILIES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("a UNet alone in diffusers' layout", ("down_blocks.0.resnets.0.conv1.weight",)),
     ("a VAE alone", ("decoder.conv_in.weight",)),
 )
+_BY_WIDTH = {768: "an SD1.5 model", 1024: "an SD2 model", 2048: "SDXL"}  # of the text conditioning
+_UNKNOWN = "no Stable Diffusion model that is known here"
 _PARTS = {
     UNET: "UNet",
     VAE: "VAE",
@@ -59,16 +63,11 @@ _PARTS = {
 }
 
 
-def load_single_file(
-    path: Path,
-    dtype: torch.dtype,
-    tell: Callable[[str], None] = lambda text: None,
-    ran: Callable[[int, int], None] = lambda done, total: None,
-) -> StableDiffusionXLPipeline:
+def load_single_file(path: Path, dtype: torch.dtype) -> StableDiffusionXLPipeline:
     """Load an SDXL checkpoint in the original (SGM) layout from one .safetensors file, without any network.
 
-    All in `dtype` but the VAE, which is in fp32: rounded weights move the posterior. tell: is given a line on what was
-    dequantised and how many keys are of no use; ran: called with how many tensors are read, and of how many.
+    All in `dtype` but the VAE, which is in fp32: rounded weights move the posterior. Shows its progress, and says what
+    was dequantised and how many keys are of no use.
     Raises: FileError if the file is missing, damaged or not safetensors; ModelError if it is another base model,
     saying which it looks like, lacks weights, or stores them in a way that is not known (stored.py says which are).
     """
@@ -76,39 +75,35 @@ def load_single_file(
     check_base(path.name, shapes)
     with opened(path) as reader:
         stored = examine(path.name, reader, sdxl_layout.checkpoint())
-        for line in _told(path.name, stored):
-            tell(line)
-        return _assembled(partial(read, reader, stored), scheduler(shapes), dtype, ran)
+        if stored.eight:
+            scaled = len(stored.scales)
+            say(
+                f"{path.name}: {stored.eight} weights in 8 bits are dequantised, {scaled} of them by a scale."
+            )
+        if stored.rest:
+            say(f"{path.name}: {stored.rest} tensors that are of no use to SDXL are passed over.")
+        return _assembled(partial(read, reader, stored), scheduler(shapes), dtype)
 
 
-def _told(name: str, stored: Stored) -> Iterator[str]:
-    if stored.eight:
-        yield f"{name}: {stored.eight} weights in 8 bits are dequantised, {len(stored.scales)} of them by a scale."
-    if stored.rest:
-        yield f"{name}: {stored.rest} tensors that are of no use to SDXL are passed over."
-
-
-def _assembled(
-    weight: Callable[..., Tensor], schedule: Any, dtype: torch.dtype, ran: Callable[[int, int], None]
-) -> StableDiffusionXLPipeline:
+def _assembled(weight: Callable[..., Tensor], schedule: Any, dtype: torch.dtype) -> StableDiffusionXLPipeline:
     """weight: gives one of the file, from its key, shape and type."""
-    import torch
     from diffusers import StableDiffusionXLPipeline
 
     from ..synthesis.tokenizer import tokenizers
 
     first, second = tokenizers()
     parts: dict[str, Any] = {}
-    done, total = 0, len(sdxl_layout.checkpoint())
-    for name, (prefix, model) in empty_models().items():
-        held = torch.float32 if name == "vae" else dtype
-        weights = {}
-        for key, shape in sdxl_layout.required(prefix).items():
-            weights[key] = weight(key, shape, held)
-            done += 1
-            ran(done, total)
-        model.load_state_dict(converted(name, model, weights), strict=True, assign=True)
-        parts[name] = model.eval()
+    total = len(sdxl_layout.checkpoint())
+    with shown("Loading", processes().is_main_process) as ran:
+        done = 0
+        for name, (prefix, model) in empty_models().items():
+            weights = {}
+            for key, shape in sdxl_layout.required(prefix).items():
+                weights[key] = weight(key, shape, torch.float32 if name == "vae" else dtype)
+                done += 1
+                ran(done, total)
+            model.load_state_dict(converted(name, model, weights), strict=True, assign=True)
+            parts[name] = model.eval()
     return StableDiffusionXLPipeline(
         **parts, tokenizer=first, tokenizer_2=second, scheduler=schedule, add_watermarker=False
     )
@@ -121,17 +116,10 @@ def empty_models() -> dict[str, tuple[str, Any]]:
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     with init_empty_weights():
-        unet, vae = (
-            kind.from_config(kind.load_config(CONFIG, subfolder=name))
-            for kind, name in ((UNet2DConditionModel, "unet"), (AutoencoderKL, "vae"))
-        )
-        first, second = (
-            kind(CLIPTextConfig.from_pretrained(CONFIG, subfolder=name))
-            for kind, name in (
-                (CLIPTextModel, "text_encoder"),
-                (CLIPTextModelWithProjection, "text_encoder_2"),
-            )
-        )
+        unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(CONFIG / "unet"))
+        vae = AutoencoderKL.from_config(AutoencoderKL.load_config(CONFIG / "vae"))
+        first = CLIPTextModel(CLIPTextConfig.from_pretrained(CONFIG / "text_encoder"))
+        second = CLIPTextModelWithProjection(CLIPTextConfig.from_pretrained(CONFIG / "text_encoder_2"))
     return {
         "unet": (UNET, unet),
         "vae": (VAE, vae),
@@ -149,12 +137,12 @@ def converted(name: str, model: Any, weights: dict[str, Tensor]) -> dict[str, Te
     if name == "vae":
         return convert.convert_ldm_vae_checkpoint(weights, config=dict(model.config))
     if name == "text_encoder":
-        found = convert.convert_ldm_clip_checkpoint(weights)
+        state = convert.convert_ldm_clip_checkpoint(weights)
     else:
-        found = convert.convert_open_clip_checkpoint(model, weights, prefix=BIGG)
+        state = convert.convert_open_clip_checkpoint(model, weights, prefix=BIGG)
     if not hasattr(model, "text_model"):  # transformers 5.6 flattened CLIPTextModel
-        found = {key.removeprefix("text_model."): value for key, value in found.items()}
-    return {key: value for key, value in found.items() if "position_ids" not in key}
+        state = {key.removeprefix("text_model."): value for key, value in state.items()}
+    return {key: value for key, value in state.items() if "position_ids" not in key}
 
 
 def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
@@ -174,9 +162,9 @@ def check_base(name: str, shapes: Shapes) -> None:
 
     Raises: ModelError for any other base, or if a part is missing.
     """
-    found = looks_like(shapes)
-    if found != "SDXL":
-        raise ModelError(f"{name} looks like {found}; ReChar needs an SDXL base model.")
+    family = looks_like(shapes)
+    if family != "SDXL":
+        raise ModelError(f"{name} looks like {family}; ReChar needs an SDXL base model.")
     missing = [part for prefix, part in _PARTS.items() if not any(key.startswith(prefix) for key in shapes)]
     if missing:
         raise ModelError(
@@ -194,7 +182,7 @@ def looks_like(shapes: Shapes) -> str:
     if first is None and any("lora_" in key or ".lora." in key for key in shapes):
         return "a LoRA, not a base model"
     if first is None or len(first) != 4:
-        return "no Stable Diffusion model that is known here"
+        return _UNKNOWN
     if first[0] == 384:
         return "the SDXL refiner"
     family = _unet_family(shapes)
@@ -207,22 +195,14 @@ def looks_like(shapes: Shapes) -> str:
 
 def _unet_family(shapes: Shapes) -> str:
     """The family of a UNet in the original layout, by the width of its text conditioning and its depth."""
-    width = {
-        shapes[key][-1]
-        for block in ("input_blocks.1.1.", "input_blocks.2.1.", "input_blocks.4.1.", "input_blocks.3.1.")
-        for key in [f"{UNET}{block}{_CROSS}"]
-        if key in shapes
-    }
-    if width == {768}:
-        return "an SD1.5 model"
-    if width == {1024}:
-        return "an SD2 model"
-    if width != {2048}:
-        return "no Stable Diffusion model that is known here"
+    blocks = ("input_blocks.1.1.", "input_blocks.2.1.", "input_blocks.4.1.", "input_blocks.3.1.")
+    keys = [f"{UNET}{block}{_CROSS}" for block in blocks]
+    widths = {shapes[key][-1] for key in keys if key in shapes}
+    family = _BY_WIDTH.get(widths.pop(), _UNKNOWN) if len(widths) == 1 else _UNKNOWN
     deep, label = f"{UNET}input_blocks.8.1.transformer_blocks.9.norm1.weight", f"{UNET}label_emb.0.0.weight"
-    if deep not in shapes or shapes.get(label) != (1280, 2816):
+    if family == "SDXL" and (deep not in shapes or shapes.get(label) != (1280, 2816)):
         return "a reduced SDXL (SSD-1B, Vega or KOALA)"
-    return "SDXL"
+    return family
 
 
 def scheduler(shapes: Shapes) -> Any:

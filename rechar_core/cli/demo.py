@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..backend.defaults import drawing
-from ..backend.pipeline import DEMO, load
+from ..backend.defaults import DEMO, drawing
+from ..backend.pipeline import load
 from ..demo import build
 from ..images import fit, jpeg, png, read, sheet
 from ..lora import files

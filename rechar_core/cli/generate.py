@@ -151,7 +151,12 @@ def sample(
 
 def _encoded(pipeline: StableDiffusionXLPipeline, sampling: Sampling) -> dict[str, Tensor | None]:
     """The prompts as the pipeline's call takes them, so that one encoding serves all pictures; None if unused."""
-    names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
+    names = (
+        "prompt_embeds",
+        "negative_prompt_embeds",
+        "pooled_prompt_embeds",
+        "negative_pooled_prompt_embeds",
+    )
     with torch.no_grad():
         encoded = pipeline.encode_prompt(
             sampling.prompt,

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..errors import FileError, ModelError, listed
+from ..errors import FileError, ModelError, first_line, listed
 
 WEIGHTS = ("config.json", "model.safetensors")
 WITH_WORDS = (*WEIGHTS, "tokenizer_config.json")  # of a model that reads text
@@ -83,5 +83,4 @@ def _reading(folder: Path, what: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError, SafetensorError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-        raise ModelError(f"{folder} is not {what} that transformers can read: {first}") from None
+        raise ModelError(f"{folder} is not {what} that transformers can read: {first_line(error)}") from None
