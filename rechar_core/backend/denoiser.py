@@ -62,8 +62,8 @@ class DiffusersDenoiser(Denoiser):
             hidden = unet.conv_in(noisy.to(dtype))
             skips = [hidden]
             for block in unet.down_blocks:
-                told = {"encoder_hidden_states": context} if _has_attention(block) else {}
-                hidden, more = block(hidden_states=hidden, temb=embedding, **told)
+                text = {"encoder_hidden_states": context} if _has_attention(block) else {}
+                hidden, more = block(hidden_states=hidden, temb=embedding, **text)
                 skips += more
             hidden = unet.mid_block(hidden, embedding, encoder_hidden_states=context)
             first = unet.up_blocks[0].resnets[0]
@@ -124,10 +124,9 @@ def _has_attention(block: nn.Module) -> bool:
     return bool(getattr(block, "has_cross_attention", False))
 
 
-def _halves(unet: UNet2DConditionModel) -> tuple[list[nn.Module], list[nn.Module]]:
+def _halves(unet: Any) -> tuple[list[nn.Module], list[nn.Module]]:
     """The modules of the prefix and those of the suffix."""
-    first: Any = unet.up_blocks[0]
+    first, *others = unet.up_blocks
     before = [unet.conv_in, unet.time_embedding, unet.add_embedding, *unet.down_blocks, unet.mid_block]
-    rest: Iterable[nn.Module] = (*first.resnets[1:], *first.attentions, *(first.upsamplers or ()))
-    after = [*rest, *unet.up_blocks[1:], unet.conv_norm_out, unet.conv_out]
-    return [*before, first.resnets[0]], after
+    after = [*first.resnets[1:], *first.attentions, *(first.upsamplers or ()), *others]
+    return [*before, first.resnets[0]], [*after, unet.conv_norm_out, unet.conv_out]

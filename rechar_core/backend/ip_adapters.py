@@ -1,10 +1,11 @@
-"""Files that lead a drawing, for diffusers: adapters, an image encoder, a ControlNet; or the demo model's own."""
+"""Loads IP-Adapters, their image encoder and a ControlNet for diffusers, from files or of the demo model."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..demo import extras
 from ..errors import FileError, ModelError, RecipeError, first_line
 from ..synthesis.references.projection import IPAdapter, read_adapter
 from .defaults import DEMO
@@ -34,22 +35,17 @@ def ip_adapters(
         raise RecipeError(
             "Adapters need --image-encoder: the folder of the CLIP vision model they were trained with."
         )
-    adapters = (_adapter(composition, "composition"), _adapter(style, "style"))
     if str(encoder) == DEMO:
-        from ..demo import extras
+        clip_vision = cast(extras.load_encoder(), dtype, device)
+    else:
+        from transformers import CLIPVisionModelWithProjection
 
-        return DiffusersIPAdapters(*adapters, cast(extras.load_encoder(), dtype, device))
-    from transformers import CLIPVisionModelWithProjection
-
-    return DiffusersIPAdapters(
-        *adapters, _folder(CLIPVisionModelWithProjection, encoder, "image encoder", dtype, device)
-    )
+        clip_vision = _folder(CLIPVisionModelWithProjection, encoder, "image encoder", dtype, device)
+    return DiffusersIPAdapters(_adapter(composition, "composition"), _adapter(style, "style"), clip_vision)
 
 
 def _adapter(path: Path | None, name: str) -> IPAdapter | None:
     if str(path) == DEMO:
-        from ..demo import extras
-
         return extras.load_adapters()[name]
     return read_adapter(path) if path else None
 
@@ -59,8 +55,6 @@ def control_net(folder: Path | None, dtype: torch.dtype, device: torch.device) -
     if folder is None:
         return None
     if str(folder) == DEMO:
-        from ..demo import extras
-
         return cast(extras.load_controlnet(), dtype, device)
     from diffusers import ControlNetModel
 

@@ -58,8 +58,7 @@ class DiffusersRenderer:
     _encoded: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def adapter(self, role: str) -> IPAdapter | None:
-        found: IPAdapter | None = getattr(self.ip_adapters, role)
-        return found
+        return getattr(self.ip_adapters, role)
 
     def check(self) -> None:
         self.ip_adapters.check(_cross_attentions(self.pipeline.unet)[1])
@@ -84,22 +83,22 @@ class DiffusersRenderer:
         scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
         device = device_of(pipe.unet)
         scheduler.set_timesteps(drawing.steps, device=device)
-        draws = torch.Generator().manual_seed(drawing.seed)
-        noise = torch.randn(1, 4, height // 8, width // 8, generator=draws)
+        generator = torch.Generator().manual_seed(drawing.seed)
+        noise = torch.randn(1, 4, height // 8, width // 8, generator=generator)
         latent = noise.to(device, pipe.unet.dtype) * scheduler.init_noise_sigma
-        extra = pipe.prepare_extra_step_kwargs(draws, 0.0)
+        extra = pipe.prepare_extra_step_kwargs(generator, 0.0)
         prompts = {CONDITIONAL: self._prompt(drawing.positive)}
         if drawing.cfg != 1:
             prompts[UNCONDITIONAL] = self._prompt(drawing.negative)
         for time in scheduler.timesteps:
             noisy = scheduler.scale_model_input(latent, time)
-            guess = {}
+            predicted = {}
             for half[0], prompt in prompts.items():
-                guess[half[0]] = self._predict(noisy, time, prompt, drawing)
-            guided = guess[CONDITIONAL]
+                predicted[half[0]] = self._predict(noisy, time, prompt, drawing)
+            guided = predicted[CONDITIONAL]
             if drawing.cfg != 1:
-                without = guess[UNCONDITIONAL]
-                guided = without + drawing.cfg * (guided - without)
+                unconditional = predicted[UNCONDITIONAL]
+                guided = unconditional + drawing.cfg * (guided - unconditional)
             latent = scheduler.step(guided, time, latent, **extra, return_dict=False)[0]
         return latent
 
@@ -115,7 +114,7 @@ class DiffusersRenderer:
         unet, (height, width) = self.pipeline.unet, drawing.size
         context, pooled = (t.to(noisy) for t in prompt)
         sizes = torch.tensor([[height, width, 0, 0, height, width]]).to(noisy)
-        given = {
+        inputs = {
             "encoder_hidden_states": context,
             "added_cond_kwargs": {"text_embeds": pooled, "time_ids": sizes},
             "return_dict": False,
@@ -127,11 +126,10 @@ class DiffusersRenderer:
                 time,
                 controlnet_cond=drawing.hint.movedim(-1, 1).to(noisy),
                 conditioning_scale=drawing.control,
-                **given,
+                **inputs,
             )
             residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
-        found: Tensor = unet(noisy, time, **given, **residuals)[0]
-        return found
+        return unet(noisy, time, **inputs, **residuals)[0]
 
 
 @contextmanager
@@ -167,11 +165,11 @@ def _cross_attentions(unet: Any) -> tuple[list[str], tuple[int, ...]]:
 def _grids(size: tuple[int, int]) -> Grids:
     """Cells -> (height, width) of every level of the UNet, from a picture's size in pixels."""
     height, width = size[0] // 8, size[1] // 8
-    found: Grids = {}
+    grids: Grids = {}
     while height > 1 or width > 1:
-        found.setdefault(height * width, (height, width))
+        grids.setdefault(height * width, (height, width))
         height, width = -(-height // 2), -(-width // 2)
-    return found | {1: (1, 1)}
+    return grids | {1: (1, 1)}
 
 
 class ReferenceAttention:
@@ -187,7 +185,7 @@ class ReferenceAttention:
         query = attn.to_q(hidden_states)
         text = attend(query, attn.to_k(context), attn.to_v(context), attn.heads)
         grid = self.grids[hidden_states.shape[1]]
-        found = blend(query, text, self.branches, self.layout, grid, self.half, attn.heads)
+        hidden = blend(query, text, self.branches, self.layout, grid, self.half, attn.heads)
         for layer in attn.to_out:
-            found = layer(found)
-        return found
+            hidden = layer(hidden)
+        return hidden

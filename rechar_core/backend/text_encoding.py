@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor
+
 from ..synthesis.elements import PromptToken, packed
+from .pipeline import device_of
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
-    from torch import Tensor
 
 
 def encode_prompt_tokens(
@@ -21,16 +24,10 @@ def encode_prompt_tokens(
     row, the start token, always stays (nodes/host/elements.py says why). Emphasis moves a token's row away from that
     of the empty prompt, as ComfyUI does (comfy/sd1_clip.py, encode_token_weights).
     """
-    import torch
-
-    from .pipeline import device_of
-
     parts, pooled, rows = [], None, [0]
-    pairs = (
-        (pipeline.tokenizer, pipeline.text_encoder),
-        (pipeline.tokenizer_2, pipeline.text_encoder_2),
-    )
-    for tokenizer, encoder in pairs:
+    tokenizers = (pipeline.tokenizer, pipeline.tokenizer_2)
+    encoders = (pipeline.text_encoder, pipeline.text_encoder_2)
+    for tokenizer, encoder in zip(tokenizers, encoders, strict=True):
         groups = [
             [(token, word.weight) for token in tokenizer(word.text, add_special_tokens=False).input_ids]
             for word in words
