@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import torch
 
 from ..backend.processes import processes
@@ -34,10 +35,8 @@ _STALE = 600.0  # seconds without a sign of life after which another machine's c
 _REFRESH = 30.0  # seconds between signs of life
 _WAIT = 1.0  # seconds between looks at what other processes still train
 
-JobOf = Callable[[Mapping[str, Any]], TrainJob]
 
-
-def read_jobs(path: Path, job_of: JobOf) -> list[TrainJob]:
+def read_jobs(path: Path, job_of: Callable[[Mapping[str, Any]], TrainJob]) -> list[TrainJob]:
     """The jobs of a JSONL file, one object a line. Raises RecipeError, naming the line, before anything is trained."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -71,13 +70,13 @@ def train_all(jobs: list[TrainJob], report: Callable[[str], None]) -> list[Path]
     here = processes()
     if here.is_main_process:
         for job in jobs:  # what failed in a former launch is tried again
-            _beside(job, ".failed").unlink(missing_ok=True)
+            job.beside(".failed").unlink(missing_ok=True)
     here.wait_for_everyone()
     worker = _Worker(jobs, report, here.device)
     try:
-        while worker.open_jobs():
-            if not any(worker.attempt(job) for job in worker.open_jobs()):
-                time.sleep(_WAIT)  # all that is left is in other hands; if one of them dies, it is ours
+        while open_jobs := worker.open_jobs():
+            if not any(map(worker.attempt, open_jobs)):
+                time.sleep(_WAIT)  # others train all that is left; if one of them dies, its job becomes free
     finally:
         worker.release()
     failed = {job: failure(job) for job in jobs if failure(job)}
@@ -89,32 +88,31 @@ def train_all(jobs: list[TrainJob], report: Callable[[str], None]) -> list[Path]
     return [job.output for job in jobs]
 
 
-def finished(job: TrainJob) -> bool:
-    """Whether the output holds this very training. Raises RecipeError, saying what differs, if it holds another.
+def check_output(job: TrainJob) -> None:
+    """Raises RecipeError, saying what differs, if the output holds another training than the job's.
 
-    Pictures that are gone are not missed, and files of older versions, which do not say theirs, are not asked.
+    Pictures that are gone are not compared, nor are those of files of older versions, which do not record them.
     """
     if not job.output.is_file():
-        return False
+        return
     blora = files.read(job.output)
-    held = {**type(job.recipe)().to_json(), **(blora.recipe or {})}
+    trained = {**type(job.recipe)().to_json(), **(blora.recipe or {})}
     free = ("memory", "precision") if job.any_precision else ("memory",)
     wanted = {name: value for name, value in job.recipe.to_json().items() if name not in free}
-    changed = [name for name in wanted if held.get(name) != wanted[name]]
-    told = json_object(blora.metadata.get(INPUTS, ""))
+    changed = [name for name in wanted if trained.get(name) != wanted[name]]
+    recorded = json_object(blora.metadata.get(INPUTS, ""))
     with suppress(ReCharError, OSError):
-        changed += [name for name, value in inputs(job).items() if told.get(name, value) != value]
+        changed += [name for name, value in inputs(job).items() if recorded.get(name, value) != value]
     if changed:
         raise RecipeError(
             f"{job.output} already holds a training with another {', '.join(changed)}; "
             "choose another output, or delete that file."
         )
-    return True
 
 
 def failure(job: TrainJob) -> str:
     """Why the job failed in this launch; "" if it did not."""
-    note = _beside(job, ".failed")
+    note = job.beside(".failed")
     return note.read_text(encoding="utf-8").strip() if note.is_file() else ""
 
 
@@ -146,8 +144,9 @@ class _Worker:
                 train_on(self._pipeline(job), [job], read_pictures(job), self._alone(job))
                 self._tell(job, "is done")
         except Exception as error:  # whatever one job dies of, the others go on
-            _beside(job, ".failed").write_text(_sentence(error), encoding="utf-8")
-            self._tell(job, f"failed: {_sentence(error)}")
+            reason = str(error).strip() or type(error).__name__
+            job.beside(".failed").write_text(reason, encoding="utf-8")
+            self._tell(job, f"failed: {reason}")
         finally:
             self.release()
         return True
@@ -179,7 +178,7 @@ class _Worker:
         return self.base[1]
 
     def _claim(self, job: TrainJob) -> bool:
-        claim = _beside(job, ".claim")
+        claim = job.beside(".claim")
         claim.parent.mkdir(parents=True, exist_ok=True)
         dead = _dead(claim)
         if dead is not None:
@@ -198,10 +197,6 @@ class _Worker:
         self.report(f"[{done} of {len(self.jobs)} jobs done] {job.output.name} {what}")
 
 
-def _beside(job: TrainJob, ending: str) -> Path:
-    return job.output.with_name(job.output.name + ending)
-
-
 def _content(claim: Path) -> str | None:
     try:
         return claim.read_text(encoding="utf-8")
@@ -211,27 +206,14 @@ def _content(claim: Path) -> str | None:
 
 def _dead(claim: Path) -> str | None:
     """What a claim says whose owner is gone: a process of this machine that ended, or anyone after a long silence."""
-    said = _content(claim)
-    if said is None:
-        return None
     try:
-        silent = time.time() - claim.stat().st_mtime
-    except OSError:  # gone meanwhile
+        content, silent = claim.read_text(encoding="utf-8"), time.time() - claim.stat().st_mtime
+    except OSError:  # there is none, or no more
         return None
-    host, pid, *_ = [*said.split(), "", ""]
-    ended = host == socket.gethostname() and pid.isdigit() and os.name == "posix" and not _alive(int(pid))
+    host, pid, *_ = [*content.split(), "", ""]
+    ended = host == socket.gethostname() and pid.isdigit() and not psutil.pid_exists(int(pid))
     # a living process may have a dead one's number, so that silence counts on this machine as well
-    return said if ended or silent > _STALE else None
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    return content if ended or silent > _STALE else None
 
 
 def _take_away(claim: Path, dead: str) -> None:
@@ -245,7 +227,3 @@ def _take_away(claim: Path, dead: str) -> None:
         with suppress(OSError):
             os.link(grave, claim)  # unlike a rename, never over a third one's
     grave.unlink(missing_ok=True)
-
-
-def _sentence(error: Exception) -> str:
-    return str(error).strip() or type(error).__name__

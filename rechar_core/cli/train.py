@@ -63,10 +63,14 @@ class TrainJob:
         if self.recipe.fp8_base and self.frozen:
             raise RecipeError("A B-LoRA cannot be put into a base in fp8: leave out --frozen or --fp8-base.")
 
+    def beside(self, ending: str) -> Path:
+        """The file beside the output whose name is the output's and this ending."""
+        return self.output.with_name(self.output.name + ending)
+
     @property
     def state(self) -> Path:
         """Where an unfinished run is kept."""
-        return self.output.with_name(self.output.name + ".state")
+        return self.beside(".state")
 
     @property
     def dtype(self) -> torch.dtype:

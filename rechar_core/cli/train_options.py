@@ -72,38 +72,33 @@ def _add_recipe_options(sub: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Trains, and prints the names of the files."""
     from ..backend.processes import say
-
-    own = ("command", "jobs", "seeds")
-    given = {name: value for name, value in vars(options).items() if name not in own}
-    if options.seeds is not None:
-        _train_seeds(options, given, say)
-        return
-    if options.jobs is None:
-        from .train import train
-
-        print(train(job_of(given, say)))
-        return
-    from .jobs import finished, read_jobs, train_all
-
-    once = cache(say)  # a line that is the same for many jobs
-    jobs = read_jobs(options.jobs, lambda values: job_of({**given, **values}, once))
-    for job in jobs:
-        finished(job)
-    for path in train_all(jobs, lambda text: print(text, file=sys.stderr, flush=True)):
-        print(path)
-
-
-def _train_seeds(options: argparse.Namespace, given: Mapping[str, Any], tell: Callable[[str], None]) -> None:
+    from .jobs import check_output, read_jobs, train_all
     from .seeds import train_seeds
+    from .train import train
 
-    if options.jobs is not None:
+    given = {name: value for name, value in vars(options).items() if name not in ("command", "jobs", "seeds")}
+    if options.jobs is not None and options.seeds is not None:
         raise RecipeError("--seeds and --jobs do not go together; write a line a seed into the jobs file.")
-    try:
-        seeds = [int(part) for part in options.seeds.split(",")]
-    except ValueError:
-        raise RecipeError(f"--seeds is {options.seeds!r}; it must be numbers such as 0,1,2,3.") from None
-    for path in train_seeds(job_of(given, tell), seeds):
+    if options.jobs is not None:
+        once = cache(say)  # a line that is the same for many jobs
+        jobs = read_jobs(options.jobs, lambda values: job_of({**given, **values}, once))
+        for job in jobs:
+            check_output(job)
+        outputs = train_all(jobs, lambda text: print(text, file=sys.stderr, flush=True))
+    elif options.seeds is not None:
+        outputs = train_seeds(job_of(given, say), _seeds(options.seeds))
+    else:
+        outputs = [train(job_of(given, say))]
+    for path in outputs:
         print(path)
+
+
+def _seeds(text: str) -> list[int]:
+    """Raises RecipeError."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise RecipeError(f"--seeds is {text!r}; it must be numbers such as 0,1,2,3.") from None
 
 
 def job_of(given: Mapping[str, Any], tell: Callable[[str], None]) -> TrainJob:
