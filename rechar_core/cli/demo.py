@@ -9,6 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+from PIL import Image
+from tqdm import tqdm
+
 from ..backend.defaults import DEMO, drawing
 from ..backend.pipeline import load
 from ..demo import build
@@ -17,10 +21,11 @@ from ..lora import files
 from ..lora.fusion import Fusion, fuse
 from ..storage import make_folder, write_bytes
 from ..training.recipe import TrainingRecipe
+from .generate import Sampling, sample
+from .train import prepare
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
-    from PIL.Image import Image
 
     from ..lora.blora import BLora
 
@@ -32,7 +37,7 @@ FUSED = "A [v]"
 ELEMENTS = "A [v] with flowers"
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
-Cell = tuple[str, "Image"]
+Cell = tuple[str, Image.Image]
 Plan = tuple[str, str, Fusion]  # label, prompt, what is in the UNet meanwhile
 
 
@@ -42,19 +47,17 @@ def run_demo(output: Path, seed: int = 0) -> Path:
     output: folder for sheet.png, every single picture, both LoRA files and log.json. Returns the sheet's path.
     About two minutes on two cores. Raises ReCharError if the demo model's files are missing or damaged.
     """
-    import torch
-
     started = time.perf_counter()
     make_folder(output)
     recipe = build.read_config()["recipe"]
     pipeline = load(DEMO, torch.float32, torch.device("cpu"))
-    learnt, seconds = {}, {}
+    trained, seconds = {}, {}
     for kind in ("structure", "style"):
         began = time.perf_counter()
-        learnt[kind] = _learn(pipeline, kind, recipe[kind], seed, output)
+        trained[kind] = _train(pipeline, kind, recipe[kind], seed, output)
         seconds[f"training {kind}"] = time.perf_counter() - began
-    plans = list(_plans(learnt["structure"], learnt["style"]))
-    inputs = [(f"{kind} picture (input)", _picture(name)) for kind, name in PICTURES.items()]
+    plans = list(_plans(trained["structure"], trained["style"]))
+    inputs = [(f"{kind} picture (input)", Image.open(build.SAMPLES[name])) for kind, name in PICTURES.items()]
     rows = [inputs, *_draw(pipeline, plans, seed)]
     for y, row in enumerate(rows):
         for x, (_, picture) in enumerate(row):
@@ -65,11 +68,7 @@ def run_demo(output: Path, seed: int = 0) -> Path:
     return write_bytes((png(page),), output / "sheet.png")
 
 
-def _learn(pipeline: StableDiffusionXLPipeline, kind: str, settings: Any, seed: int, output: Path) -> BLora:
-    from tqdm import tqdm
-
-    from .train import prepare
-
+def _train(pipeline: StableDiffusionXLPipeline, kind: str, settings: Any, seed: int, output: Path) -> BLora:
     recipe = replace(TrainingRecipe.from_json({"resolution": 256, **settings}), seed=seed)
     pixels = fit(read(build.SAMPLES[PICTURES[kind]]), recipe.resolution)
     run = prepare(pipeline, [pixels], [recipe])
@@ -86,9 +85,6 @@ def _draw(
     pipeline: StableDiffusionXLPipeline, plans: Sequence[Sequence[Plan]], seed: int
 ) -> list[list[Cell]]:
     """Every picture of the plans; all start from the same noise."""
-    from tqdm import tqdm
-
-    from .generate import Sampling, sample
 
     def drawn(plan: Plan) -> Cell:
         label, prompt, fusion = plan
@@ -103,23 +99,12 @@ def _draw(
 
 def _plans(structure: BLora, style: BLora) -> Iterator[list[Plan]]:
     """The sheet's drawn rows: each LoRA alone beside its control, the fusion at several alphas."""
-    nothing, structure_only, style_only = fuse(None, None), fuse(structure, None), fuse(None, style)
-    yield [
-        (f"{text}\n{label}", text, fusion)
-        for text in TEXT_STYLES
-        for label, fusion in (("no LoRA (control)", nothing), ("structure LoRA", structure_only))
-    ]
-    yield [
-        (f"{text}\n{label}", text, fusion)
-        for text in TEXT_CONTENTS
-        for label, fusion in (("no LoRA (control)", nothing), ("style LoRA", style_only))
-    ]
+    for texts, kind, alone in (
+        (TEXT_STYLES, "structure", fuse(structure, None)),
+        (TEXT_CONTENTS, "style", fuse(None, style)),
+    ):
+        variants = (("no LoRA (control)", fuse(None, None)), (f"{kind} LoRA", alone))
+        yield [(f"{text}\n{label}", text, fusion) for text in texts for label, fusion in variants]
     yield [(f"structure alpha 1\nstyle alpha {a:g}", FUSED, fuse(structure, style, 1.0, a)) for a in ALPHAS]
     yield [(f"structure alpha {a:g}\nstyle alpha 1", FUSED, fuse(structure, style, a, 1.0)) for a in ALPHAS]
     yield [(f"{ELEMENTS}\nboth alphas {a:g}", ELEMENTS, fuse(structure, style, a, a)) for a in ALPHAS]
-
-
-def _picture(name: str) -> Image:
-    from PIL import Image
-
-    return Image.open(build.SAMPLES[name])
