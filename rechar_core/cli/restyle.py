@@ -164,12 +164,12 @@ class _Held:
 
     def __init__(self, pipeline: Any, image: Tensor, cells: Tensor, seed: int):
         self.latent = encode_picture(pipeline, image).mean
-        draws = torch.Generator().manual_seed(seed)
-        self.noise = torch.randn(self.latent.shape, generator=draws).to(self.latent)
+        generator = torch.Generator().manual_seed(seed)
+        self.noise = torch.randn(self.latent.shape, generator=generator).to(self.latent)
         self.cells = cells.to(self.latent)
 
-    def __call__(self, pipeline: Any, step: int, timestep: Any, given: dict[str, Any]) -> dict[str, Any]:
-        latents = given["latents"]
+    def __call__(self, pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        latents = tensors["latents"]
         source, cells = self.latent.to(latents), self.cells.to(latents)
         left = pipeline.num_timesteps - step - 1
         if left:
@@ -187,18 +187,9 @@ def _img2img(pipeline: Any) -> Any:
     from diffusers import StableDiffusionXLImg2ImgPipeline
 
     class FromLatent(StableDiffusionXLImg2ImgPipeline):
-        def prepare_latents(
-            self,
-            image: Tensor,
-            timestep: Tensor,
-            batch_size: int,
-            number: int,
-            dtype: Any,
-            device: Any,
-            *_: Any,
-        ) -> Tensor:
-            latent, noise = image.to(device).chunk(2)
-            return self.scheduler.add_noise(latent, noise, timestep).to(dtype)
+        def prepare_latents(self, image: Tensor, timestep: Tensor, *_: Any) -> Tensor:
+            latent, noise = image.to(self._execution_device).chunk(2)
+            return self.scheduler.add_noise(latent, noise, timestep).to(self.unet.dtype)
 
     zeros = pipeline.config.force_zeros_for_empty_prompt
     # from_pipe would cast all parts to fp32
