@@ -15,7 +15,6 @@ from ..errors import ModelError, first_line
 from ..training.denoiser import Conditioning, LatentMoments
 from .defaults import DEMO
 from .processes import say
-from .versions import float_type
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, DiffusionPipeline, StableDiffusionXLPipeline
@@ -122,11 +121,19 @@ def _load_diffusers(model: str, dtype: torch.dtype, local: bool) -> StableDiffus
         config = StableDiffusionXLPipeline.load_config(model, local_files_only=local)
         _check_class(config.get("_class_name", ""), model)
         vae = _vae_in_fp32(model, config, dtype, **settings, **_variant(Path(model, "vae")))
-        settings |= {**float_type(dtype), **_variant(Path(model, "unet")), **vae, "add_watermarker": False}
+        settings |= {**_float_type(dtype), **_variant(Path(model, "unet")), **vae, "add_watermarker": False}
         return StableDiffusionXLPipeline.from_pretrained(model, **settings)
     except (OSError, ValueError, RuntimeError) as error:
         advice = "download it again" if local else "no file or folder has that name; check it and the network"
         raise ModelError(f"{model} cannot be loaded ({first_line(error)}); {advice}.") from None
+
+
+def _float_type(dtype: torch.dtype) -> dict[str, torch.dtype]:
+    """The option of diffusers' loaders for the weights' float type: `torch_dtype` warns from 0.40 on."""
+    import diffusers
+
+    release = tuple(int(part) for part in diffusers.__version__.split(".")[:2])
+    return {"dtype" if release >= (0, 40) else "torch_dtype": dtype}
 
 
 def _variant(part: Path) -> dict[str, str]:
@@ -147,7 +154,7 @@ def _vae_in_fp32(
     if dtype == torch.float32 or (config.get("vae") or [None])[-1] != "AutoencoderKL":
         return {}
     return {
-        "vae": AutoencoderKL.from_pretrained(model, subfolder="vae", **float_type(torch.float32), **settings)
+        "vae": AutoencoderKL.from_pretrained(model, subfolder="vae", **_float_type(torch.float32), **settings)
     }
 
 
