@@ -6,8 +6,6 @@ SDXL base 1.0's published values, except that both text encoders name the true e
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +17,7 @@ from ..storage import opened
 from . import sdxl_layout
 from .processes import processes, say, shown
 from .sdxl_layout import BIGG, CLIP_L, UNET, VAE, Shapes
-from .stored import examine, read
+from .stored import Stored, examine, read
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
@@ -71,9 +69,13 @@ def load_single_file(path: Path, dtype: torch.dtype) -> StableDiffusionXLPipelin
     Raises: FileError if the file is missing, damaged or not safetensors; ModelError if it is another base model,
     saying which it looks like, lacks weights, or stores them in a way that is not known (stored.py says which are).
     """
-    shapes = read_shapes(path)
-    check_base(path.name, shapes)
     with opened(path) as reader:
+        shapes = {key: tuple(reader.get_slice(key).get_shape()) for key in reader.keys()}  # noqa: SIM118
+        if path.suffix != ".safetensors":  # diffusers would open any other name as a pickle
+            raise FileError(
+                f"'{path}' holds safetensors under another name; rename it to end in .safetensors."
+            )
+        check_base(path.name, shapes)
         stored = examine(path.name, reader, sdxl_layout.checkpoint())
         if stored.eight:
             scaled = len(stored.scales)
@@ -82,11 +84,11 @@ def load_single_file(path: Path, dtype: torch.dtype) -> StableDiffusionXLPipelin
             )
         if stored.rest:
             say(f"{path.name}: {stored.rest} tensors that are of no use to SDXL are passed over.")
-        return _assembled(partial(read, reader, stored), scheduler(shapes), dtype)
+        return _assembled(reader, stored, scheduler(shapes), dtype)
 
 
-def _assembled(weight: Callable[..., Tensor], schedule: Any, dtype: torch.dtype) -> StableDiffusionXLPipeline:
-    """weight: gives one of the file, from its key, shape and type."""
+def _assembled(reader: Any, stored: Stored, schedule: Any, dtype: torch.dtype) -> StableDiffusionXLPipeline:
+    """The pipeline with the weights of the open file `reader`."""
     from diffusers import StableDiffusionXLPipeline
 
     from ..synthesis.tokenizer import tokenizers
@@ -97,9 +99,9 @@ def _assembled(weight: Callable[..., Tensor], schedule: Any, dtype: torch.dtype)
     with shown("Loading", processes().is_main_process) as ran:
         done = 0
         for name, (prefix, model) in empty_models().items():
-            weights = {}
+            held, weights = torch.float32 if name == "vae" else dtype, {}
             for key, shape in sdxl_layout.required(prefix).items():
-                weights[key] = weight(key, shape, torch.float32 if name == "vae" else dtype)
+                weights[key] = read(reader, stored, key, shape, held)
                 done += 1
                 ran(done, total)
             model.load_state_dict(converted(name, model, weights), strict=True, assign=True)
@@ -143,18 +145,6 @@ def converted(name: str, model: Any, weights: dict[str, Tensor]) -> dict[str, Te
     if not hasattr(model, "text_model"):  # transformers 5.6 flattened CLIPTextModel
         state = {key.removeprefix("text_model."): value for key, value in state.items()}
     return {key: value for key, value in state.items() if "position_ids" not in key}
-
-
-def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of all tensors, from the header alone.
-
-    Raises: FileError.
-    """
-    with opened(path) as file:
-        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    if path.suffix != ".safetensors":  # diffusers would open any other name as a pickle
-        raise FileError(f"'{path}' holds safetensors under another name; rename it to end in .safetensors.")
-    return shapes
 
 
 def check_base(name: str, shapes: Shapes) -> None:

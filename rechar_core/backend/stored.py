@@ -95,8 +95,7 @@ def read(reader: Any, stored: Stored, key: str, shape: tuple[int, ...], dtype: t
 
 def dequantised(weight: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
     """stored * scale, computed in fp32; scale: one number, or one for each row of the weight (out, ...)."""
-    rows = scale.float().reshape(-1, *[1] * (weight.ndim - 1))
-    return (weight.float() * (rows if scale.numel() > 1 else scale.float().reshape(()))).to(dtype)
+    return (weight.float() * scale.float().reshape(-1, *[1] * (weight.ndim - 1))).to(dtype)
 
 
 def _check_complete(name: str, shapes: Shapes, wanted: Shapes) -> None:
@@ -136,18 +135,17 @@ def _owner(key: str, wanted: Shapes) -> tuple[str, str]:
 
 def _formats(reader: Any, types: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """Layer -> its quantisation as ComfyUI names it, from the file's metadata and from tensors that hold JSON."""
-    found: dict[str, dict[str, Any]] = {}
+    formats: dict[str, dict[str, Any]] = {}
     try:
-        told = json.loads((reader.metadata() or {}).get("_quantization_metadata", "{}"))
-        found |= told.get("layers", {})
+        formats |= json.loads((reader.metadata() or {}).get("_quantization_metadata", "{}")).get("layers", {})
         for key in types:
             if key.endswith(".comfy_quant"):
-                found[key.removesuffix(".comfy_quant")] = json.loads(bytes(reader.get_tensor(key).tolist()))
+                formats[key.removesuffix(".comfy_quant")] = json.loads(bytes(reader.get_tensor(key).tolist()))
     except (ValueError, AttributeError, TypeError) as error:
         raise ModelError(
             f"The file's description of its quantisation is damaged ({error}); {_GIVE}."
         ) from None
-    return found
+    return formats
 
 
 def _check_types(
@@ -162,10 +160,12 @@ def _check_types(
         if key not in types or key.endswith(OPTIONAL):
             continue
         kind, about = types[key], formats.get(key.removesuffix(".weight"), {})
-        told, rotated = about.get("format"), {**(about.get("params") or {}), **about}.get("convrot")
-        scaled_int8 = kind == "I8" and key in scales and told in (None, "int8_tensorwise")
-        if rotated or told not in _KNOWN or not (kind in _FLOATS or kind in _FP8 or scaled_int8):
-            how = f"{told}{', rotated' if rotated else ''} ({kind})" if told else f"{kind} without a scale"
+        format, rotated = about.get("format"), {**(about.get("params") or {}), **about}.get("convrot")
+        scaled_int8 = kind == "I8" and key in scales and format in (None, "int8_tensorwise")
+        if rotated or format not in _KNOWN or not (kind in _FLOATS or kind in _FP8 or scaled_int8):
+            how = (
+                f"{format}{', rotated' if rotated else ''} ({kind})" if format else f"{kind} without a scale"
+            )
             raise ModelError(f"{name} is quantised as {how}: {key}; that cannot be read here, {_GIVE}.")
 
 
