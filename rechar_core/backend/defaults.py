@@ -1,4 +1,4 @@
-"""What options take that are not given: the published values, but with `--model demo` the demo model's own.
+"""Defaults of options that depend on the model: with `--model demo` the demo model's settings.
 
 The published ones (1024 pixels, 1000 steps, rate 5e-5) are for SDXL; the demo model learns nothing from them.
 """
@@ -21,14 +21,14 @@ def training(model: object, given: Mapping[str, Any]) -> dict[str, Any]:
     if model != DEMO:
         return {}
     if "recipe" in given:
-        own: dict[str, Any] = {"resolution": read_config()["pixels"]}
+        settings: dict[str, Any] = {"resolution": read_config()["pixels"]}
     else:
         target = given.get("target")
-        own = dict(read_config()["recipe"]["style" if target == "style" else "structure"])
-        del own["prompt"], own["target"]
-        if given.get("optimizer") == "prodigy":  # it has a rate of its own
-            del own["learning_rate"]
-    return {name: value for name, value in own.items() if name not in given}
+        settings = dict(read_config()["recipe"]["style" if target == "style" else "structure"])
+        del settings["prompt"], settings["target"]
+        if given.get("optimizer") == "prodigy":  # it finds the rate itself
+            del settings["learning_rate"]
+    return {name: value for name, value in settings.items() if name not in given}
 
 
 def drawing(model: object, given: Mapping[str, Any]) -> dict[str, Any]:

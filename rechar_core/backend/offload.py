@@ -1,6 +1,6 @@
-"""Where the parts of a model are while it draws: all on the device, or each only while it computes.
+"""Places a pipeline for generating: all parts on the device, or each only while it computes.
 
-The latter is diffusers' model offload. How much drawing takes was counted by benchmarks/real_size.py (docs/memory.md).
+The latter is diffusers' model offload. benchmarks/real_size.py counted the memory for generating (docs/memory.md).
 """
 
 from __future__ import annotations

@@ -10,20 +10,20 @@ from accelerate import PartialState
 
 from ..device import best_device
 
-_BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}"  # layers and tensors say nothing to whoever waits
+_BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}"  # without counts: layers and tensors mean nothing to the user
 
 
 def processes() -> PartialState:
-    """This process's place among the run's processes, and its device.
+    """This process's rank among the run's processes, and its device.
 
-    Accelerate joins CPU processes into one run only when it is told that there is no GPU.
+    Accelerate joins CPU processes into one run only with cpu=True.
     """
     return PartialState(cpu=best_device().type == "cpu")
 
 
 @contextmanager
 def shown(what: str, bar: bool = True) -> Iterator[Callable[[int, int], None]]:
-    """Gives a function of (done, total) that draws a progress bar, if it takes longer than a second."""
+    """Yields a function of (done, total) that draws a progress bar, once more than a second has passed."""
     from tqdm import tqdm
 
     with tqdm(desc=what, ascii=True, disable=not bar, delay=1, bar_format=_BAR) as drawn:

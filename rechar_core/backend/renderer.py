@@ -1,4 +1,4 @@
-"""The passes drawn by diffusers: the base's own scheduler, our references in its UNet, any SDXL ControlNet."""
+"""Renders the passes with diffusers: the base's scheduler, references in its UNet, and any SDXL ControlNet."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ class DiffusersRenderer:
 
 @contextmanager
 def _referred(unet: Any, drawing: RenderJob) -> Iterator[list[int]]:
-    """The drawing's references in the UNet's cross-attentions meanwhile. Gives a cell that says which half runs.
+    """Adds the job's references to the UNet's cross-attentions. Yields a list whose item says which half runs.
 
     Raises AdapterError unless the adapters fit the UNet.
     """

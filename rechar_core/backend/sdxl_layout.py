@@ -7,10 +7,8 @@ transformers, bigG of open_clip.
 from __future__ import annotations
 
 Shapes = dict[str, tuple[int, ...]]
-OPTIONAL = (
-    ".position_ids",
-    ".logit_scale",
-)  # how keys end that checkpoints hold or not; nothing here uses them
+# How keys end that only some checkpoints have; nothing here uses them
+OPTIONAL = (".position_ids", ".logit_scale")
 
 
 def checkpoint() -> Shapes:

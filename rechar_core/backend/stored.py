@@ -39,9 +39,9 @@ _GIVE = "give the fp16, bf16 or fp32 version of the file"
 
 @dataclass(frozen=True)
 class Stored:
-    """What `examine` found. scales: weight -> its scale's key. eight: how many weights are in 8 bits.
+    """How a checkpoint stores the weights. scales: weight -> its scale's key. eight: number of weights in 8 bits.
 
-    rest: how many keys are passed over.
+    rest: number of keys that are ignored.
     """
 
     scales: Mapping[str, str]

@@ -1,4 +1,4 @@
-"""Words become conditioning for diffusers: encoded together, and dropped ones leave the context."""
+"""Encodes a prompt's words for diffusers: all together, then the rows of dropped words leave the context."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def encode_prompt_tokens(
     row, the start token, always stays (nodes/host/elements.py says why). Emphasis moves a token's row away from that
     of the empty prompt, as ComfyUI does (comfy/sd1_clip.py, encode_token_weights).
     """
-    parts, pooled, rows = [], None, [0]
+    parts = []
     tokenizers = (pipeline.tokenizer, pipeline.tokenizer_2)
     encoders = (pipeline.text_encoder, pipeline.text_encoder_2)
     for tokenizer, encoder in zip(tokenizers, encoders, strict=True):
@@ -32,7 +32,7 @@ def encode_prompt_tokens(
             [(token, word.weight) for token in tokenizer(word.text, add_special_tokens=False).input_ids]
             for word in words
         ]
-        chunks, kept = packed(groups, words, tokenizer.model_max_length)
+        chunks, kept_rows = packed(groups, words, tokenizer.model_max_length)
         framed = [_framed([token for token, _ in chunk], tokenizer) for chunk in [*chunks, []]]
         with torch.no_grad():
             out = encoder(torch.tensor(framed, device=device_of(encoder)), output_hidden_states=True)
@@ -42,8 +42,7 @@ def encode_prompt_tokens(
             row[1 : len(chunk) + 1, 0] = torch.tensor([weight for _, weight in chunk])
         emphasised = torch.where(weights == 1, seen, empty + (seen - empty) * weights)
         parts.append(emphasised.flatten(0, 1)[None])
-        pooled, rows = out[0][:1], [0, *kept]
-    assert pooled is not None
+        pooled, rows = out[0][:1], [0, *kept_rows]
     context = torch.cat(parts, -1)
     return (context if all(word.kept for word in words) else context[:, rows]), pooled
 

@@ -55,7 +55,7 @@ class DecorateJob:
 
 
 def decorate(job: DecorateJob) -> list[Path]:
-    """Writes seed_N.png, and beside it seed_N_structure.png and seed_N_style.png, for each picture; returns the first.
+    """Writes seed_N.png, seed_N_structure.png and seed_N_style.png for each picture; returns the first of each.
 
     Under `accelerate launch` the pictures are shared out between the processes; each returns its own.
     Raises ReCharError on bad input, before anything is drawn.
@@ -80,8 +80,8 @@ def decorate(job: DecorateJob) -> list[Path]:
     adapters = ip_adapters(job.composition_adapter, job.style_adapter, job.image_encoder, *where)
     net = control_net(job.control_net, *where)
     renderer = DiffusersRenderer(load(job.model, *where), adapters, net)
-    own_side = int(renderer.pipeline.unet.config.sample_size) * 8
-    glyph, mask = glyph_of(picture, job.resolution or own_side)
+    model_side = int(renderer.pipeline.unet.config.sample_size) * 8
+    glyph, mask = glyph_of(picture, job.resolution or model_side)
     place(renderer.pipeline, here.device, mask.numel(), adapters.encoder, net)
     texts = (job.elements, job.template, job.style_template)
     first = Passes(renderer, glyph, mask, job.mode, job.seed, *texts, structure, style, style_image)

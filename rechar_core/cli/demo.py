@@ -1,4 +1,4 @@
-"""The `demo` command: the whole method on the shipped demo model, told in one contact sheet."""
+"""The `demo` command: the whole method on the shipped demo model, shown in one contact sheet."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ELEMENTS = "A [v] with flowers"
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 Cell = tuple[str, Image.Image]
-Plan = tuple[str, str, Fusion]  # label, prompt, what is in the UNet meanwhile
+Plan = tuple[str, str, Fusion]  # label, prompt, what is added to the UNet
 
 
 def run_demo(output: Path, seed: int = 0) -> Path:
@@ -98,7 +98,7 @@ def _draw(
 
 
 def _plans(structure: BLora, style: BLora) -> Iterator[list[Plan]]:
-    """The sheet's drawn rows: each LoRA alone beside its control, the fusion at several alphas."""
+    """The rows of generated pictures: each LoRA alone next to its control, the fusion at several alphas."""
     for texts, kind, alone in (
         (TEXT_STYLES, "structure", fuse(structure, None)),
         (TEXT_CONTENTS, "style", fuse(None, style)),

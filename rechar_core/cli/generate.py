@@ -49,8 +49,8 @@ class Sampling:
 
     def size(self, pipeline: StableDiffusionXLPipeline) -> tuple[int, int]:
         """Width and height in pixels with this model."""
-        own = int(pipeline.default_sample_size * pipeline.vae_scale_factor)
-        return self.width or own, self.height or own
+        default = int(pipeline.default_sample_size * pipeline.vae_scale_factor)
+        return self.width or default, self.height or default
 
 
 def check_side(name: str, pixels: int | None) -> None:
@@ -118,7 +118,7 @@ def sample(
     seeds: list[int],
     progress: bool = True,
 ) -> Iterator[Image]:
-    """One picture per seed, with `fusion` in the UNet's weights meanwhile; afterwards they are as before.
+    """One picture per seed, with `fusion` added to the UNet's weights while it runs; then they are restored.
 
     The noise is drawn on the CPU in fp32: a seed means the same picture on every device and in every precision, up to
     rounding. (PyTorch before 2.5 draws other numbers in half precision, and diffusers asks for the UNet's.)

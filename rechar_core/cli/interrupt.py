@@ -1,4 +1,4 @@
-"""Ctrl-C while training: the step under way is finished first, so that what is kept is whole steps."""
+"""Ctrl-C while training: the current step is finished first, so that only whole steps are saved."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-_TOLD = b"\nStopping after this step, to keep what is trained (once more: at once, without keeping it).\n"
+_MESSAGE = b"\nStopping after this step, to keep what is trained (once more: at once, without keeping it).\n"
 
 
 class StoppedBetweenSteps(KeyboardInterrupt):
@@ -17,23 +17,23 @@ class StoppedBetweenSteps(KeyboardInterrupt):
 
 @contextmanager
 def held_back() -> Iterator[Callable[[], None]]:
-    """Holds Ctrl-C back until the yielded function is called, which then raises StoppedBetweenSteps.
+    """Delays Ctrl-C until the yielded function is called, which then raises StoppedBetweenSteps.
 
-    A second Ctrl-C is an ordinary KeyboardInterrupt, raised at once. So is SIGTERM where it acts as Ctrl-C. Signals
-    that somebody else handles or ignores stay theirs, and outside the main thread all do.
+    A second Ctrl-C is an ordinary KeyboardInterrupt, raised at once. SIGTERM is treated the same where it acts as
+    Ctrl-C. Signals that other code handles or ignores are left alone; outside the main thread all are.
     """
-    wished = False
+    requested = False
 
     def hold(number: int, frame: object) -> None:
-        nonlocal wished
-        if wished:
+        nonlocal requested
+        if requested:
             raise KeyboardInterrupt
-        wished = True
+        requested = True
         with suppress(OSError):
-            os.write(2, _TOLD)  # a print could meet a half-done one of the progress bar
+            os.write(2, _MESSAGE)  # a print could meet a half-done one of the progress bar
 
     def between_steps() -> None:
-        if wished:
+        if requested:
             raise StoppedBetweenSteps
 
     with _handled(hold):

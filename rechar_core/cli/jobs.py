@@ -1,7 +1,8 @@
 """`train --jobs FILE.jsonl`: many B-LoRAs, one job a process, nothing trained twice, failed jobs named.
 
-Any number of processes, on one machine or several that share the folder, work on one list: whoever claims a job
-first trains it. A claim is a file beside the output that its owner keeps fresh; a dead owner's claim is taken over.
+Any number of processes, on one machine or several that share the folder, work on one list: the process that
+claims a job first trains it. A claim is a file next to the output that its owner touches regularly; the claim of a
+process that died is taken over.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def read_jobs(path: Path, job_of: Callable[[Mapping[str, Any]], TrainJob]) -> li
 
 
 def train_all(jobs: list[TrainJob], report: Callable[[str], None]) -> list[Path]:
-    """Trains what nobody else trains until all jobs are done or have failed; returns the outputs of all.
+    """Trains what no other process trains, until all jobs are done or have failed; returns the outputs of all.
 
     Raises RecipeError at the end, naming them, if jobs failed: the same command tries those again.
     """
@@ -118,9 +119,10 @@ def failure(job: TrainJob) -> str:
 
 @dataclass
 class _Worker:
-    """One process at work on the list.
+    """One process that works on the list.
 
-    held: the claim it holds, and mark: what it wrote there. base: the last model it loaded, kept for the next.
+    held: the claim file it owns, and mark: its content. base: the last model it loaded, reused for the next job.
+    refreshed: when it last touched the claim.
     """
 
     jobs: list[TrainJob]
@@ -135,11 +137,11 @@ class _Worker:
         return [job for job in self.jobs if not failure(job) and not job.output.is_file()]
 
     def attempt(self, job: TrainJob) -> bool:
-        """Trains the job if nobody else does. Whether it was ours to try."""
+        """Trains the job unless another process does. Returns whether this process tried it."""
         if not self._claim(job):
             return False
         try:
-            if not job.output.is_file():  # finished by another between our look and our claim
+            if not job.output.is_file():  # another process finished it before we claimed it
                 self._tell(job, "begins")
                 train_on(self._pipeline(job), [job], read_pictures(job), self._alone(job))
                 self._tell(job, "is done")
@@ -205,7 +207,7 @@ def _content(claim: Path) -> str | None:
 
 
 def _dead(claim: Path) -> str | None:
-    """What a claim says whose owner is gone: a process of this machine that ended, or anyone after a long silence."""
+    """A claim's content if its owner is gone: a process of this machine that ended, or any that was silent for long."""
     try:
         content, silent = claim.read_text(encoding="utf-8"), time.time() - claim.stat().st_mtime
     except OSError:  # there is none, or no more
@@ -217,7 +219,7 @@ def _dead(claim: Path) -> str | None:
 
 
 def _take_away(claim: Path, dead: str) -> None:
-    """Removes the claim that says `dead`, by a rename that only one of several processes can do."""
+    """Removes the claim with the content `dead`, by a rename that only one of several processes can do."""
     grave = claim.with_name(f"{claim.name}.{socket.gethostname()}.{os.getpid()}")
     try:
         claim.rename(grave)

@@ -25,12 +25,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a gbk or cp1252 console must not crash on a file name
             stream.reconfigure(errors="backslashreplace")
-    os.environ.setdefault(
-        "TRANSFORMERS_VERBOSITY", "error"
-    )  # it warns of image processors that nobody asked for
-    signal.signal(
-        signal.SIGTERM, signal.default_int_handler
-    )  # a job scheduler's stop keeps the state, as Ctrl-C
+    # transformers warns of image processors that nothing here uses
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    # when a job scheduler stops a training, its state is saved as on Ctrl-C
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         options.command(options)
     except ReCharError as error:
@@ -40,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {_without(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as stop:
-        print(str(stop) or "Interrupted.", file=sys.stderr)  # a training says what it kept
+        print(str(stop) or "Interrupted.", file=sys.stderr)  # a training says what it saved
         return 130
     return 0
 
@@ -50,13 +48,13 @@ def _without(error: ModuleNotFoundError) -> str:
     package, root = (error.name or "").split(".")[0], Path(__file__).parents[2]
     if package in ("", "rechar_core"):
         raise error
-    own = root / ".venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    python = root / ".venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     lacks = f"The package '{package}' is not installed for the Python in use ({sys.executable})."
     install = f'"{sys.executable}" -m pip install -r "{root / "requirements.txt"}"'
-    if Path(sys.prefix) == own.parents[1]:
+    if Path(sys.prefix) == python.parents[1]:
         return f"{lacks} Install what it needs: {install}"
-    ready = "which has all" if own.is_file() else "which 'python run.py demo' makes"
-    return f'{lacks} Use that of run.py\'s environment, {ready}: "{own}" -m rechar_core ..., or install: {install}'
+    ready = "which has all" if python.is_file() else "which 'python run.py demo' makes"
+    return f'{lacks} Use that of run.py\'s environment, {ready}: "{python}" -m rechar_core ..., or install: {install}'
 
 
 class _Parser(argparse.ArgumentParser):
@@ -108,9 +106,7 @@ def _generate_options(sub: argparse.ArgumentParser) -> None:
     add("--output", required=True, type=Path, help="folder for the PNG files")
     add("--images", type=int, default=4, help="how many pictures to draw, each with a seed of its own")
     _precision_option(sub)
-    add(
-        "--steps", type=int, default=unset, help="(30; with --mode the mode's, with the model 'demo' its own)"
-    )
+    add("--steps", type=int, default=unset, help="(30; with --mode the mode's, with 'demo' its own)")
     add("--guidance", type=float, default=unset, help="classifier-free scale (5; as --steps)")
     add("--seed", type=int, default=0, help="of the first picture; the next has seed + 1")
     add("--width", type=int, help="pixels, a multiple of 8 (SDXL 1024); with --mode of the shorter side")
@@ -227,9 +223,8 @@ def _demo(options: argparse.Namespace) -> None:
 
     from .demo import run_demo
 
-    torch.set_num_threads(
-        1
-    )  # so small a model gains nothing from more, and on a busy machine they wait for each other
+    # so small a model gains nothing from more threads, and on a busy machine they wait for each other
+    torch.set_num_threads(1)
     print(run_demo(options.output, options.seed))
 
 

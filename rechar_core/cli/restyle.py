@@ -94,7 +94,7 @@ def restyle(job: RestyleJob) -> Path:
 
 
 def _pairs(request: Request, job: RestyleJob) -> tuple[Pair, ...]:
-    """The pairs to do; with a mask or a name of one's own the instruction need name no object, only a style."""
+    """The pairs to restyle; with a mask or a given name the instruction need not name an object, only a style."""
     if not request.style:
         raise RecipeError(
             f"'{job.instruction}' names no style; write, say, 'turn the car into a watercolor'."

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate.utils import reduce
 from torch import Tensor
+from torch.nn.utils import parameters_to_vector
 
 from ..backend.denoiser import DiffusersDenoiser
 from ..backend.pipeline import cast, encode_picture, encode_prompt, load, weights_size
@@ -45,8 +46,8 @@ INPUTS = "training_inputs"  # the field of a file's metadata with what `inputs` 
 class TrainJob:
     """What to train on what. image: a picture or a folder of them; log: where the JSON log goes, if anywhere.
 
-    frozen: a B-LoRA whose structure block stays in the model meanwhile (ConsisLoRA's style stage). any_precision: the
-    recipe's precision is this device's, not the user's, so that a file trained in another one is this training as well.
+    frozen: a B-LoRA whose structure block is in the model during training (ConsisLoRA's style stage). any_precision:
+    the precision was chosen for this device, not by the user, so a file trained in another one counts as this training.
     Raises RecipeError where fp8 and a frozen B-LoRA come together.
     """
 
@@ -80,9 +81,9 @@ class TrainJob:
 
 @dataclass(frozen=True)
 class RunContext:
-    """Where and how a run computes, and what it tells: this process alone, or its part of several.
+    """Where a run computes and how it reports: in this process alone, or in one of several.
 
-    bar: whether to draw progress bars; stepped: told each step; tell: given a line for the user.
+    bar: whether to draw progress bars; stepped: called with each step; tell: called with a line for the user.
     """
 
     device: torch.device
@@ -115,17 +116,17 @@ def load_base(job: TrainJob) -> StableDiffusionXLPipeline:
 
 
 def read_pictures(job: TrainJob) -> list[Tensor]:
-    """The job's pictures, (1, 3, H, W) in -1..1 each."""
+    """The job's pictures, each IMAGE (1, H, W, 3)."""
     return [fit(read(path), job.recipe.resolution) for path in list_pictures(job.image)]
 
 
 def train_on(
     pipeline: StableDiffusionXLPipeline, jobs: Sequence[TrainJob], pixels: list[Tensor], context: RunContext
 ) -> TrainingRun:
-    """`train` of jobs that differ in their seeds and files alone, with a loaded pipeline, as before afterwards."""
+    """Trains jobs that differ in their seeds and files only, on a loaded pipeline, which is unchanged afterwards."""
     forget_peak(context.device)
     job = jobs[0]
-    made_of = json.dumps(inputs(job))
+    recorded_inputs = json.dumps(inputs(job))
     thumbnail = jpeg(pixels[0][0])
     ended = started = 0.0
 
@@ -133,7 +134,7 @@ def train_on(
         nonlocal ended
         ended = time.perf_counter()
         for blora, each in zip(bloras, jobs, strict=True):
-            blora = replace(blora, metadata={**blora.metadata, INPUTS: made_of})
+            blora = replace(blora, metadata={**blora.metadata, INPUTS: recorded_inputs})
             files.write(blora, each.output, thumbnail=thumbnail, title=each.output.stem)
 
     with applied(pipeline.unet, fuse(files.read(job.frozen) if job.frozen else None, None)):
@@ -193,13 +194,13 @@ def prepare(
 
 
 def inputs(job: TrainJob) -> dict[str, str]:
-    """What a training is made of beside its recipe: the model's name, digests of the pictures and the frozen B-LoRA.
+    """The inputs of a training besides its recipe: the model's name, digests of the pictures and the frozen B-LoRA.
 
     Raises ImageError, OSError where a file is missing.
     """
     pictures = b"".join(_digest(path) for path in list_pictures(job.image))
     return {
-        "model": Path(job.model).name,  # no path: it would tell who trained it, and change with the folder
+        "model": Path(job.model).name,  # no path: it would reveal who trained it, and change with the folder
         "picture": hashlib.sha256(pictures).hexdigest()[:16],
         "frozen B-LoRA": _digest(job.frozen).hex()[:16] if job.frozen else "",
     }
@@ -212,7 +213,7 @@ def _digest(path: Path) -> bytes:
 def _mode(
     recipe: TrainingRecipe, unet: Any, device: torch.device, moments: list[LatentMoments], loras: int
 ) -> tuple[MemoryMode, str]:
-    """The mode, and why, where that is worth a word."""
+    """The memory mode, and a sentence that says why, or "" if it needs no explanation."""
     if recipe.memory != "auto":
         return recipe.memory, ""
     area = max(m.mean.shape[-2] * m.mean.shape[-1] for m in moments)
@@ -227,9 +228,7 @@ def _mode(
 
 def _distributed(here: PartialState) -> DistributedContext:
     def average(tensors: list[Tensor]) -> None:
-        flat = reduce(
-            torch.cat([t.reshape(-1) for t in tensors]), "mean"
-        )  # one message a step instead of 321
+        flat = reduce(parameters_to_vector(tensors), "mean")  # one message a step instead of 321
         for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
             tensor.copy_(part.view_as(tensor))
 
@@ -259,9 +258,9 @@ def _drive(run: TrainingRun, write: Callable[[list[BLora]], None], context: RunC
     except StoppedBetweenSteps:
         if not context.distributed.main:
             raise
-        kept = run.states[0] if len(run.states) == 1 else run.states[0].parent
+        saved = run.states[0] if len(run.states) == 1 else run.states[0].parent
         raise KeyboardInterrupt(
-            f"Stopped at step {run.done} of {run.total}; the same command goes on from there ({kept})."
+            f"Stopped at step {run.done} of {run.total}; the same command goes on from there ({saved})."
         ) from None
 
 

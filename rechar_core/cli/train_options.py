@@ -1,4 +1,4 @@
-"""The command `train` in words: its options, and the jobs they make. train.py, jobs.py and seeds.py do the work."""
+"""The options of the command `train`, and the jobs made from them. train.py, jobs.py and seeds.py do the work."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def add_options(sub: argparse.ArgumentParser) -> None:
-    """The options of train; one that is not given is not there, so that another default can take its place."""
+    """The options of train; one that is not given is not in the result, so that another default can be used."""
     from ..training.recipes import RECIPES
 
     add, unset = sub.add_argument, argparse.SUPPRESS
@@ -104,7 +104,7 @@ def _seeds(text: str) -> list[int]:
 def job_of(given: Mapping[str, Any], tell: Callable[[str], None]) -> TrainJob:
     """A job from options by name, of the command line or of a line of a jobs file.
 
-    tell: is given a line on what was taken where nothing was given. Raises RecipeError, FileError.
+    tell: called with a line that names the demo model's settings, if they are used. Raises RecipeError, FileError.
     """
     from ..backend.processes import processes
     from ..lora.files import SUFFIX
@@ -122,16 +122,16 @@ def job_of(given: Mapping[str, Any], tell: Callable[[str], None]) -> TrainJob:
     places = {name: values.pop(name) for name in ("image", "output", "log_json", "frozen")}
     image, output, log, frozen = (place and Path(place) for place in places.values())
     model, fresh = values.pop("model"), values.pop("fresh")
-    own = defaults.training(model, values)
-    chosen = recipe(values.pop("recipe", "b-lora"), {**own, **values})
+    demo_settings = defaults.training(model, values)
+    chosen = recipe(values.pop("recipe", "b-lora"), {**demo_settings, **values})
     output, log = file_to_write(output, SUFFIX), log and file_to_write(log)
-    if own:
-        tell(defaults.described(own))
+    if demo_settings:
+        tell(defaults.described(demo_settings))
     return TrainJob(model, image, output, chosen, log, fresh, frozen, any_precision=named == "auto")
 
 
 def _check(values: Mapping[str, Any]) -> None:
-    """Raises RecipeError for what only a line of a jobs file can hold; the recipe checks its own settings."""
+    """Raises RecipeError for what only a line of a jobs file can hold; the recipe checks its settings."""
     for name in ("model", "image", "output", "log_json", "frozen"):
         value = values[name]
         if not isinstance(value, (str, Path)) and not (value is None and name in ("log_json", "frozen")):
