@@ -114,11 +114,6 @@ def training_precision(device: torch.device) -> Precision:
     return "fp16" if device.type == "cuda" and _has_fp16(device) else "no"
 
 
-def precision_to_train_in(name: TrainingPrecision, device: torch.device) -> Precision:
-    """The precision named, or for "auto" `training_precision`."""
-    return training_precision(device) if name == "auto" else name
-
-
 def render_precision(device: torch.device) -> Float:
     """The dtype of the UNet and text encoders for generating: fp16, as SDXL was published, if the device supports it.
 

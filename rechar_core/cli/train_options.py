@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from ..backend import defaults
-from ..device import TrainingPrecision, precision_to_train_in
+from ..device import TrainingPrecision, training_precision
 from ..errors import RecipeError
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def job_of(given: Mapping[str, Any], tell: Callable[[str], None]) -> TrainJob:
         raise RecipeError(f"train needs {', '.join(missing)} as well.")
     _check(values)
     named = values.pop("mixed_precision")
-    values["precision"] = precision_to_train_in(named, processes().device)
+    values["precision"] = training_precision(processes().device) if named == "auto" else named
     places = {name: values.pop(name) for name in ("image", "output", "log_json", "frozen")}
     image, output, log, frozen = (place and Path(place) for place in places.values())
     model, fresh = values.pop("model"), values.pop("fresh")
