@@ -29,11 +29,11 @@ def place(
     image_encoder: Any = None,
     control_net: Any = None,
 ) -> None:
-    """Readies a pipeline on the CPU for drawing pictures of so many pixels on `device`, with what else draws there.
+    """Places a pipeline that is on the CPU, and the other models, for pictures of `pixels` pixels made on `device`.
 
-    All parts go there if its free memory holds them and the decoder's work. Else each goes there when it computes,
-    and the one before leaves; a ControlNet, which computes in turn with the UNet, is streamed layer by layer where
-    both do not fit. `pipeline.leave` must follow each picture. Says so on stderr.
+    All parts go there if its free memory holds them and the decoder's activations. Else each goes there only while it
+    computes, which a line on stderr says; a ControlNet, which takes turns with the UNet, is streamed layer by layer if
+    both do not fit. Call `pipeline.leave` after each picture.
     """
     from accelerate import cpu_offload, cpu_offload_with_hook
 

@@ -1,4 +1,4 @@
-"""Loading an SDXL base and asking its encoders: a diffusers folder, a single file, a hub id, or the demo model."""
+"""Loads an SDXL base (a diffusers folder, a single file, a hub id or the demo model); encodes and decodes with it."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def device_of(part: Any) -> torch.device:
 
 
 def leave(pipeline: DiffusionPipeline, *others: Any) -> None:
-    """What is on the device only while it computes goes back to the RAM; where all parts stay, nothing happens."""
+    """Moves the parts that are on the device only while they compute back to the RAM; all others stay."""
     from accelerate.hooks import CpuOffload
 
     pipeline.maybe_free_model_hooks()

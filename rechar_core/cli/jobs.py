@@ -143,7 +143,7 @@ class _Worker:
         try:
             if not job.output.is_file():  # another process finished it before we claimed it
                 self._tell(job, "begins")
-                train_on(self._pipeline(job), [job], read_pictures(job), self._alone(job))
+                train_on(self._pipeline(job), [job], read_pictures(job), self._context(job))
                 self._tell(job, "is done")
         except Exception as error:  # whatever one job dies of, the others go on
             reason = str(error).strip() or type(error).__name__
@@ -158,16 +158,16 @@ class _Worker:
             self.held.unlink(missing_ok=True)
         self.held = None
 
-    def _alone(self, job: TrainJob) -> RunContext:
+    def _context(self, job: TrainJob) -> RunContext:
         def stepped(step: Step) -> None:
             now = time.monotonic()
             if now - self.refreshed > _REFRESH and self.held is not None:
                 self.refreshed = now
-                with suppress(OSError):  # taken away, where this process slept for long
+                with suppress(OSError):  # another process took it, because this one was suspended for long
                     os.utime(self.held)
                 self._tell(job, f"is at step {step.number} of {step.total}, loss {float(step.loss):.4f}")
 
-        def tell(text: str) -> None:  # `say` is for what all processes do together
+        def tell(text: str) -> None:  # `say` prints in the first process only
             self.report(f"{job.output.name}: {text}")
 
         return RunContext(self.device, bar=False, stepped=stepped, tell=tell)
@@ -175,7 +175,7 @@ class _Worker:
     def _pipeline(self, job: TrainJob) -> StableDiffusionXLPipeline:
         key = job.model, job.dtype, job.recipe.fp8_base
         if self.base is None or self.base[0] != key:
-            self.base = None  # the old one goes before the new one comes
+            self.base = None  # frees the old one's memory before the new one is loaded
             self.base = key, load_base(job)
         return self.base[1]
 

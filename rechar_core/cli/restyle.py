@@ -82,7 +82,7 @@ def restyle(job: RestyleJob) -> Path:
     source = read(job.image)
     request = read_in_mode(job.instruction, "auto", Llm.load(job.llm) if job.llm else None)
     pairs = _pairs(request, job)
-    mask_of, engine = _places(source, job), _ENGINES[job.engine](job)
+    mask_of, engine = _mask_finder(source, job), _ENGINES[job.engine](job)
     picture = source
     for pair in pairs:
         target = ObjectRegion.of(picture, mask_of(pair))
@@ -109,8 +109,8 @@ def _pairs(request: Request, job: RestyleJob) -> tuple[Pair, ...]:
     return request.pairs or (request.first,)
 
 
-def _places(source: Tensor, job: RestyleJob) -> Callable[[Pair], Tensor]:
-    """What gives an object's mask: the picture --mask, or a segmenter, loaded once."""
+def _mask_finder(source: Tensor, job: RestyleJob) -> Callable[[Pair], Tensor]:
+    """A function that returns an object's mask: from the picture --mask, or by a segmenter, loaded once."""
     if job.mask is not None:
         mask = read(job.mask).mean(-1)
         return lambda _: mask
@@ -140,23 +140,23 @@ class _Sdxl:
         height, width = image.shape[1:3]
         cells = F.interpolate(mask[:, None], (height // LATENT_SCALE, width // LATENT_SCALE), mode="area")
         place(self.pipeline, self.device, height * width)
-        held = _Held(self.pipeline, image, cells, job.seed)
+        differential = _DifferentialDiffusion(self.pipeline, image, cells, job.seed)
         with applied(self.pipeline.unet, self.fusion):
             latent = self.pipeline(
                 prompt=job.prompt or f"{pair.object}, {pair.style} style".removeprefix(", "),
-                image=torch.cat([held.latent, held.noise]),
+                image=torch.cat([differential.latent, differential.noise]),
                 strength=job.strength,
                 num_inference_steps=job.steps or 30,
                 guidance_scale=job.guidance,
                 generator=torch.Generator().manual_seed(job.seed),
-                callback_on_step_end=held,
+                callback_on_step_end=differential,
                 output_type="latent",
             ).images
         return target.finish(decode_latent(self.pipeline, latent))
 
 
-class _Held:
-    """After each step, what the mask has not released yet is the source again, as noisy as the rest.
+class _DifferentialDiffusion:
+    """Called after each step: sets the cells that are not free yet to the source, with the noise of that step.
 
     Differential diffusion (Levin and Fried, 2023): a cell of mask m is free once less than m of all steps is left.
     latent, noise: (1, 4, h, w), fp32; the noise is drawn on the CPU, so that a seed is one picture everywhere.
