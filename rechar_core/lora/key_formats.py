@@ -11,14 +11,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .blocks import BLOCKS
 
-# The layers inside one transformer block, and those around the transformer blocks (the same in both UNets).
-_ATTENTION = tuple(f"{a}.to_{x}" for a in ("attn1", "attn2") for x in ("q", "k", "v", "out.0"))
-_LAYERS = (*_ATTENTION, "ff.net.0.proj", "ff.net.2", "norm1", "norm2", "norm3")
-_EDGES = ("proj_in", "proj_out", "norm")
+# The modules of a block, the same in both UNets. All transformer blocks have the same layers: here those of number 0.
+_MODULES = (
+    *(f"transformer_blocks.0.{a}.to_{x}" for a in ("attn1", "attn2") for x in ("q", "k", "v", "out.0")),
+    *(f"transformer_blocks.0.{x}" for x in ("ff.net.0.proj", "ff.net.2", "norm1", "norm2", "norm3")),
+    *("proj_in", "proj_out", "norm"),
+)
+_NUMBER = re.compile(r"(?<=transformer_blocks[._])(0|[1-9]\d*)(?=[._])")
 
 _DIFFUSERS_ROOTS = (
     *("down_blocks", "mid_block", "up_blocks"),
@@ -36,66 +39,51 @@ PASSTHROUGH: Mapping[str, str] = {
     **dict.fromkeys(("diff", "diff_b", "w_norm", "b_norm", "set_weight"), "full difference"),
     **dict.fromkeys(("lora_mid.weight", "reshape_weight"), "Tucker LoRA"),
 }
-PARTS = ("down", "up", "alpha", "dora_scale", *PASSTHROUGH)
 
 
 @dataclass(frozen=True)
 class Spelling:
-    """How module paths are written in a key. blocks, layers, edges: written form -> diffusers' dotted form."""
+    """How module paths are written in a key.
+
+    paths: written form -> diffusers path, for the modules of both blocks (`_MODULES`). blocks, roots: how the written
+    paths inside the two blocks start, and those of the whole UNet.
+    """
 
     separator: str
-    blocks: Mapping[str, str]
-    layers: Mapping[str, str]
-    edges: Mapping[str, str]
+    paths: Mapping[str, str]
+    blocks: tuple[str, ...]
     roots: tuple[str, ...]
 
     def resolve(self, text: str) -> tuple[str, bool] | None:
         """(diffusers path, True) inside the two blocks, (text, False) elsewhere in the UNet, None if neither."""
-        sep = self.separator
-        for written, path in self.blocks.items():
-            if text == written or text.startswith(written + sep):
-                tail = self._tail(text[len(written) + len(sep) :])
-                return None if tail is None else (f"{path}.{tail}", True)
-        known = any(text == root or text.startswith(root + sep) for root in self.roots)
-        return (text, False) if known else None
+        path = _translated(text, self.paths)
+        if path is not None:
+            return path, True
+        whole = text + self.separator
+        return (text, False) if whole.startswith(self.roots) and not whole.startswith(self.blocks) else None
 
     def spell(self, path: str) -> str:
         """The written form of a diffusers path inside the two blocks. Raises KeyError for any other path."""
-        sep = self.separator
-        block = next((w for w, p in self.blocks.items() if path.startswith(p + ".")), None)
-        if block is None:
+        written = _translated(path, {path: written for written, path in self.paths.items()})
+        if written is None:
             raise KeyError(path)
-        tail = path[len(self.blocks[block]) + 1 :]
-        match = _TRANSFORMER_BLOCK["."].fullmatch(tail)
-        if match:
-            layer = {p: w for w, p in self.layers.items()}[match[2]]
-            return sep.join((block, "transformer_blocks", match[1], layer))
-        return block + sep + {p: w for w, p in self.edges.items()}[tail]
-
-    def _tail(self, text: str) -> str | None:
-        match = _TRANSFORMER_BLOCK[self.separator].fullmatch(text)
-        if match is None:
-            return self.edges.get(text)
-        layer = self.layers.get(match[2])
-        return None if layer is None else f"transformer_blocks.{match[1]}.{layer}"
+        return written
 
 
-_TRANSFORMER_BLOCK = {
-    ".": re.compile(r"transformer_blocks\.(0|[1-9]\d*)\.(.+)"),
-    "_": re.compile(r"transformer_blocks_(0|[1-9]\d*)_(.+)"),
-}
+def _translated(text: str, table: Mapping[str, str]) -> str | None:
+    """What the table has for a module, with the module's own transformer block; None if it is not in the table."""
+    number, translation = _NUMBER.search(text), table.get(_NUMBER.sub("0", text))
+    return translation if number is None or translation is None else _NUMBER.sub(number[0], translation)
 
 
 def _spelling(separator: str, *, host: bool) -> Spelling:
-    def written(names: tuple[str, ...]) -> dict[str, str]:
-        return {n.replace(".", separator): n for n in names}
-
+    """host: the two blocks have the names of ComfyUI's UNet, not those of diffusers'."""
+    starts = {f"{block.host if host else block.path}.": f"{block.path}." for block in BLOCKS}
     return Spelling(
         separator,
-        {(b.host if host else b.path).replace(".", separator): b.path for b in BLOCKS},
-        written(_LAYERS),
-        written(_EDGES),
-        _HOST_ROOTS if host else _DIFFUSERS_ROOTS,
+        {(s + m).replace(".", separator): path + m for s, path in starts.items() for m in _MODULES},
+        tuple(start.replace(".", separator) for start in starts),
+        tuple(root + separator for root in (_HOST_ROOTS if host else _DIFFUSERS_ROOTS)),
     )
 
 
@@ -104,13 +92,12 @@ _FLAT = _spelling("_", host=False)
 _HOST_DOTTED = _spelling(".", host=True)
 _HOST_FLAT = _spelling("_", host=True)
 # diffusers < 0.18 named the attention processor and left out the ".0" of to_out; it knew no other layers.
-_PROCESSOR = Spelling(
-    ".",
-    _DOTTED.blocks,
-    {layer.replace(".to_", ".processor.to_").removesuffix(".0"): layer for layer in _ATTENTION},
-    {},
-    _DIFFUSERS_ROOTS,
-)
+_PROCESSOR_PATHS = {
+    written.replace(".to_", ".processor.to_").removesuffix(".0"): path
+    for written, path in _DOTTED.paths.items()
+    if ".to_" in written
+}
+_PROCESSOR = replace(_DOTTED, paths=_PROCESSOR_PATHS)
 
 
 @dataclass(frozen=True)
@@ -175,7 +162,7 @@ _DIFFUSERS_SUFFIXES = {
 _PROCESSOR_SUFFIXES = {"down": ("_lora.down.weight",), "up": ("_lora.up.weight",), "alpha": (".alpha",)}
 _COMFY_SUFFIXES = {p: (*e, *_PEFT_SUFFIXES.get(p, ())) for p, e in _KOHYA_SUFFIXES.items()}
 
-_ALL = frozenset(PARTS)
+_ALL = frozenset(("down", "up", "alpha", "dora_scale", *PASSTHROUGH))
 _NO_ALPHA = frozenset(("down", "up", "dora_scale"))
 _PEFT_PREFIXES = ("unet.", "unet.base_model.model.", "base_model.model.unet.", "base_model.model.", "")
 
