@@ -8,14 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-BlockName = Literal["structure", "style"]
-
 
 @dataclass(frozen=True)
 class Block:
     """One trained block. `path` is its module path in diffusers' UNet, `host` in ComfyUI's (SGM) UNet."""
 
-    name: BlockName
+    name: Literal["structure", "style"]
     path: str
     host: str
 
@@ -24,26 +22,15 @@ STRUCTURE = Block("structure", "up_blocks.0.attentions.0", "output_blocks.0.1")
 STYLE = Block("style", "up_blocks.0.attentions.1", "output_blocks.1.1")
 BLOCKS: tuple[Block, ...] = (STRUCTURE, STYLE)
 
-# "content" is the papers' word for structure. It is accepted as a name but never written.
-_NAMES = {"structure": STRUCTURE, "content": STRUCTURE, "style": STYLE}
-
-
-def block_named(name: str) -> Block:
-    """The block called `name` ("structure", "style", or "content" for structure).
-
-    Raises KeyError for any other name, which is a programming error: names come from our schemas, not from a user.
-    """
-    return _NAMES[name]
-
 
 def block_of(path: str) -> Block | None:
     """The block that contains a diffusers module path, or None.
 
     Compares whole path components, so that "attentions.1" never matches "attentions.10".
     """
-    return next((b for b in BLOCKS if path == b.path or path.startswith(b.path + ".")), None)
+    return next((b for b in BLOCKS if f"{path}.".startswith(f"{b.path}.")), None)
 
 
 def block_of_host(path: str) -> Block | None:
     """The block that contains a ComfyUI module path (without "diffusion_model."), or None."""
-    return next((b for b in BLOCKS if path == b.host or path.startswith(b.host + ".")), None)
+    return next((b for b in BLOCKS if f"{path}.".startswith(f"{b.host}.")), None)

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args, get_type_hints
 
 from ..device import Precision
 from ..errors import RecipeError
-from ..lora.blocks import BLOCKS, Block, block_named
+from ..lora.blocks import BLOCKS, Block
 from .memory import Memory
 
 TrainedBlocks = Literal["both", "structure", "style"]
@@ -107,7 +107,7 @@ class TrainingRecipe:
     @property
     def blocks(self) -> tuple[Block, ...]:
         """The blocks that are trained."""
-        return BLOCKS if self.target == "both" else (block_named(self.target),)
+        return tuple(block for block in BLOCKS if self.target in ("both", block.name))
 
     def stage(self, step: int) -> tuple[Loss, float]:
         """Loss and learning rate of step `step`, counted from 0."""
