@@ -15,17 +15,10 @@ from ..errors import ImageError
 from .blora import BLora
 
 VERSION = "1"
+_SGM = "https://github.com/Stability-AI/generative-models"
 _PICTURES = ((b"\xff\xd8\xff", "image/jpeg"), (b"\x89PNG", "image/png"), (b"RIFF", "image/webp"))
 # Fields that are no longer true when the tensors are written again.
 _STALE = ("format", "lora_adapter_metadata", "sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256")
-# Setting of a recipe -> the field in which sd-scripts stores it.
-_RECIPE_FIELDS = {
-    "seed": "ss_seed",
-    "steps": "ss_max_train_steps",
-    "learning_rate": "ss_learning_rate",
-    "optimizer": "ss_optimizer",
-    "resolution": "ss_resolution",
-}
 
 
 def build_metadata(
@@ -39,14 +32,36 @@ def build_metadata(
     earlier = {k: v for k, v in blora.metadata.items() if k not in _STALE}
     blocks = ",".join(b.name for b in blora.blocks)
     title = title or earlier.get("modelspec.title") or f"B-LoRA ({blocks})"
+    recipe, trigger, sgm = blora.recipe, blora.trigger, format in ("kohya-sgm", "comfy")
+    new_tag = trigger and trigger not in _tags(earlier)
     fields = {
-        **_own_fields(blora, blocks),
-        **_network_fields(blora, title, earlier),
-        **_modelspec_fields(blora, title, format, digest),
+        "rechar.version": VERSION,
+        "rechar.block": blocks,
+        "rechar.trigger": trigger,
+        "rechar.recipe": json.dumps(dict(recipe), sort_keys=True, default=str) if recipe else None,
+        "rechar.seed": recipe.get("seed"),
+        "ss_base_model_version": "sdxl_base_v1-0",
+        "ss_output_name": title,
+        "ss_network_module": "lycoris.kohya" if blora.passthrough else "networks.lora",
+        "ss_network_dim": _one(blora.ranks),
+        "ss_network_alpha": _one(blora.network_alphas),
+        "ss_tag_frequency": json.dumps({"rechar": {trigger: 1}}) if new_tag else None,
+        "ss_seed": recipe.get("seed"),
+        "ss_max_train_steps": recipe.get("steps"),
+        "ss_learning_rate": recipe.get("learning_rate"),
+        "ss_optimizer": recipe.get("optimizer"),
+        "ss_resolution": recipe.get("resolution"),
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": "stable-diffusion-xl-v1-base/lora",
+        "modelspec.implementation": _SGM if sgm else "diffusers",
+        "modelspec.title": title,
+        "modelspec.hash_sha256": f"0x{digest}",
+        "modelspec.trigger_phrase": trigger or None,
+        "modelspec.resolution": "{0}x{0}".format(recipe["resolution"]) if "resolution" in recipe else None,
+        "modelspec.thumbnail": None if thumbnail is None else _data_url(thumbnail),
+        "sshs_model_hash": digest,
     }
-    if thumbnail is not None:
-        fields["modelspec.thumbnail"] = _data_url(thumbnail)
-    return {**earlier, **fields}
+    return earlier | {name: str(value) for name, value in fields.items() if value is not None}
 
 
 def trigger_of(metadata: Mapping[str, str]) -> str:
@@ -72,53 +87,9 @@ def json_object(text: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _own_fields(blora: BLora, blocks: str) -> dict[str, str]:
-    fields = {"rechar.version": VERSION, "rechar.block": blocks, "rechar.trigger": blora.trigger}
-    if blora.recipe:
-        fields["rechar.recipe"] = json.dumps(dict(blora.recipe), sort_keys=True, default=str)
-    if "seed" in blora.recipe:
-        fields["rechar.seed"] = str(blora.recipe["seed"])
-    return fields
-
-
-def _network_fields(blora: BLora, title: str, earlier: Mapping[str, str]) -> dict[str, str]:
-    fields = {
-        "ss_base_model_version": "sdxl_base_v1-0",
-        "ss_output_name": title,
-        "ss_network_module": "lycoris.kohya" if blora.passthrough else "networks.lora",
-    }
-    if blora.pairs:
-        fields["ss_network_dim"] = _one(blora.ranks)
-        fields["ss_network_alpha"] = _one(blora.network_alphas)
-    if blora.trigger and blora.trigger not in _tags(earlier):
-        fields["ss_tag_frequency"] = json.dumps({"rechar": {blora.trigger: 1}})
-    recipe = blora.recipe
-    fields.update({field: str(recipe[name]) for name, field in _RECIPE_FIELDS.items() if name in recipe})
-    return fields
-
-
-def _modelspec_fields(blora: BLora, title: str, format: str, digest: str) -> dict[str, str]:
-    sgm = format in ("kohya-sgm", "comfy")
-    fields = {
-        "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": "stable-diffusion-xl-v1-base/lora",
-        "modelspec.implementation": "https://github.com/Stability-AI/generative-models"
-        if sgm
-        else "diffusers",
-        "modelspec.title": title,
-        "modelspec.hash_sha256": "0x" + digest,
-        "sshs_model_hash": digest,
-    }
-    if blora.trigger:
-        fields["modelspec.trigger_phrase"] = blora.trigger
-    if "resolution" in blora.recipe:
-        fields["modelspec.resolution"] = "{0}x{0}".format(blora.recipe["resolution"])
-    return fields
-
-
-def _one(values: tuple[float, ...]) -> str:
-    """The value if there is only one, else "Dynamic", as sd-scripts writes it."""
-    return str(values[0]) if len(values) == 1 else "Dynamic"
+def _one(values: tuple[float, ...]) -> str | None:
+    """The only value, "Dynamic" for several, as sd-scripts writes it; None if there is none."""
+    return "Dynamic" if len(values) > 1 else next(map(str, values), None)
 
 
 def _data_url(picture: bytes) -> str:
