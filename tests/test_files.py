@@ -368,7 +368,7 @@ def test_diffusers_loads_our_files_to_the_same_picture(pipeline, reference, tmp_
 def test_files_of_another_kind_are_named(tmp_path, name, content, message):
     path = tmp_path / name
     path.write_bytes(content)
-    for function in (files.read, files.read_state):
+    for function in (files.read, storage.read_state):
         with pytest.raises(FileError, match=message) as caught:
             function(path)
         assert str(path) in str(caught.value)
@@ -489,9 +489,9 @@ def test_keys_that_nobody_understands_are_listed():
         ),
         ({"down": random(8), "up": random(12, 4)}, "weights that are not matrices"),
         ({"down": torch.ones(4, 8, dtype=torch.int8), "up": random(12, 4)}, "weights of type torch.int8"),
-        ({"down": random(4, 8)}, "down without up"),
-        ({"up": random(12, 4), "alpha": torch.tensor(1.0)}, "up without down"),
-        ({"alpha": torch.tensor(1.0)}, "only alpha, no weights"),
+        ({"down": random(4, 8)}, "only down, which is not a whole layer"),
+        ({"up": random(12, 4), "alpha": torch.tensor(1.0)}, "only alpha, up, which is not a whole layer"),
+        ({"alpha": torch.tensor(1.0)}, "only alpha, which is not a whole layer"),
         ({"down": random(4, 8), "up": random(12, 4), "alpha": torch.ones(2)}, r"alpha of shape \[2\]"),
         (
             {"down": random(4, 8), "up": random(12, 4), "dora_scale": random(8, 1)},
@@ -600,8 +600,8 @@ def test_state_of_any_kind_comes_back_exactly(tmp_path):
         "same": whole,
         "same again": whole,
     }
-    path = files.write_state(state, {"b": "2", "a": "\u5b57"}, tmp_path / "x.safetensors")
-    back, metadata = files.read_state(path)
+    path = storage.write_state(state, {"b": "2", "a": "\u5b57"}, tmp_path / "x.safetensors")
+    back, metadata = storage.read_state(path)
     assert metadata == {"a": "\u5b57", "b": "2"} and set(back) == set(state)
     for key, tensor in state.items():
         assert back[key].dtype == tensor.dtype and torch.equal(back[key], tensor)

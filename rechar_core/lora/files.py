@@ -11,18 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import LoraError, listed
-from ..storage import file_to_write, header, opened, packed, read_state, write_bytes, write_state
+from ..storage import file_to_write, header, opened, packed, write_bytes
 from .blocks import BLOCKS
 from .blora import BLora, LoraPair
 from .foreign import looks_like
-from .key_formats import PASSTHROUGH, WRITABLE, Parsed, key_format_named, parse
+from .key_formats import PASSTHROUGH, WRITABLE, Parsed, key_format_named, kinds_of, parse
 from .metadata import build_metadata, recipe_of, trigger_of
 from .peft_config import adapter_config_beside, adapter_config_of, configured_alpha
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-__all__ = ["convert", "from_tensors", "read", "read_state", "write", "write_state"]
 
 SUFFIX = ".safetensors"
 _Parts = dict[str, "Tensor"]
@@ -91,20 +89,15 @@ def convert(blora: BLora, format: str) -> dict[str, Tensor]:
     if format not in WRITABLE:
         raise LoraError(f"There is no LoRA format '{format}' to write; choose one of {listed(WRITABLE)}.")
     key_format = key_format_named(format)
-    unheld = {
-        part for parts in blora.passthrough.values() for part in parts if part in PASSTHROUGH
-    } - key_format.holds
+    unheld = {part for parts in blora.passthrough.values() for part in parts} - key_format.holds
     if unheld:
         able = listed(f for f in WRITABLE if key_format_named(f).holds >= unheld)
-        kinds = listed(sorted({PASSTHROUGH[part] for part in unheld}))
+        kinds = listed(kinds_of(unheld))
         raise LoraError(f"{kinds} weights cannot be written as {format}; choose one of {able}.")
-    state = {}
-    for module, pair in blora.pairs.items():
-        for part, tensor in _stored(pair, module, format).items():
-            state[key_format.format(module, part)] = tensor
-    for module, parts in blora.passthrough.items():
-        for part, tensor in parts.items():
-            state[key_format.format(module, part)] = tensor
+    state: _Parts = {}
+    pairs = ((module, _stored(pair, module, format)) for module, pair in blora.pairs.items())
+    for module, parts in (*pairs, *blora.passthrough.items()):
+        state |= {key_format.format(module, part): tensor for part, tensor in parts.items()}
     return state
 
 
@@ -232,9 +225,8 @@ def _problem(parts: _Parts, paired: bool) -> str | None:
     if "alpha" in parts and parts["alpha"].numel() != 1:
         return f"alpha of shape {list(parts['alpha'].shape)}"
     if not paired:
-        if "down" in parts or "up" in parts:
-            return None if "lora_mid.weight" in parts else _only_half(parts)
-        return None if set(parts) & set(PASSTHROUGH) else f"only {listed(sorted(parts))}, no weights"
+        whole = "lora_mid.weight" in parts or (kinds_of(parts) and not {"down", "up"} & set(parts))
+        return None if whole else f"only {listed(sorted(parts))}, which is not a whole layer"
     down, up = _matrix(parts["down"]), _matrix(parts["up"])
     shapes = f"down {list(down.shape)}, up {list(up.shape)}"
     if not (down.is_floating_point() and up.is_floating_point()):
@@ -248,10 +240,6 @@ def _problem(parts: _Parts, paired: bool) -> str | None:
         if dora.shape not in ((up.shape[0], 1), (1, down.shape[1])):
             return f"DoRA scale of shape {list(dora.shape)}, {shapes}"
     return None
-
-
-def _only_half(parts: _Parts) -> str:
-    return "down without up" if "down" in parts else "up without down"
 
 
 def _pair(module: str, parts: _Parts, config: Mapping[str, Any]) -> LoraPair:

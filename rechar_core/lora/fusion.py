@@ -10,25 +10,22 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, cast
 
 from ..errors import LoraError, ModelError, listed
 from .blocks import BLOCKS, STRUCTURE, STYLE, Block, block_of
 from .blora import BLora, LoraPair
-from .key_formats import PASSTHROUGH
+from .key_formats import kinds_of
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
-
-AlphaMode = Literal["linear", "reference"]
 
 # The published code multiplies both down and up by alpha, so its weight change grows with alpha^2 (docs/blora.md).
 _EFFECTIVE_ALPHAS: Mapping[str, Callable[[float], float]] = {
     "linear": lambda alpha: alpha,
     "reference": lambda alpha: alpha * alpha,
 }
-ALPHA_MODES: tuple[str, ...] = tuple(_EFFECTIVE_ALPHAS)
 
 
 @dataclass(frozen=True)
@@ -74,7 +71,7 @@ def effective_alpha(alpha: float, mode: str = "linear") -> float:
     Raises LoraError if alpha is not finite or the mode is unknown.
     """
     if mode not in _EFFECTIVE_ALPHAS:
-        raise LoraError(f"There is no alpha mode '{mode}'; choose one of {listed(ALPHA_MODES)}.")
+        raise LoraError(f"There is no alpha mode '{mode}'; choose one of {listed(_EFFECTIVE_ALPHAS)}.")
     if not math.isfinite(alpha):
         raise LoraError(f"Alpha is {alpha}; give a finite number, usually between 0 and 2.")
     return _EFFECTIVE_ALPHAS[mode](float(alpha))
@@ -127,9 +124,7 @@ def applied(unet: Module, fusion: Fusion) -> Iterator[None]:
     """
     import torch
 
-    kinds = sorted(
-        {PASSTHROUGH[p] for parts, _ in fusion.passthrough.values() for p in parts if p in PASSTHROUGH}
-    )
+    kinds = kinds_of(part for parts, _ in fusion.passthrough.values() for part in parts)
     if kinds:
         raise LoraError(
             f"Only ComfyUI can apply {listed(kinds)} weights; use this file there, or a plain LoRA here."
@@ -159,7 +154,10 @@ def patched(weight: Tensor, pair: LoraPair, alpha: float) -> Tensor:
         base = weight.detach().flatten(1).to(torch.promote_types(weight.dtype, torch.float32))
         delta = pair.delta().to(base)
         if pair.dora_scale is not None:
-            delta = _decomposed(base + delta, pair.dora_scale.to(base)) - base
+            changed, magnitude = base + delta, pair.dora_scale.to(base)
+            per_output = magnitude.shape[0] == base.shape[0]
+            norm = torch.linalg.vector_norm(changed, dim=1 if per_output else 0, keepdim=True)
+            delta = changed * (magnitude / norm.clamp_min(torch.finfo(base.dtype).tiny)) - base
         return (base + alpha * delta).reshape(weight.shape).to(weight.dtype)
 
 
@@ -167,15 +165,6 @@ def weight_shapes(unet: Module) -> dict[str, tuple[int, ...]]:
     """Module path -> shape of its weight, for all modules of a torch model that have a weight."""
     suffix = ".weight"
     return {n.removesuffix(suffix): tuple(p.shape) for n, p in unet.named_parameters() if n.endswith(suffix)}
-
-
-def _decomposed(weight: Tensor, magnitude: Tensor) -> Tensor:
-    import torch
-
-    per_output = magnitude.shape[0] == weight.shape[0]
-    norm = torch.linalg.vector_norm(weight, dim=1 if per_output else 0, keepdim=True)  # (out, 1) or (1, in)
-    changed: Tensor = weight * (magnitude / norm.clamp_min(torch.finfo(weight.dtype).tiny))
-    return changed
 
 
 def selected(blora: BLora, block: Block) -> BLora:

@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..errors import listed
-from .blocks import block_of
+from .blocks import BLOCKS, block_of
 from .blora import BLora, LoraPair
-from .key_formats import PASSTHROUGH
+from .key_formats import kinds_of
 
 _SHOWN = 10
 
@@ -79,7 +79,7 @@ def inspect(blora: BLora) -> Report:
         trigger=blora.trigger,
         recipe=dict(blora.recipe),
         dtypes=dict(Counter(str(p.up.dtype).removeprefix("torch.") for p in blora.pairs.values())),
-        kinds=_kinds(blora),
+        kinds=dict(Counter(kind for parts in blora.passthrough.values() for kind in kinds_of(parts))),
         dora=sum(p.dora_scale is not None for p in blora.pairs.values()),
         outside=len(blora.outside),
         outside_first=blora.outside[:_SHOWN],
@@ -94,13 +94,6 @@ def energy(pair: LoraPair) -> float:
     up, down = pair.up.double(), pair.down.double()
     square = ((up.T @ up) * (down @ down.T)).sum().item()
     return abs(pair.scale) * math.sqrt(max(square, 0.0))
-
-
-def _kinds(blora: BLora) -> dict[str, int]:
-    counts: Counter[str] = Counter()
-    for parts in blora.passthrough.values():
-        counts.update({PASSTHROUGH[p] for p in parts if p in PASSTHROUGH})
-    return dict(counts)
 
 
 def _head(report: Report) -> list[str]:
@@ -123,12 +116,8 @@ def _head(report: Report) -> list[str]:
 def _table(report: Report) -> list[str]:
     width = max(map(len, (*report.layers, "layer")))
     lines = [f"{'layer':<{width}}  energy"]
-    for name, value in report.energies.items():
-        lines.append(f"{name + ' block':<{width}}  {value:.4g}  ({report.shares[name]:.1%})")
-        lines += [f"{p:<{width}}  {e:.4g}" for p, e in report.layers.items() if _block_name(p) == name]
+    for block in (b for b in BLOCKS if b.name in report.blocks):
+        total, share = report.energies[block.name], report.shares[block.name]
+        lines.append(f"{block.name + ' block':<{width}}  {total:.4g}  ({share:.1%})")
+        lines += [f"{p:<{width}}  {e:.4g}" for p, e in report.layers.items() if block_of(p) is block]
     return lines
-
-
-def _block_name(path: str) -> str:
-    block = block_of(path)
-    return block.name if block else ""

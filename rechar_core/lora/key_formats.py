@@ -10,7 +10,7 @@ The formats, who writes them and examples: docs/blora.md, "Key formats".
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from .blocks import BLOCKS
@@ -39,6 +39,11 @@ PASSTHROUGH: Mapping[str, str] = {
     **dict.fromkeys(("diff", "diff_b", "w_norm", "b_norm", "set_weight"), "full difference"),
     **dict.fromkeys(("lora_mid.weight", "reshape_weight"), "Tucker LoRA"),
 }
+
+
+def kinds_of(parts: Iterable[str]) -> list[str]:
+    """The kinds of layer that only ComfyUI can apply among the parts of a layer, or of several; sorted."""
+    return sorted({PASSTHROUGH[part] for part in parts if part in PASSTHROUGH})
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import RecipeError
-from ..lora.files import read_state, write_state
+from ..storage import read_state, write_state
 from .loop import Training
 
 _FORMAT = "rechar training state"
