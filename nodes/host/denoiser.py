@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ...rechar_core.training.context import forward_replaced
 from ...rechar_core.training.denoiser import ATTENTION, Conditioning, Denoiser, Prefix
 from ...rechar_core.training.frozen_layers import normed_conv, plain_conv, upsampled
 from ...rechar_core.training.memory import MemoryMode
@@ -118,19 +119,12 @@ class HostDenoiser(Denoiser):
     def _move(self, modules: Iterable[nn.Module], device: torch.device) -> None:
         self._own.place(modules, device, self._each)
 
-    @contextmanager
-    def _checkpointed(self) -> Iterator[None]:
+    def _checkpointed(self) -> AbstractContextManager[None]:
         """transformer_options are copied for the recomputation: the host counts blocks in them as it goes along."""
         from comfy.ldm.modules.attention import BasicTransformerBlock
 
         blocks = [m for m in self._decoder.modules() if isinstance(m, BasicTransformerBlock)]
-        try:
-            for block in blocks:
-                block.forward = _Checkpointed(block.forward)  # an instance attribute, removed below
-            yield
-        finally:
-            for block in blocks:
-                block.__dict__.pop("forward", None)
+        return forward_replaced({block: _Checkpointed(block.forward) for block in blocks})
 
 
 def _halves(unet: Any) -> tuple[list[nn.Module], list[nn.Module]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,61 +11,52 @@ from torch import Tensor, nn
 
 
 class ConstantContext:
-    """Stands in for the frozen keys and values of one prompt's context, while `attached`.
+    """Caches the output of the frozen layers that see nothing but one prompt's context, while `attached`.
 
-    Hooks on those layers (the adapters) still see the context and add their part to the kept output.
+    Hooks on those layers (the LoRA layers) still see the context and add their part to the cached output.
     """
 
     def __init__(self) -> None:
         self._context: Tensor | None = None
-        self._kept: dict[str, Tensor] = {}
+        self._outputs: dict[nn.Module, Tensor] = {}
 
     def expand(self, context: Tensor, batch: int) -> Tensor:
-        """(batch, tokens, width) of a context (1, tokens, width); another context than the last forgets the kept."""
+        """(batch, tokens, width) of a context (1, tokens, width); another context than the last empties the cache."""
         if self._context is not context:
-            self._context, self._kept = context, {}
+            self._context, self._outputs = context, {}
         return context.expand(batch, -1, -1)
 
     @contextmanager
-    def attached(self, layers: Mapping[str, nn.Module]) -> Iterator[None]:
-        """Replaces the forward of these layers, all fed with the context, until the end."""
-        before = {name: layer.__dict__.get("forward") for name, layer in layers.items()}
+    def attached(self, layers: Iterable[nn.Module]) -> Iterator[None]:
+        """Caches the output of these layers, all fed with the context, until the end."""
         try:
-            for name, layer in layers.items():
-                layer.__dict__["forward"] = self._remembering(name, layer.forward)
-            yield
+            with forward_replaced({layer: self._cached(layer, layer.forward) for layer in layers}):
+                yield
         finally:
-            for name, layer in layers.items():
-                layer.__dict__.pop("forward", None)
-                if before[name] is not None:
-                    layer.__dict__["forward"] = before[name]
-            self._context, self._kept = None, {}
+            self._context, self._outputs = None, {}
 
-    def _remembering(self, name: str, forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        def remembered(x: Tensor) -> Tensor:
+    def _cached(self, layer: nn.Module, forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        def cached(x: Tensor) -> Tensor:
             if self._context is None or x.data_ptr() != self._context.data_ptr():
                 return forward(x)
-            if name not in self._kept:
+            if layer not in self._outputs:
                 with torch.no_grad():
-                    self._kept[name] = forward(self._context)
-            return self._kept[name].expand(len(x), -1, -1)
+                    self._outputs[layer] = forward(self._context)
+            return self._outputs[layer].expand(len(x), -1, -1)
 
-        return remembered
+        return cached
 
 
-class Once:
-    """What is made of a conditioning, made again only when another conditioning comes."""
-
-    def __init__(self, make: Callable[[Any], tuple[Tensor, Tensor]]):
-        self._make = make
-        self._last: tuple[Any, tuple[Tensor, Tensor]] | None = None
-
-    def __call__(self, conditioning: Any) -> tuple[Tensor, Tensor]:
-        """The made tensors."""
-        if self._last is None or self._last[0] is not conditioning:
-            self._last = conditioning, self._make(conditioning)
-        return self._last[1]
-
-    def forget(self) -> None:
-        """Frees what was made."""
-        self._last = None
+@contextmanager
+def forward_replaced(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
+    """Gives modules another forward until the end. Hooks on the modules still run."""
+    before = {module: module.__dict__.get("forward") for module in forwards}
+    try:
+        for module, forward in forwards.items():
+            module.__dict__["forward"] = forward
+        yield
+    finally:
+        for module, forward_before in before.items():
+            module.__dict__.pop("forward", None)
+            if forward_before is not None:
+                module.__dict__["forward"] = forward_before

@@ -6,12 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from .context import ConstantContext, Once
+from .context import ConstantContext
 from .frozen_layers import gated
 from .memory import MemoryMode
 
@@ -96,7 +97,7 @@ class Denoiser(ABC):
         self.unet, self.device, self._halves, self._decoder = unet, device, halves, decoder
         self._alternate = False  # whether the halves take turns on the device
         self._placed: int | None = None  # the half that is there
-        self._context, self._cond = ConstantContext(), Once(self._prepare)
+        self._context, self._cond = ConstantContext(), lru_cache(maxsize=1)(self._prepare)
         self._attached = ExitStack()
 
     @abstractmethod
@@ -110,7 +111,7 @@ class Denoiser(ABC):
     def use(self, mode: MemoryMode | None) -> None:
         """Run in this memory mode from now on; None takes back everything that training attached or moved."""
         self._attached.close()
-        self._cond.forget()
+        self._cond.cache_clear()
         self._alternate, self._placed = mode == "low", None
         self._load(mode)
         if mode is None:
@@ -118,7 +119,7 @@ class Denoiser(ABC):
         self._attached.enter_context(gated(self._decoder.modules()))
         if mode != "fast":
             self._attached.enter_context(self._checkpointed())
-        fed = {n: m for n, m in self.unet.named_modules() if n.endswith(_OF_CONTEXT)}
+        fed = [module for name, module in self.unet.named_modules() if name.endswith(_OF_CONTEXT)]
         self._attached.enter_context(self._context.attached(fed))
 
     @abstractmethod

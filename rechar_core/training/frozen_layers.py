@@ -7,8 +7,9 @@ parts are computed again, the convolutions and matrix products never.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn.grad import conv2d_input
+
+from .context import forward_replaced
 
 
 def normed_conv(norm: nn.GroupNorm, conv: nn.Conv2d, hidden: Tensor, skip: Tensor | None = None) -> Tensor:
@@ -106,18 +109,10 @@ class _Gated(Function):
         return back
 
 
-@contextmanager
-def gated(modules: Iterable[nn.Module]) -> Iterator[None]:
+def gated(modules: Iterable[nn.Module]) -> AbstractContextManager[None]:
     """Lets the GEGLU layers among `modules` (`proj`, then h * gelu(gate)) keep less, until the end."""
-    found = [m for m in modules if type(m).__name__ == "GEGLU"]
-    try:
-        for module in found:
-            module.__dict__["forward"] = _gated_forward(module)
-        yield
-    finally:
-        for module in found:
-            module.__dict__.pop("forward", None)
+    return forward_replaced({m: partial(_gated_forward, m) for m in modules if type(m).__name__ == "GEGLU"})
 
 
-def _gated_forward(module: Any) -> Any:
-    return lambda x, *_, **__: _Gated.apply(module.proj(x))
+def _gated_forward(module: Any, x: Tensor, *_: Any, **__: Any) -> Any:
+    return _Gated.apply(module.proj(x))
