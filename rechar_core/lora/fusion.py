@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 from ..errors import LoraError, ModelError, listed
 from .blocks import BLOCKS, STRUCTURE, STYLE, Block, block_of
@@ -20,6 +20,8 @@ from .key_formats import kinds_of
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
+
+AlphaMode = Literal["linear", "reference"]
 
 # The published code multiplies both down and up by alpha, so its weight change grows with alpha^2 (docs/blora.md).
 _EFFECTIVE_ALPHAS: Mapping[str, Callable[[float], float]] = {
