@@ -39,9 +39,9 @@ def test_cells_put_back_are_the_word():
     assert torch.allclose(page[20, 75, :3], colours[1], atol=1e-3)
 
 
-def test_a_cell_off_the_canvas_adds_nothing():
-    page = composed(torch.ones(1, 8, 8, 3), torch.ones(1, 8, 8), [Cell(50, 0, 8)], (40, 40))
-    assert page.sum() == 0
+def test_of_a_cell_over_the_edge_the_part_on_the_canvas_is_drawn():
+    page = composed(torch.ones(1, 8, 8, 3), torch.ones(1, 8, 8), [Cell(37, -2, 8)], (40, 40))
+    assert page[37:, :6].min() == 1 and page.sum() == page[37:, :6].numel()
 
 
 def test_later_characters_lie_over_earlier_ones():

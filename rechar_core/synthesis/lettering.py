@@ -35,6 +35,7 @@ def cells(characters: Tensor, side: int, margin: float) -> tuple[Tensor, list[Ce
     of the side). Raises ImageError if a character has no ink, or if the side is not a multiple of a latent cell.
     """
     import torch
+    import torch.nn.functional as F
 
     if side < LATENT_SCALE or side % LATENT_SCALE:
         raise ImageError(f"The side is {side} pixels; give a multiple of {LATENT_SCALE}, such as 1024.")
@@ -45,7 +46,10 @@ def cells(characters: Tensor, side: int, margin: float) -> tuple[Tensor, list[Ce
         Cell(round((top + bottom - edge) / 2), round((left + right - edge) / 2), edge)
         for top, bottom, left, right in boxes
     ]
-    cut = torch.stack([_cut(mask.float(), place) for mask, place in zip(characters, places, strict=True)])
+    canvas = (characters.shape[1], characters.shape[2])
+    cut = torch.stack(
+        [F.pad(mask.float().cpu(), _margins(cell, canvas)) for mask, cell in zip(characters, places)]
+    )
     return _resized(cut[:, None], side)[:, 0].clamp(0, 1), places
 
 
@@ -59,47 +63,28 @@ def _box(mask: Tensor, number: int) -> tuple[int, int, int, int]:
     return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
 
 
-def _cut(mask: Tensor, cell: Cell) -> Tensor:
-    """The part of a mask (H, W) inside the cell; 0 outside the canvas."""
-    import torch
-
-    square = torch.zeros(cell.side, cell.side)
-    inside = _inside(cell, (mask.shape[0], mask.shape[1]))
-    if inside is not None:
-        canvas, part = inside
-        square[part] = mask[canvas].cpu()
-    return square
-
-
-def _inside(cell: Cell, size: tuple[int, int]) -> tuple[tuple[slice, slice], tuple[slice, slice]] | None:
-    """The part of a cell on the canvas (height, width), as slices of the canvas and of the cell; None if outside."""
-    spans = []
-    for start, length in ((cell.top, size[0]), (cell.left, size[1])):
-        first, last = max(0, start), min(length, start + cell.side)
-        if first >= last:
-            return None
-        spans.append((slice(first, last), slice(first - start, last - start)))
-    return (spans[0][0], spans[1][0]), (spans[0][1], spans[1][1])
-
-
 def composed(pictures: Tensor, mattes: Tensor, places: Sequence[Cell], size: tuple[int, int]) -> Tensor:
     """The word as (H, W, 4), colours and alpha, straight (not premultiplied).
 
     pictures: IMAGE (N, S, S, 3), mattes: (N, S, S), each scaled to its cell; later characters cover earlier ones.
     """
     import torch
+    import torch.nn.functional as F
 
-    colour, alpha = torch.zeros(*size, 3), torch.zeros(*size, 1)
+    page = torch.zeros(4, *size)
     for picture, matte, cell in zip(pictures, mattes, places, strict=True):
         layer = torch.cat([picture[..., :3].cpu().float() * matte[..., None], matte[..., None]], -1)
-        small = _resized(layer.movedim(-1, 0)[None], cell.side)[0].movedim(0, -1).clamp(0, 1)
-        inside = _inside(cell, size)
-        if inside is not None:
-            canvas, part = inside
-            over, cover = small[part][..., :3], small[part][..., 3:]
-            colour[canvas] = over + colour[canvas] * (1 - cover)
-            alpha[canvas] = cover + alpha[canvas] * (1 - cover)
-    return torch.cat([(colour / alpha.clamp_min(1e-6)).clamp(0, 1), alpha], -1)
+        small = _resized(layer.movedim(-1, 0)[None], cell.side)[0].clamp(0, 1)
+        over = F.pad(small, [-n for n in _margins(cell, size)])
+        page = over + page * (1 - over[3:])
+    colour, alpha = page[:3], page[3:]
+    return torch.cat([(colour / alpha.clamp_min(1e-6)).clamp(0, 1), alpha]).movedim(0, -1).contiguous()
+
+
+def _margins(cell: Cell, size: tuple[int, int]) -> list[int]:
+    """How far a cell reaches beyond a canvas (height, width): left, right, top and bottom, as F.pad takes them."""
+    height, width = size
+    return [-cell.left, cell.left + cell.side - width, -cell.top, cell.top + cell.side - height]
 
 
 def mattes_of(kind: str, pictures: Tensor, masks: Tensor) -> Tensor:
