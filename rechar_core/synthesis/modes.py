@@ -62,22 +62,19 @@ _OFFICIAL = PipelineConfig(
     mask="edges",
     mask_mode="official",
     drop=False,
-    keep="all",
     structure_stays=False,
     negative=f"text, {_NEGATIVE}",
 )
 MODES: Mapping[str, PipelineConfig] = {
     "official": _OFFICIAL,
-    "paper": PipelineConfig(
-        "paper",
-        steps=50,
-        cfg=(5.0, 5.0, 17.5),
-        control=(0.5, 0.5, 0.5),
-        structure_scale=1.5,
+    "paper": replace(
+        _OFFICIAL,
+        name="paper",
+        mask="glyph",
+        mask_mode="area",
         operator="gated_softmax",
+        drop=True,
         keep="auto",
-        structure_stays=False,
-        negative=f"text, {_NEGATIVE}",
     ),
     "tuned": PipelineConfig("tuned", style_beside_lora=0.5),
     "references-only": PipelineConfig("references-only", renders_references=False),
