@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from ...images import CLIP, batch_of, normalised, rgb
 from .attention import Reference
 from .errors import AdapterError
-from .layout import ROLES
 from .projection import IPAdapter, Kind
 
 if TYPE_CHECKING:
@@ -73,9 +72,16 @@ class IPAdapters(ABC):
             raise AdapterError(
                 f"No adapter for {role} references is loaded; choose one in Load Reference Adapters."
             )
+        if mask is not None and adapter.kind == "plain":
+            raise AdapterError(
+                f"The adapter '{adapter.name}' sees one embedding of the whole picture, from which no part can be "
+                "dropped; disconnect the mask, or use a plus adapter."
+            )
         adapter.check_encoder(*self.widths())
-        seen = self.features(image, adapter.kind)
-        kept = kept_parts(mask, (image.shape[1], image.shape[2]), seen)
+        seen, kept = self.features(image, adapter.kind), None
+        if mask is not None:
+            side = int((seen.shape[1] - 1) ** 0.5)
+            kept = kept_tokens(batch_of(mask), (image.shape[1], image.shape[2]), side)
         if uncond == "zeros" or (uncond == "diffusers" and adapter.kind == "plain"):
             unseen = torch.zeros_like(seen[:1])
         else:
@@ -107,8 +113,6 @@ def reference_of(
     """
     import torch
 
-    if role not in ROLES:
-        raise AdapterError(f"There is no role '{role}'; choose one of {', '.join(ROLES)}.")
     if kept is None:
         rows = adapter.tokens(seen)
         none = adapter.tokens(unseen).expand(len(seen), -1, -1)
@@ -117,24 +121,10 @@ def reference_of(
         raise AdapterError(
             f"There are {len(kept)} masks for {len(seen)} reference pictures; give one mask, or one for each picture."
         )
-    parts = [_kept(adapter, kept[i if len(kept) > 1 else 0]) for i in range(len(seen))]
+    parts = [_positions(tokens) for tokens in kept.expand(len(seen), -1)]
     rows = torch.cat([adapter.tokens(seen[i : i + 1, part])[0] for i, part in enumerate(parts)])
     none = torch.cat([adapter.tokens(unseen[:, part])[0] for part in parts])
     return Reference(adapter, role, rows, none, weight)
-
-
-def kept_parts(mask: Tensor | None, picture: tuple[int, int], seen: Tensor) -> Tensor | None:
-    """`kept` for reference_of: the image tokens of features `seen` that a MASK of a picture (height, width) keeps.
-
-    The features of a plain adapter have no image tokens; then one kept token is returned, which reference_of refuses.
-    """
-    import torch
-
-    if mask is None:
-        return None
-    if seen.ndim != 3:
-        return torch.ones(1, 1, dtype=torch.bool)
-    return kept_tokens(batch_of(mask), picture, int((seen.shape[1] - 1) ** 0.5))
 
 
 def clip_pixels(images: Tensor, side: int) -> Tensor:
@@ -155,13 +145,8 @@ def clip_pixels(images: Tensor, side: int) -> Tensor:
     return normalised((255 * pictures).clamp(0, 255).round() / 255, CLIP)
 
 
-def _kept(adapter: IPAdapter, kept: Tensor) -> Tensor:
-    """Positions of the kept tokens in the encoder's sequence. Raises AdapterError."""
-    if adapter.kind == "plain":
-        raise AdapterError(
-            f"The adapter '{adapter.name}' sees one embedding of the whole picture, from which no part can be "
-            "dropped; disconnect the mask, or use a plus adapter."
-        )
+def _positions(kept: Tensor) -> Tensor:
+    """Positions of the kept image tokens in the encoder's sequence, which starts with a class token."""
     positions = kept.nonzero().flatten() + 1
     if not len(positions):
         raise AdapterError(

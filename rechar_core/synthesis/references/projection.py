@@ -76,16 +76,16 @@ class IPAdapter:
 
     def check_encoder(self, hidden: int, pooled: int) -> None:
         """Raises AdapterError unless an encoder with these widths fits; the message names the one that does."""
-        given, what = (pooled, "embeddings") if self.kind == "plain" else (hidden, "hidden states")
-        if given == self.feature_width:
+        place, what = (1, "embeddings") if self.kind == "plain" else (0, "hidden states")
+        width = (hidden, pooled)[place]
+        if width == self.feature_width:
             return
-        place = 1 if self.kind == "plain" else 0
-        fits = [name for name, widths in ENCODERS.items() if widths[place] == self.feature_width]
-        found = [name for name, widths in ENCODERS.items() if widths == (hidden, pooled)]
+        fitting = [name for name, widths in ENCODERS.items() if widths[place] == self.feature_width]
+        loaded = [name for name, widths in ENCODERS.items() if widths == (hidden, pooled)]
         raise AdapterError(
             f"The adapter '{self.name}' ({self.kind}) takes image {what} of width {self.feature_width}, this "
-            f"CLIP_VISION ({found[0] if found else 'of unknown kind'}) gives {given}; "
-            f"load {fits[0] if fits else 'the image encoder that the adapter was trained with'}."
+            f"CLIP_VISION ({loaded[0] if loaded else 'of unknown kind'}) gives {width}; "
+            f"load {fitting[0] if fitting else 'the image encoder that the adapter was trained with'}."
         )
 
     def check_layers(self, widths: tuple[int, ...]) -> None:
@@ -160,6 +160,7 @@ def _plain(state: Mapping[str, Tensor], embeddings: Tensor) -> Tensor:
 
 def _resample(state: Mapping[str, Tensor], hidden: Tensor, depth: int) -> Tensor:
     """The resampler: learned queries attend to the hidden states `depth` times: (B, N, width) -> (B, T, context)."""
+    import torch
     import torch.nn.functional as F
 
     def norm(x: Tensor, name: str) -> Tensor:
@@ -170,12 +171,11 @@ def _resample(state: Mapping[str, Tensor], hidden: Tensor, depth: int) -> Tensor
     for i in range(depth):
         attention, feed = f"layers.{i}.0", f"layers.{i}.1"
         queries = norm(latents, f"{attention}.norm2")
-        seen = _cat(norm(x, f"{attention}.norm1"), queries)
+        seen = torch.cat([norm(x, f"{attention}.norm1"), queries], 1)
         key, value = F.linear(seen, state[f"{attention}.to_kv.weight"]).chunk(2, -1)
-        found = attend(
-            F.linear(queries, state[f"{attention}.to_q.weight"]), key, value, key.shape[-1] // HEAD_WIDTH
-        )
-        latents = latents + F.linear(found, state[f"{attention}.to_out.weight"])
+        query = F.linear(queries, state[f"{attention}.to_q.weight"])
+        attended = attend(query, key, value, key.shape[-1] // HEAD_WIDTH)
+        latents = latents + F.linear(attended, state[f"{attention}.to_out.weight"])
         wide = F.gelu(F.linear(norm(latents, f"{feed}.0"), state[f"{feed}.1.weight"]))
         latents = latents + F.linear(wide, state[f"{feed}.3.weight"])
     return norm(F.linear(latents, state["proj_out.weight"], state["proj_out.bias"]), "norm_out")
@@ -189,9 +189,3 @@ def attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
         t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (query, key, value)
     ]  # (B, heads, N, C / heads)
     return F.scaled_dot_product_attention(split[0], split[1], split[2]).transpose(1, 2).flatten(2)
-
-
-def _cat(first: Tensor, second: Tensor) -> Tensor:
-    import torch
-
-    return torch.cat([first, second], 1)
