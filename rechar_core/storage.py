@@ -20,10 +20,7 @@ _PICKLE = "a PyTorch pickle, which can run code when it is opened; convert it to
 # First bytes -> what the file is and what to do.
 _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"PK\x03\x04", f"a zip archive, most likely {_PICKLE}"),
-    (b"\x80\x02", _PICKLE),
-    (b"\x80\x03", _PICKLE),
-    (b"\x80\x04", _PICKLE),
-    (b"\x80\x05", _PICKLE),
+    *((bytes((0x80, protocol)), _PICKLE) for protocol in (2, 3, 4, 5)),
     (b"version https://git-lfs", "a Git LFS pointer and not the weights; download the real file"),
     (b"<", "a web page, so the download did not work; download the file again"),
     (b"GGUF", "a GGUF file; give the .safetensors version"),
