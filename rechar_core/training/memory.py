@@ -8,6 +8,7 @@ time: the prefix of many steps, then their suffixes, then again.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 MemoryMode = Literal["fast", "normal", "low"]
@@ -18,10 +19,8 @@ LADDER: tuple[MemoryMode, ...] = ("fast", "normal", "low")
 # benchmarks/real_size.py, which runs the steps of this package on tensors without data.
 _ACTIVATIONS: dict[MemoryMode, float] = {"fast": 2.4e9, "normal": 0.4e9, "low": 0.31e9}
 _LORA_PER_RANK = 440_320 * 4 * 4  # both blocks' values; fp32; weights, gradients and two moments
-SDXL_HALF, SDXL_FP8 = (
-    5_134_927_368,
-    2_905_189_768,
-)  # bytes of SDXL's UNet, in half precision and by --fp8-base
+# bytes of SDXL's UNet, in half precision and by --fp8-base
+SDXL_HALF, SDXL_FP8 = 5_134_927_368, 2_905_189_768
 _LARGER_HALF = 0.504  # of the UNet's bytes: what of it mode low has on the GPU at a time
 # Margin for what such a count leaves out: fragments of the allocator, a share of what comes and goes every step, and
 # the workspaces of kernels.
@@ -116,5 +115,4 @@ def table(resolution: int, batch_size: int, rank: int) -> str:
 
 def next_rung(mode: MemoryMode) -> MemoryMode | None:
     """The next more frugal mode; None behind the last."""
-    place = LADDER.index(mode) + 1
-    return LADDER[place] if place < len(LADDER) else None
+    return dict(pairwise(LADDER)).get(mode)

@@ -1,14 +1,13 @@
-"""Where randomness comes from, injectable: the loop never draws by itself.
+"""All random numbers of a training.
 
-Every draw is a function of (seed, what it is for), made on the CPU in fp32: the same on every device, whatever
-the order, chunking or number of processes; resuming at step n needs no generator state.
+Each is a function of (seed, what it is for), made on the CPU in fp32: the same on every device, whatever the order,
+chunking or number of processes; resuming at step n needs no generator state.
 """
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -23,29 +22,12 @@ class StepNoise:
     timesteps: Tensor
 
 
-class NoiseSource(Protocol):
-    """The random draws of one training run."""
-
-    def down(self, module: str, rank: int, width: int) -> Tensor:
-        """Initial `down` (rank, width) of the adapter at `module`: normal with std 1 / rank."""
-        ...
-
-    def picture(self, sample: int, count: int) -> int:
-        """Which of `count` pictures sample number `sample` uses."""
-        ...
-
-    def step(self, sample: int, shape: tuple[int, ...], timesteps: int) -> StepNoise:
-        """The draws of sample number `sample` for a latent batch of `shape`, timesteps in 0..timesteps-1."""
-        ...
-
-    def offset(self, sample: int, shape: tuple[int, int]) -> Tensor:
-        """(B, channels, 1, 1) standard normal: one value a channel, for recipes with a noise offset."""
-        ...
-
-
 @dataclass(frozen=True)
 class SeededNoise:
-    """The product's draws: counter-based on `seed`, all but the initial values on `noise_seed` where there is one."""
+    """The random numbers of one training run, from `seed`; all but the LoRA's start from `noise_seed`, if there is one.
+
+    Each method is a pure function of the seed and its arguments, so that a test can pass one with recorded numbers.
+    """
 
     seed: int
     noise_seed: int | None = None
@@ -56,13 +38,16 @@ class SeededNoise:
         return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
     def down(self, module: str, rank: int, width: int) -> Tensor:
+        """Initial `down` (rank, width) of the LoRA layer at `module`: normal with std 1 / rank."""
         return torch.randn(rank, width, generator=self._generator("down", module)) / rank
 
     def picture(self, sample: int, count: int) -> int:
+        """Which of `count` pictures sample number `sample` uses."""
         epoch, place = divmod(sample, count)
         return int(torch.randperm(count, generator=self._generator("epoch", epoch))[place])
 
     def step(self, sample: int, shape: tuple[int, ...], timesteps: int) -> StepNoise:
+        """Noise of sample number `sample` for a latent batch of `shape`, and timesteps in 0..timesteps-1."""
         generator = self._generator("step", sample)
         return StepNoise(
             torch.randn(shape, generator=generator),
@@ -71,4 +56,5 @@ class SeededNoise:
         )
 
     def offset(self, sample: int, shape: tuple[int, int]) -> Tensor:
+        """(B, channels, 1, 1) standard normal: one value a channel, for recipes with a noise offset."""
         return torch.randn(*shape, 1, 1, generator=self._generator("offset", sample))
