@@ -14,12 +14,7 @@ from ..storage import read_state, write_state
 from .loop import Training
 
 _FORMAT = "rechar training state"
-_HASHED = {  # name in a job -> what a message calls it
-    "picture": "picture",
-    "conditioning": "conditioning",
-    "model": "model",
-    "schedule": "noise schedule",
-}
+_HASHED = ("picture", "conditioning", "model", "noise_schedule")  # a message names these without their values
 
 
 def save(training: Training, path: Path) -> None:
@@ -73,7 +68,7 @@ def resume(training: Training, path: Path) -> None:
 
 def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return [
-        f"another {_HASHED[name]}" if name in _HASHED else f"{name} {old.get(name)} -> {new[name]}"
+        f"another {name.replace('_', ' ')}" if name in _HASHED else f"{name} {old.get(name)} -> {new[name]}"
         for name in new
         if old.get(name) != new[name]
     ]

@@ -32,7 +32,7 @@ def job_of(
         "conditioning": _hash((conditioning.context, conditioning.pooled)),
         "model": model_hash(denoiser),
         "prediction": denoiser.prediction,
-        "schedule": _hash((denoiser.alphas_cumprod,)),
+        "noise_schedule": _hash((denoiser.alphas_cumprod,)),
     }
 
 
