@@ -17,14 +17,13 @@ from . import optimizer
 from .denoiser import Conditioning, Denoiser, LatentMoments
 from .job import job_of
 from .lora_layers import LoraLayers
-from .noise import NoiseSource, SeededNoise
+from .noise import SeededNoise
 from .objective import error, weights
 from .prefetch import PrefetchedStep
 from .recipe import TrainingRecipe
 
-OutOfMemory = getattr(
-    torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError
-)  # the first name came with torch 2.5
+# every device's, in spite of the name; the other name, torch.OutOfMemoryError, came with torch 2.5
+OutOfMemory = torch.cuda.OutOfMemoryError
 # what MPS, cuBLAS and cuDNN raise instead is told from other RuntimeErrors by its words alone
 _NO_MEMORY = re.compile(r"out of memory|_STATUS_ALLOC_FAILED|_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED")
 _CHECK_EVERY = 25  # steps between looks at the loss: reading it makes a GPU wait
@@ -62,7 +61,7 @@ class Training:
         pictures: Sequence[LatentMoments],
         conditioning: Conditioning,
         recipe: TrainingRecipe,
-        noise_source: NoiseSource | None = None,
+        noise_source: SeededNoise | None = None,
         distributed: DistributedContext | None = None,
     ):
         self.denoiser, self.recipe, self.conditioning = denoiser, recipe, conditioning
@@ -100,45 +99,30 @@ class Training:
 
         The caller has attached the LoRA layers. Raises TrainingError as soon as a loss is seen to be NaN.
         """
-        loss = self._attempt(prefetch)
-        if loss is not None:
-            self.losses.append(loss)
-            if self.done % _CHECK_EVERY == 0 or self.done in (1, self.recipe.steps):
-                self._check_losses()
-        return loss
-
-    def _attempt(self, prefetch: Callable[[], PrefetchedStep]) -> Tensor | None:
-        """One step's loss; None if memory ran out. The error is dropped here: it holds on to what it was doing."""
         try:
-            prefetched = prefetch()
-            with torch.enable_grad():
-                loss = self._backward(prefetched)
-        except RuntimeError as error:
+            loss = self._backward(prefetch())
+        except RuntimeError as error:  # dropped here: it holds on to the tensors of the step
             if not ran_out(error):
                 raise
             return None
         if not self.losses:
             self.lora_layers.check_gradients()
         self._updating = True
-        done = self._update_or_none(loss)
-        self._updating = False
-        return done
-
-    def _update_or_none(self, loss: Tensor) -> Tensor | None:
         try:
             self._update(loss)
         except OutOfMemory:
-            if not self._can_repeat_update:
+            # torch's AdamW reserves all its memory before it changes anything; other processes must not be ahead
+            if self.recipe.optimizer != "adamw" or self.distributed.world > 1:
                 raise
             if not self.losses:  # it makes its moments in the first step, and some are there already
                 self.optimizer.state.clear()
+            self._updating = False
             return None
+        self._updating = False
+        self.losses.append(loss)
+        if self.done % _CHECK_EVERY == 0 or self.done in (1, self.recipe.steps):
+            self._check_losses()
         return loss
-
-    @property
-    def _can_repeat_update(self) -> bool:
-        """Torch's AdamW reserves all its memory before it changes anything; other processes must not be ahead."""
-        return self.recipe.optimizer == "adamw" and self.distributed.world == 1
 
     def forget_step(self) -> None:
         """Drops what a step that ran out of memory has left."""
@@ -147,6 +131,7 @@ class Training:
         if state:
             self.scaler.load_state_dict(state)
 
+    @torch.enable_grad()
     def _backward(self, prefetched: PrefetchedStep) -> Tensor:
         kind, rate = self.recipe.stage(prefetched.number)
         for group in self.optimizer.param_groups:

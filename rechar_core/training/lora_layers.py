@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import TrainingError
+from ..errors import TrainingError, listed
 from ..lora.blocks import Block, block_of
 from ..lora.blora import BLora, LoraPair
-from .noise import NoiseSource
+from .noise import SeededNoise
 from .recipe import TrainingRecipe
 
 
@@ -40,15 +40,19 @@ class LoraLayers:
         self,
         layers: Mapping[str, nn.Module],
         recipe: TrainingRecipe,
-        noise_source: NoiseSource,
+        noise: SeededNoise,
         device: torch.device,
     ):
         self.layers = chosen_layers(layers, recipe.blocks)
         self.by_path: dict[str, LoraLayer] = {}
         for path, layer in self.layers.items():
-            width, out = _widths(layer, path)
-            down = noise_source.down(path, recipe.rank, width).to(device, torch.float32)
-            up = torch.zeros(out, recipe.rank, device=device)
+            weight = getattr(layer, "weight", None)
+            if weight is None or weight.ndim != 2:
+                raise TrainingError(
+                    f"{path} is a {type(layer).__name__}, not a linear layer; use an unquantised SDXL model."
+                )
+            down = noise.down(path, recipe.rank, weight.shape[1]).to(device, torch.float32)
+            up = torch.zeros(weight.shape[0], recipe.rank, device=device)
             self.by_path[path] = LoraLayer(nn.Parameter(down), nn.Parameter(up))
 
     def parameters(self) -> list[nn.Parameter]:
@@ -70,7 +74,7 @@ class LoraLayers:
         idle = [path for path, a in self.by_path.items() if a.up.grad is None]
         if idle:
             raise TrainingError(
-                f"{_some(idle)} took no part in training; this model's attention bypasses its layers."
+                f"{listed(idle, 3)} took no part in training; this model's attention bypasses its layers."
             )
 
     def to_blora(self, recipe: TrainingRecipe) -> BLora:
@@ -81,11 +85,13 @@ class LoraLayers:
         ]
         if broken:
             raise TrainingError(
-                f"{_some(broken)} became NaN or infinite; train with a lower learning rate or in bf16."
+                f"{listed(broken, 3)} became NaN or infinite; train with a lower learning rate or in bf16."
             )
         untouched = [p for p, pair in pairs.items() if not pair.up.any()]
         if untouched:
-            raise TrainingError(f"{_some(untouched)} learnt nothing (zero change); raise the learning rate.")
+            raise TrainingError(
+                f"{listed(untouched, 3)} learnt nothing (zero change); raise the learning rate."
+            )
         return BLora(pairs=pairs, trigger=recipe.prompt, recipe=recipe.to_json())
 
 
@@ -100,21 +106,6 @@ def chosen_layers(layers: Mapping[str, nn.Module], blocks: tuple[Block, ...]) ->
     return chosen
 
 
-def _widths(layer: nn.Module, path: str) -> tuple[int, int]:
-    weight = getattr(layer, "weight", None)
-    if weight is None or weight.ndim != 2:
-        raise TrainingError(
-            f"{path} is a {type(layer).__name__}, not a linear layer; use an unquantised SDXL model."
-        )
-    out, width = weight.shape
-    return width, out
-
-
 def _pair(adapter: LoraLayer, rank: int) -> LoraPair:
     # alpha = rank: the stored scale is 1, as trained
     return LoraPair(adapter.down.detach().cpu().clone(), adapter.up.detach().cpu().clone(), float(rank))
-
-
-def _some(paths: list[str]) -> str:
-    more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
-    return ", ".join(paths[:3]) + more

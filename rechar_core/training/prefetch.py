@@ -1,20 +1,22 @@
-"""The next steps' draws and prefixes, computed together: what does not depend on the LoRA need not wait for it."""
+"""The next steps' noises and prefixes, computed together: what does not depend on the LoRA need not wait for it."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from . import objective
-from .denoiser import Conditioning, Denoiser, LatentMoments, Prefix
+from .denoiser import LatentMoments, Prefix
 from .memory import MemoryMode, grouping
-from .noise import NoiseSource, StepNoise
+from .noise import StepNoise
 from .objective import NoisedBatch
-from .recipe import TrainingRecipe
+
+if TYPE_CHECKING:
+    from .loop import Training
 
 
 @dataclass(frozen=True)
@@ -29,24 +31,21 @@ class PrefetchedStep:
 class Prefetcher:
     """Gives each step's PrefetchedStep. Groups lie at multiples of their size, so that a resumed run has the same ones.
 
-    samples: (first, stride) of this process: step n trains on sample first + n * stride.
+    training: any one LoRA of the run; what is computed here is the same for all.
     """
 
-    def __init__(
-        self,
-        denoiser: Denoiser,
-        pictures: Sequence[LatentMoments],
-        conditioning: Conditioning,
-        recipe: TrainingRecipe,
-        noise_source: NoiseSource,
-        samples: tuple[int, int],
-        mode: MemoryMode,
-    ):
-        self.denoiser, self.pictures, self.conditioning = denoiser, pictures, conditioning
-        self.recipe, self.noise_source, self.samples, self.mode = recipe, noise_source, samples, mode
-        self._abar = denoiser.alphas_cumprod.cpu()  # looked up here: on a GPU that would make us wait for it
-        area = max(p.mean.shape[-2] * p.mean.shape[-1] for p in pictures)
-        self.grouping = grouping(mode, area, recipe.batch_size, denoiser.device.type != "cpu")
+    def __init__(self, training: Training, mode: MemoryMode):
+        self.training, self.denoiser, self.recipe, self.mode = (
+            training,
+            training.denoiser,
+            training.recipe,
+            mode,
+        )
+        self._abar = (
+            self.denoiser.alphas_cumprod.cpu()
+        )  # looked up here: on a GPU that would make us wait for it
+        area = max(p.mean.shape[-2] * p.mean.shape[-1] for p in training.pictures)
+        self.grouping = grouping(mode, area, self.recipe.batch_size, self.denoiser.device.type != "cpu")
         self._prefetched: deque[PrefetchedStep] = deque()
 
     @torch.no_grad()
@@ -55,60 +54,56 @@ class Prefetcher:
         if not self._prefetched or self._prefetched[0].number != number:
             self._prefetched = deque(self._chunk(number))
         prefetched = self._prefetched.popleft()
-        return PrefetchedStep(
-            prefetched.number, prefetched.noised, prefetched.prefix.to(self.denoiser.device)
-        )
+        return replace(prefetched, prefix=prefetched.prefix.to(self.denoiser.device))
 
     def _chunk(self, number: int) -> list[PrefetchedStep]:
+        """The steps from `number` to the end of its chunk."""
         together, chunk = self.grouping.together, self.grouping.chunk
         end = min((number // chunk + 1) * chunk, self.recipe.steps)
-        found: list[PrefetchedStep] = []
+        steps: list[PrefetchedStep] = []
         for start in range(number // together * together, end, together):
-            group = self._group(range(start, min(start + together, end)))
-            found += [prefetched for prefetched in group if prefetched.number >= number]
-        return found
+            steps += self._group(range(start, min(start + together, end)))
+        return [step for step in steps if step.number >= number]
 
     def _group(self, steps: range) -> list[PrefetchedStep]:
         """These steps in order, those of pictures of one shape in one forward pass."""
-        first, stride = self.samples
-        chosen: dict[tuple[int, ...], list[tuple[int, LatentMoments, StepNoise]]] = {}
+        training = self.training
+        by_shape: dict[torch.Size, list[tuple[int, LatentMoments, StepNoise]]] = {}
         for number in steps:
-            sample = first + number * stride
-            picture = self.pictures[self.noise_source.picture(sample, len(self.pictures))]
-            shape = (self.recipe.batch_size, *picture.mean.shape[1:])
-            step_noise = self.noise_source.step(sample, shape, len(self._abar))
-            chosen.setdefault(shape, []).append((number, picture, self._offset(step_noise, sample)))
-        found = [prefetched for group in chosen.values() for prefetched in self._forward(group)]
-        return sorted(found, key=lambda prefetched: prefetched.number)
+            sample = training.distributed.rank + number * training.distributed.world
+            picture = training.pictures[training.noise_source.picture(sample, len(training.pictures))]
+            noise = self._noise(sample, picture)
+            by_shape.setdefault(picture.mean.shape, []).append((number, picture, noise))
+        prefetched = [step for group in by_shape.values() for step in self._forward(group)]
+        return sorted(prefetched, key=lambda step: step.number)
+
+    def _noise(self, sample: int, picture: LatentMoments) -> StepNoise:
+        """The noise of a sample, with a constant a channel (noise offset), so that overall brightness is learnt too."""
+        source, shape = self.training.noise_source, (self.recipe.batch_size, *picture.mean.shape[1:])
+        noise = source.step(sample, shape, len(self._abar))
+        if not self.recipe.noise_offset:
+            return noise
+        shift = self.recipe.noise_offset * source.offset(sample, (shape[0], shape[1]))
+        return replace(noise, noise=noise.noise + shift)
 
     def _forward(self, group: list[tuple[int, LatentMoments, StepNoise]]) -> list[PrefetchedStep]:
         device, batch = self.denoiser.device, self.recipe.batch_size
-        every = [step_noise for _, _, step_noise in group]
-        timesteps = torch.cat([step_noise.timesteps for step_noise in every])
+        numbers, pictures, noises = zip(*group)
+        timesteps = torch.cat([noise.timesteps for noise in noises])
         abar = _send(self._abar[timesteps], device)
-        noise = _send(torch.cat([step_noise.noise for step_noise in every]), device)
-        posterior = _send(torch.cat([step_noise.posterior for step_noise in every]), device)
-        step_noise = StepNoise(posterior, noise, _send(timesteps, device))
-        pictures = [picture for _, picture, _ in group]
+        noise = _send(torch.cat([noise.noise for noise in noises]), device)
+        posterior = _send(torch.cat([noise.posterior for noise in noises]), device)
         latents = torch.cat([p.sample(part) for p, part in zip(pictures, posterior.split(batch))])
+        step_noise = StepNoise(posterior, noise, _send(timesteps, device))
         noised = objective.add_noise(self.denoiser.prediction, latents, step_noise, abar)
-        prefix = self.denoiser.prefix(noised.noisy, noised.timesteps, self.conditioning)
+        prefix = self.denoiser.prefix(noised.noisy, noised.timesteps, self.training.conditioning)
         if self.mode == "low":
             prefix = prefix.to(torch.device("cpu"))
         spans = [(i * batch, (i + 1) * batch) for i in range(len(group))]
         return [
             PrefetchedStep(number, noised.part(*span), prefix.part(*span))
-            for (number, _, _), span in zip(group, spans)
+            for number, span in zip(numbers, spans)
         ]
-
-    def _offset(self, step_noise: StepNoise, sample: int) -> StepNoise:
-        """Noise plus a constant a channel (noise offset), so that overall brightness is learnt as well."""
-        if not self.recipe.noise_offset:
-            return step_noise
-        shift = self.recipe.noise_offset * self.noise_source.offset(
-            sample, (step_noise.noise.shape[0], step_noise.noise.shape[1])
-        )
-        return StepNoise(step_noise.posterior, step_noise.noise + shift, step_noise.timesteps)
 
 
 def _send(tensor: Tensor, device: torch.device) -> Tensor:

@@ -141,10 +141,7 @@ class TrainingRun:
         """Step `number` (from 0) up to where the LoRAs begin, computed once for all."""
         if self._prefetcher is None:
             self._denoiser.use(self.mode)
-            one = self.trainings[0]
-            inputs = one.denoiser, one.pictures, one.conditioning, one.recipe, one.noise_source
-            samples = one.distributed.rank, one.distributed.world
-            self._prefetcher = Prefetcher(*inputs, samples=samples, mode=self.mode)
+            self._prefetcher = Prefetcher(self.trainings[0], self.mode)
         if self._prefetched is None or self._prefetched.number != number:
             self._prefetched = None  # its memory goes before the next comes
             self._prefetched = self._prefetcher.step(number)
