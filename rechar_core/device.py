@@ -20,9 +20,7 @@ Float = Literal["fp32", "fp16", "bf16"]
 RenderPrecision = Literal["auto", "fp32", "fp16", "bf16"]
 TrainingPrecision = Literal["auto", "no", "fp16", "bf16"]
 # Cards of Nvidia's Turing generation without tensor cores, whose fp16 convolutions give NaN, by a part of their names
-_FP16_GIVES_NAN = (
-    *("GTX 16", "T500", "T550", "T600", "T1000", "T1200", "T2000", "MX450", "MX550", "CMP 30HX"),
-)
+_FP16_GIVES_NAN = ("GTX 16", "T500", "T550", "T600", "T1000", "T1200", "T2000", "MX450", "MX550", "CMP 30HX")
 
 
 def best_device() -> torch.device:
