@@ -21,9 +21,8 @@ Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean and deviation o
 CLIP: Statistics = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IMAGENET: Statistics = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LATENT_SCALE = 8  # pixels a latent cell, SDXL's VAE
-LABEL_FONT = (
-    Path(__file__).parent / "fonts" / "ReCharCJK.otf"
-)  # labels name characters; Pillow's own font has none
+# labels name Chinese and Japanese characters, which Pillow's own font lacks
+LABEL_FONT = Path(__file__).parent / "fonts" / "ReCharCJK.otf"
 _MOST_PIXELS = 256_000_000  # larger than any real scan; a decompression bomb is refused before it is decoded
 
 

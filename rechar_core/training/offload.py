@@ -19,9 +19,8 @@ class Offload:
 
     def __init__(self) -> None:
         self._on_cpu: dict[tuple[int, str], tuple[Table, Tensor]] = {}
-        self._originals: dict[
-            tuple[int, str], tuple[Table, torch.device]
-        ] = {}  # of those not at home on the CPU
+        # the devices of those not at home on the CPU
+        self._homes: dict[tuple[int, str], tuple[Table, torch.device]] = {}
 
     def move(self, modules: Iterable[nn.Module], device: torch.device) -> None:
         """These modules' tensors to another device."""
@@ -33,18 +32,18 @@ class Offload:
                 if tensor.device.type == "cpu":
                     self._on_cpu.setdefault(at, (table, tensor))
                 elif at not in self._on_cpu:
-                    self._originals.setdefault(at, (table, tensor.device))
+                    self._homes.setdefault(at, (table, tensor.device))
                 kept = self._on_cpu.get(at) if device.type == "cpu" else None
                 table[name] = kept[1] if kept else like(tensor, tensor.detach().to(device))
 
     def restore(self) -> None:
         """All tensors where they were; those of the CPU are the very same objects."""
         for at, (table, tensor) in self._on_cpu.items():
-            if at not in self._originals:
+            if at not in self._homes:
                 table[at[1]] = tensor
-        for at, (table, home) in self._originals.items():
+        for at, (table, home) in self._homes.items():
             table[at[1]] = like(table[at[1]], table[at[1]].detach().to(home))
-        self._on_cpu, self._originals = {}, {}
+        self._on_cpu, self._homes = {}, {}
 
 
 def tables(modules: Iterable[nn.Module]) -> Iterator[Table]:
