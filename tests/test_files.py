@@ -536,7 +536,7 @@ def test_the_same_weight_under_two_names_is_refused():
 
 def test_nothing_is_written_in_an_unknown_format_or_without_weights(tmp_path):
     with pytest.raises(
-        LoraError, match="no LoRA format 'onnx' to write; choose one of kohya, kohya-sgm, diffusers, peft"
+        LoraError, match="no writable LoRA format 'onnx'; choose one of kohya, kohya-sgm, diffusers, peft"
     ):
         files.write(blora(), tmp_path / "x.safetensors", format="onnx")
     with pytest.raises(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import LoraError, listed
+from ..errors import LoraError, check_choice, listed
 from ..storage import file_to_write, header, opened, packed, write_bytes
 from .blocks import BLOCKS
 from .blora import BLora, LoraPair
@@ -86,8 +86,7 @@ def convert(blora: BLora, format: str) -> dict[str, Tensor]:
     In a format that stores no network alpha, `up` is multiplied by network_alpha / rank. Raises LoraError for an
     unknown format, or for weights that the format cannot store.
     """
-    if format not in WRITABLE:
-        raise LoraError(f"There is no LoRA format '{format}' to write; choose one of {listed(WRITABLE)}.")
+    check_choice("writable LoRA format", format, WRITABLE, LoraError)
     key_format = key_format_named(format)
     unheld = {part for parts in blora.passthrough.values() for part in parts} - key_format.holds
     if unheld:

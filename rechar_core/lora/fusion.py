@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, cast
 
-from ..errors import LoraError, ModelError, listed
+from ..errors import LoraError, ModelError, check_choice, listed
 from .blocks import BLOCKS, STRUCTURE, STYLE, Block, block_of
 from .blora import BLora, LoraPair
 from .key_formats import kinds_of
@@ -72,8 +72,7 @@ def effective_alpha(alpha: float, mode: str = "linear") -> float:
 
     Raises LoraError if alpha is not finite or the mode is unknown.
     """
-    if mode not in _EFFECTIVE_ALPHAS:
-        raise LoraError(f"There is no alpha mode '{mode}'; choose one of {listed(_EFFECTIVE_ALPHAS)}.")
+    check_choice("alpha mode", mode, _EFFECTIVE_ALPHAS, LoraError)
     if not math.isfinite(alpha):
         raise LoraError(f"Alpha is {alpha}; give a finite number, usually between 0 and 2.")
     return _EFFECTIVE_ALPHAS[mode](float(alpha))

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from ..errors import RecipeError
+from ..errors import RecipeError, check_choice
 
 KeepMode = Literal["auto", "brackets", "all"]
 Role = Literal["normal", "trigger", "element"]
@@ -21,28 +21,8 @@ KEEP_MODES: tuple[str, ...] = get_args(KeepMode)
 
 STRUCTURE_SLOT, STYLE_SLOT, ELEMENT_SLOT = "[c]", "[s]", "[e]"
 
-# Function words, which are dropped from the elements. Whole words are compared.
-_FUNCTION_WORDS = frozenset(
-    (
-        "a",
-        "an",
-        "the",
-        "of",
-        "and",
-        "or",
-        "with",
-        "in",
-        "on",
-        "at",
-        "by",
-        "from",
-        "to",
-        "some",
-        "many",
-        "its",
-        "their",
-    )
-)
+# Words that are dropped from the elements.
+_FUNCTION_WORD = re.compile("a|an|the|of|and|or|with|in|on|at|by|from|to|some|many|its|their")
 _ARTICLE = re.compile(r"^(?:an?|the)\s+", re.IGNORECASE)
 _SEPARATORS = re.compile(r"[,;\n，、；]")
 _MARKS = re.compile(r"\\[()]|[()]|[^()\\]+|\\")
@@ -126,8 +106,7 @@ def build_prompt(
     mode: "auto" keeps the triggers and the elements' content words, "brackets" keeps what is inside [ ], "all" keeps
     everything. Raises RecipeError for an unknown mode, a weight outside 0..10, or if nothing would be kept.
     """
-    if mode not in KEEP_MODES:
-        raise RecipeError(f"There is no keep mode '{mode}'; choose one of {', '.join(KEEP_MODES)}.")
+    check_choice("keep mode", mode, KEEP_MODES, RecipeError)
     if not 0 <= weight <= 10:
         raise RecipeError(f"The element weight is {weight}; it must be from 0 to 10.")
     listed: list[_Span] = []
@@ -222,4 +201,4 @@ def _kept(piece: str, role: Role, mode: KeepMode, bracketed: bool) -> bool:
         return True
     if mode == "brackets":
         return bracketed
-    return role == "element" and piece[0].isalnum() and piece.lower() not in _FUNCTION_WORDS
+    return role == "element" and piece[0].isalnum() and not _FUNCTION_WORD.fullmatch(piece.lower())

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..errors import ImageError
+from ..errors import ImageError, check_choice
 from ..images import LATENT_SCALE
 
 if TYPE_CHECKING:
@@ -95,8 +95,7 @@ def mattes_of(kind: str, pictures: Tensor, masks: Tensor) -> Tensor:
     """
     import torch
 
-    if kind not in MATTES:
-        raise ImageError(f"There is no matte '{kind}'; choose one of {', '.join(MATTES)}.")
+    check_choice("matte", kind, MATTES, ImageError)
     if kind == "square":
         return torch.ones_like(masks)
     if kind == "glyph":
@@ -123,10 +122,7 @@ def _resized(images: Tensor, side: int) -> Tensor:
 
 def seed_of(shared_style: str, seed: int, number: int) -> int:
     """The seed of character `number`: the same for all, unless `shared_style` is "off". Raises ImageError."""
-    if shared_style not in SHARED_STYLES:
-        raise ImageError(
-            f"There is no shared style '{shared_style}'; choose one of {', '.join(SHARED_STYLES)}."
-        )
+    check_choice("shared style", shared_style, SHARED_STYLES, ImageError)
     return seed + (_SEEDS_EACH * number if shared_style == "off" else 0)
 
 

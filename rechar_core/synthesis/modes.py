@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 
-from ..errors import RecipeError
+from ..errors import RecipeError, check_choice
 
 _NEGATIVE = (
     "watermark, lowres, low quality, worst quality, deformed, glitch, low contrast, noisy, saturation, blurry"
@@ -86,7 +86,6 @@ def mode_named(name: str, steps: int = 0, guidance: float = 0.0) -> PipelineConf
 
     Raises RecipeError for an unknown name.
     """
-    if name not in MODES:
-        raise RecipeError(f"There is no mode '{name}'; choose one of {', '.join(MODES)}.")
+    check_choice("mode", name, MODES, RecipeError)
     mode = replace(MODES[name], steps=steps) if steps else MODES[name]
     return replace(mode, cfg=(guidance,) * 3) if guidance else mode

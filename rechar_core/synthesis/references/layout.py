@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ...errors import check_choice
 from ...glyph.structure_map import distance_falloff, fill
 from .errors import AdapterError
 
@@ -43,14 +44,8 @@ class Layout:
     _known: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.operator not in OPERATORS:
-            raise AdapterError(
-                f"There is no operator '{self.operator}'; choose one of {', '.join(OPERATORS)}."
-            )
-        if self.mask_mode not in MASK_MODES:
-            raise AdapterError(
-                f"There is no mask mode '{self.mask_mode}'; choose one of {', '.join(MASK_MODES)}."
-            )
+        check_choice("operator", self.operator, OPERATORS, AdapterError)
+        check_choice("mask mode", self.mask_mode, MASK_MODES, AdapterError)
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise AdapterError(f"The temperature is {self.temperature}; it must be above 0.")
         for role, mask in self.masks.items():

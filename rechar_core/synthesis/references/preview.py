@@ -30,10 +30,8 @@ def layout_of(
 def preview(layout: Layout) -> Tensor:
     """IMAGE (1, H, W, 3): text, structure and style side by side, on the finest grid, white where strongest."""
     shape = next((tuple(mask.shape) for mask in layout.masks.values()), (1, 1))
-    grid = (
-        max(1, round(_GRID * min(1, shape[0] / shape[1]))),
-        max(1, round(_GRID * min(1, shape[1] / shape[0]))),
-    )
+    height, width = (max(1, round(_GRID * (side / max(shape)))) for side in shape)
+    grid = (height, width)
     text, others = layout.weights(ROLES, grid)
     weights = dict(zip((TEXT, *ROLES), (text, *others), strict=True))
     top = max((float(w.max()) for w in weights.values() if w is not None), default=1.0)

@@ -185,7 +185,6 @@ def attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
     """Softmax attention of (B, N, C) on (B, T, C), in `heads` heads."""
     import torch.nn.functional as F
 
-    split = [
-        t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (query, key, value)
-    ]  # (B, heads, N, C / heads)
-    return F.scaled_dot_product_attention(split[0], split[1], split[2]).transpose(1, 2).flatten(2)
+    # (B, heads, N or T, C / heads)
+    query, key, value = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (query, key, value))
+    return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
