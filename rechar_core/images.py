@@ -35,12 +35,13 @@ def list_pictures(path: Path) -> tuple[Path, ...]:
         return (path,)
     if not path.is_dir():
         raise ImageError(f"There is no picture or folder at {path}; check the path.")
-    found = tuple(sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES and p.is_file()))
-    if not found:
+    files = (file for file in path.iterdir() if file.is_file())
+    pictures = tuple(sorted(file for file in files if file.suffix.lower() in PICTURE_SUFFIXES))
+    if not pictures:
         raise ImageError(
             f"The folder {path} holds no picture ({', '.join(PICTURE_SUFFIXES)}); put one in it."
         )
-    return found
+    return pictures
 
 
 def read(path: Path) -> Tensor:

@@ -123,10 +123,10 @@ def make_folder(path: Path) -> None:
 
 def drop_oldest(folder: Path, most: int) -> None:
     """Deletes the least recently used files of a folder until at most `most` bytes are left."""
-    kept = 0
+    total = 0
     for file in sorted((f for f in folder.iterdir() if f.is_file()), key=lambda f: -f.stat().st_mtime):
-        kept += file.stat().st_size
-        if kept > most:
+        total += file.stat().st_size
+        if total > most:
             with suppress(OSError):  # in use, on Windows; deleted next time
                 file.unlink()
 

@@ -23,14 +23,14 @@ def adapter_config_beside(path: Path) -> dict[str, Any]:
 
     {} if `path` has another name or the file is missing. Raises FileError if it cannot be read.
     """
-    beside = path.with_name("adapter_config.json")
-    if path.name != "adapter_model.safetensors" or not beside.is_file():
+    file = path.with_name("adapter_config.json")
+    if path.name != "adapter_model.safetensors" or not file.is_file():
         return {}
     try:
-        config = json.loads(beside.read_text(encoding="utf-8"))
+        config = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise FileError(
-            f"The LoRA's settings '{beside}' cannot be read: {error}; download them again."
+            f"The LoRA's settings '{file}' cannot be read: {error}; download them again."
         ) from error
     return config if isinstance(config, dict) else {}
 

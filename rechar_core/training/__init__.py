@@ -1,1 +1,1 @@
-"""Training a B-LoRA: recipe, draws, objective, adapters, loop, resumable state."""
+"""Training a B-LoRA: recipe, noise, loss, LoRA layers, steps, states to resume from."""

@@ -1,4 +1,4 @@
-"""Saving a run that was broken off, and going on with it as if it had not been."""
+"""Saves an unfinished training and resumes it; the result is the same as without the interruption."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _HASHED = ("picture", "conditioning", "model", "noise_schedule")  # a message na
 
 
 def save(training: Training, path: Path) -> None:
-    """Writes adapters, optimizer, losses and what the run was made of to `path`, atomically (safetensors)."""
+    """Writes LoRA layers, optimizer, losses and the job to `path`, completely or not at all (safetensors)."""
     tensors: dict[str, Tensor] = {}
-    for module, adapter in training.lora_layers.by_path.items():
-        tensors[f"adapter.{module}.down"] = adapter.down.detach()
-        tensors[f"adapter.{module}.up"] = adapter.up.detach()
+    for module, layer in training.lora_layers.by_path.items():
+        tensors[f"adapter.{module}.down"] = layer.down.detach()
+        tensors[f"adapter.{module}.up"] = layer.up.detach()
     state = training.optimizer.state_dict()
     numbers: dict[str, Any] = {}
     for index, values in state["state"].items():
@@ -40,7 +40,7 @@ def save(training: Training, path: Path) -> None:
 
 
 def resume(training: Training, path: Path) -> None:
-    """Puts `training` (newly made) where the run saved at `path` was broken off.
+    """Brings `training` (newly made) to the step at which the one in `path` was saved.
 
     Raises RecipeError if that run was of another recipe, picture, prompt, model, prediction type or noise schedule,
     saying which; FileError if the file is damaged.
@@ -57,9 +57,9 @@ def resume(training: Training, path: Path) -> None:
             "repeat the old settings to finish it, or delete that file (or pass --fresh) to start anew."
         )
     with torch.no_grad():
-        for module, adapter in training.lora_layers.by_path.items():
-            adapter.down.copy_(tensors[f"adapter.{module}.down"])
-            adapter.up.copy_(tensors[f"adapter.{module}.up"])
+        for module, layer in training.lora_layers.by_path.items():
+            layer.down.copy_(tensors[f"adapter.{module}.down"])
+            layer.up.copy_(tensors[f"adapter.{module}.up"])
     training.optimizer.load_state_dict(_optimizer_state(tensors, metadata))
     if training.scaler.is_enabled():
         training.scaler.load_state_dict(json.loads(metadata["scaler"]))

@@ -1,4 +1,4 @@
-"""One question to any SDXL UNet: what do you predict for (latent, timestep, conditioning)?"""
+"""The interface of training to a frozen SDXL UNet, and the values that go in and out."""
 
 from __future__ import annotations
 

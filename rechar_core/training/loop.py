@@ -24,7 +24,7 @@ from .recipe import TrainingRecipe
 
 # every device's, in spite of the name; the other name, torch.OutOfMemoryError, came with torch 2.5
 OutOfMemory = torch.cuda.OutOfMemoryError
-# what MPS, cuBLAS and cuDNN raise instead is told from other RuntimeErrors by its words alone
+# MPS, cuBLAS and cuDNN raise a plain RuntimeError instead, which only its text tells from others
 _NO_MEMORY = re.compile(r"out of memory|_STATUS_ALLOC_FAILED|_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED")
 _CHECK_EVERY = 25  # steps between looks at the loss: reading it makes a GPU wait
 
@@ -50,9 +50,9 @@ class DistributedContext:
 class Training:
     """One LoRA of a `run.TrainingRun`, which takes its steps.
 
-    pictures: the VAE's moments of each picture. conditioning: of the recipe's prompt. noise_source: None draws by the
-    recipe's seeds. Parameters live on the denoiser's device. Raises TrainingError if the model has not the layers of a
-    B-LoRA.
+    pictures: the VAE's moments of each picture. conditioning: of the recipe's prompt. noise_source: None takes
+    the recipe's seeds. Parameters live on the denoiser's device. Raises TrainingError if the model lacks the layers of
+    a B-LoRA.
     """
 
     def __init__(

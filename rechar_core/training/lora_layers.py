@@ -1,4 +1,4 @@
-"""Low-rank adapters as forward hooks: the base's weights are never touched, the delta never materialised."""
+"""LoRA layers as forward hooks: the base's weights are never changed, and up @ down is never computed."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class LoraLayer:
     up: nn.Parameter
 
     def hook(self, _module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        """The forward hook of the adapted layer."""
+        """The forward hook of the layer that it is added to."""
         x = args[0]
         return output + F.linear(F.linear(x, self.down.to(x.dtype)), self.up.to(x.dtype))
 
 
 class LoraLayers:
-    """The adapters of one run, by diffusers module path, in model order."""
+    """The LoRA layers of one training, by diffusers module path, in model order."""
 
     def __init__(
         self,
@@ -56,12 +56,12 @@ class LoraLayers:
             self.by_path[path] = LoraLayer(nn.Parameter(down), nn.Parameter(up))
 
     def parameters(self) -> list[nn.Parameter]:
-        """Every trained parameter: down and up of each adapter, in model order."""
-        return [p for a in self.by_path.values() for p in (a.down, a.up)]
+        """Every trained parameter: down and up of each LoRA layer, in model order."""
+        return [p for layer in self.by_path.values() for p in (layer.down, layer.up)]
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """Hooks the adapters onto their layers; they are gone again whatever happens inside."""
+        """Hooks the LoRA layers onto the model's; the hooks are removed at the end, also after an error."""
         handles = [self.layers[path].register_forward_hook(a.hook) for path, a in self.by_path.items()]
         try:
             yield
@@ -106,6 +106,6 @@ def chosen_layers(layers: Mapping[str, nn.Module], blocks: tuple[Block, ...]) ->
     return chosen
 
 
-def _pair(adapter: LoraLayer, rank: int) -> LoraPair:
+def _pair(layer: LoraLayer, rank: int) -> LoraPair:
     # alpha = rank: the stored scale is 1, as trained
-    return LoraPair(adapter.down.detach().cpu().clone(), adapter.up.detach().cpu().clone(), float(rank))
+    return LoraPair(layer.down.detach().cpu().clone(), layer.up.detach().cpu().clone(), float(rank))

@@ -33,8 +33,8 @@ class SeededNoise:
     noise_seed: int | None = None
 
     def _generator(self, *purpose: object) -> torch.Generator:
-        own = self.noise_seed is None or purpose[0] == "down"
-        digest = hashlib.sha256(repr((self.seed if own else self.noise_seed, *purpose)).encode()).digest()
+        seed = self.seed if self.noise_seed is None or purpose[0] == "down" else self.noise_seed
+        digest = hashlib.sha256(repr((seed, *purpose)).encode()).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
     def down(self, module: str, rank: int, width: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""The loss: mean squared error of the UNet's own prediction, fp32, every timestep weighted alike by default."""
+"""The loss: mean squared error of the UNet's own prediction, fp32, by default with one weight for all timesteps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .recipe import Loss
 
 @dataclass(frozen=True)
 class NoisedBatch:
-    """What the UNet is asked in one step, and the right answer.
+    """The input of the UNet in one step, and the output that it should give.
 
     noisy, target: (B, 4, h, w) fp32; timesteps, abar: (B,).
     """
@@ -31,9 +31,10 @@ class NoisedBatch:
 
 def add_noise(prediction: Prediction, latents: Tensor, step_noise: StepNoise, abar: Tensor) -> NoisedBatch:
     """x_t = sqrt(abar) x0 + sqrt(1 - abar) noise (DDPM, Ho et al. 2020, eq. 4); latents: x0; abar: (B,)."""
-    kept = abar.view(-1, 1, 1, 1)
-    noisy = kept.sqrt() * latents + (1 - kept).sqrt() * step_noise.noise
-    return NoisedBatch(noisy, step_noise.timesteps, target(prediction, latents, step_noise.noise, kept), abar)
+    per_sample = abar.view(-1, 1, 1, 1)
+    noisy = per_sample.sqrt() * latents + (1 - per_sample).sqrt() * step_noise.noise
+    wanted = target(prediction, latents, step_noise.noise, per_sample)
+    return NoisedBatch(noisy, step_noise.timesteps, wanted, abar)
 
 
 def target(prediction: Prediction, latents: Tensor, noise: Tensor, abar: Tensor) -> Tensor:
@@ -56,7 +57,7 @@ def weights(prediction: Prediction, abar: Tensor, loss: Loss, min_snr_gamma: flo
 
 
 def error(model_output: Tensor, noised: NoisedBatch, weight: Tensor | None = None) -> Tensor:
-    """The loss of one answer (B, 4, h, w): a scalar with gradient."""
+    """The loss of a model output (B, 4, h, w): a scalar with gradient."""
     if weight is None:
         return F.mse_loss(model_output.float(), noised.target)
     return (F.mse_loss(model_output.float(), noised.target, reduction="none").mean((1, 2, 3)) * weight).mean()

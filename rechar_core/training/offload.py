@@ -1,4 +1,4 @@
-"""Frozen weights that are on the device for a while: what is on the CPU stays there, and is never copied back."""
+"""CPU offload of frozen weights: they keep their place on the CPU, so that nothing is ever copied back there."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ Table = dict[str, Any]  # a module's _parameters or _buffers
 
 
 class Offload:
-    """Moves the weights of modules between devices, and home again; they must not be changed meanwhile.
+    """Moves the weights of modules between devices, and back; they must not be changed meanwhile.
 
-    A weight that was ever on the CPU is kept there: coming back from a GPU, it is pointed back to.
+    A weight that was ever on the CPU is kept there: it comes back from a GPU without a copy.
     """
 
     def __init__(self) -> None:
         self._on_cpu: dict[tuple[int, str], tuple[Table, Tensor]] = {}
-        # the devices of those not at home on the CPU
+        # the first device of each weight that was not on the CPU at first
         self._homes: dict[tuple[int, str], tuple[Table, torch.device]] = {}
 
     def move(self, modules: Iterable[nn.Module], device: torch.device) -> None:
@@ -33,8 +33,8 @@ class Offload:
                     self._on_cpu.setdefault(at, (table, tensor))
                 elif at not in self._on_cpu:
                     self._homes.setdefault(at, (table, tensor.device))
-                kept = self._on_cpu.get(at) if device.type == "cpu" else None
-                table[name] = kept[1] if kept else like(tensor, tensor.detach().to(device))
+                original = self._on_cpu.get(at) if device.type == "cpu" else None
+                table[name] = original[1] if original else like(tensor, tensor.detach().to(device))
 
     def restore(self) -> None:
         """All tensors where they were; those of the CPU are the very same objects."""

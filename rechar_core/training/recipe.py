@@ -22,10 +22,10 @@ class TrainingRecipe:
     """Defaults are the published trainer's (train_dreambooth_b-lora_sdxl.py and its README).
 
     prompt: what the picture is called in training, the LoRA's trigger. target: the blocks that are trained.
-    rank: of each adapter, 1..1024. steps: optimizer steps. learning_rate: constant, no warm-up.
-    resolution: pixels of the shorter side, a multiple of 8. batch_size: noise draws of one picture a step.
+    rank: of each LoRA layer, 1..1024. steps: optimizer steps. learning_rate: constant, no warm-up.
+    resolution: pixels of the shorter side, a multiple of 8. batch_size: noises of one picture a step.
     weight_decay, betas, epsilon: the optimizer's. max_grad_norm: gradients are clipped to this L2 norm.
-    precision: of the frozen base; the adapters, their gradients and the optimizer are always fp32.
+    precision: of the frozen base; the LoRA layers, their gradients and the optimizer are always fp32.
     memory: how it is computed, not what comes out (see memory.py). fp8_base: the base's linear weights stored in 8
     bits, computed with in `precision` (fp8.py); this changes the result a little.
     loss: error of the UNet's own prediction, or of the clean picture that follows from it (ConsisLoRA). Before it,

@@ -51,9 +51,9 @@ def _rates(recipe: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, 
     if settings.get("optimizer") == "prodigy":
         # it finds the rate itself; these are factors on it (Mishchenko & Defazio 2024)
         last, first = 1.0, first and 1.0
-    given = settings.get("learning_rate")
+    rate = settings.get("learning_rate")
     if first is None:
         return {"learning_rate": last}
-    if isinstance(given, (int, float)):  # what it is otherwise, the recipe says
-        first *= given / last
+    if isinstance(rate, (int, float)):  # TrainingRecipe refuses anything else
+        first *= rate / last
     return {"learning_rate": last, "prediction_rate": first}

@@ -90,15 +90,19 @@ class IPAdapter:
 
     def check_layers(self, widths: tuple[int, ...]) -> None:
         """Raises AdapterError unless the adapter has these cross-attention widths, in the adapter's order."""
-        own = tuple(int(matrix.shape[0]) for matrix in self.keys)
-        if own == widths:
+        layers = tuple(int(matrix.shape[0]) for matrix in self.keys)
+        if layers == widths:
             return
-        first = next((i for i, pair in enumerate(zip(own, widths, strict=False)) if pair[0] != pair[1]), None)
-        difference = "" if first is None else f" (layer {first}: {own[first]} and {widths[first]} wide)"
+        first = next((i for i, (ours, its) in enumerate(zip(layers, widths)) if ours != its), None)
+        difference = "" if first is None else f" (layer {first}: {layers[first]} and {widths[first]} wide)"
+        advice = (
+            "this is an SD 1.5 adapter, choose one for SDXL"
+            if len(layers) == 16
+            else "choose the one made for it"
+        )
         raise AdapterError(
-            f"The adapter '{self.name}' is made for {len(own)} cross-attention layers, this MODEL has "
-            f"{len(widths)}{difference}; "
-            f"{'this is an SD 1.5 adapter, choose one for SDXL' if len(own) == 16 else 'choose the one made for it'}."
+            f"The adapter '{self.name}' is made for {len(layers)} cross-attention layers, this MODEL has "
+            f"{len(widths)}{difference}; {advice}."
         )
 
 
@@ -123,11 +127,11 @@ def ip_adapter_of(state: Mapping[str, Tensor], name: str) -> IPAdapter:
     try:
         keys = tuple(layers[f"{n}.to_k_ip.weight"] for n in numbers)
         values = tuple(layers[f"{n}.to_v_ip.weight"] for n in numbers)
-        made = IPAdapter(name, "plain" if kind == "plain" else "plus", image, keys, values)
-        _check(made)
+        adapter = IPAdapter(name, "plain" if kind == "plain" else "plus", image, keys, values)
+        _check(adapter)
     except KeyError as error:
         raise AdapterError(f"'{name}' lacks the tensor {error}; download it again.") from error
-    return made
+    return adapter
 
 
 def _check(adapter: IPAdapter) -> None:
