@@ -18,8 +18,7 @@ from .denoiser import Conditioning, Denoiser, LatentMoments
 from .job import job_of
 from .lora_layers import LoraLayers
 from .noise import SeededNoise
-from .objective import error, weights
-from .prefetch import PrefetchedStep
+from .objective import PrefetchedStep, error, weights
 from .recipe import TrainingRecipe
 
 # every device's, in spite of the name; the other name, torch.OutOfMemoryError, came with torch 2.5

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from .denoiser import Conditioning, Denoiser, Prediction
+from .denoiser import Conditioning, Denoiser, Prediction, Prefix
 from .noise import StepNoise
 from .recipe import Loss
 
@@ -27,6 +27,15 @@ class NoisedBatch:
     def part(self, start: int, stop: int) -> NoisedBatch:
         """Samples start..stop of the batch."""
         return NoisedBatch(*(t[start:stop] for t in (self.noisy, self.timesteps, self.target, self.abar)))
+
+
+@dataclass(frozen=True)
+class PrefetchedStep:
+    """One step up to where the LoRA begins. number counts from 0."""
+
+    number: int
+    noised: NoisedBatch
+    prefix: Prefix
 
 
 def add_noise(prediction: Prediction, latents: Tensor, step_noise: StepNoise, abar: Tensor) -> NoisedBatch:

@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from . import objective
-from .denoiser import LatentMoments, Prefix
+from .denoiser import LatentMoments
+from .loop import Training
 from .memory import MemoryMode, grouping
 from .noise import StepNoise
-from .objective import NoisedBatch
-
-if TYPE_CHECKING:
-    from .loop import Training
-
-
-@dataclass(frozen=True)
-class PrefetchedStep:
-    """One step up to where the LoRA begins. number counts from 0."""
-
-    number: int
-    noised: NoisedBatch
-    prefix: Prefix
+from .objective import PrefetchedStep
 
 
 class Prefetcher:

@@ -16,7 +16,8 @@ from ..lora.blora import BLora
 from . import checkpoint
 from .loop import Training
 from .memory import MemoryMode, next_rung
-from .prefetch import PrefetchedStep, Prefetcher
+from .objective import PrefetchedStep
+from .prefetch import Prefetcher
 
 _SAVE_EVERY = 250  # steps between safety copies of the states
 _OWN = {
