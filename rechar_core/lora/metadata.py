@@ -30,14 +30,25 @@ def build_metadata(
     Raises ImageError if the thumbnail is none of these.
     """
     earlier = {k: v for k, v in blora.metadata.items() if k not in _STALE}
-    blocks = ",".join(b.name for b in blora.blocks)
-    title = title or earlier.get("modelspec.title") or f"B-LoRA ({blocks})"
-    recipe, trigger, sgm = blora.recipe, blora.trigger, format in ("kohya-sgm", "comfy")
-    new_tag = trigger and trigger not in _tags(earlier)
+    new_tag = blora.trigger and blora.trigger not in _tags(earlier)
     fields = {
+        **_fields(blora, title or earlier.get("modelspec.title"), format),
+        "ss_tag_frequency": json.dumps({"rechar": {blora.trigger: 1}}) if new_tag else None,
+        "modelspec.hash_sha256": f"0x{digest}",
+        "sshs_model_hash": digest,
+        "modelspec.thumbnail": None if thumbnail is None else _data_url(thumbnail),
+    }
+    return earlier | {name: str(value) for name, value in fields.items() if value is not None}
+
+
+def _fields(blora: BLora, title: str | None, format: str) -> dict[str, Any]:
+    """The fields that describe a B-LoRA. None: not known, and not written."""
+    recipe, blocks = blora.recipe, ",".join(b.name for b in blora.blocks)
+    title = title or f"B-LoRA ({blocks})"
+    return {
         "rechar.version": VERSION,
         "rechar.block": blocks,
-        "rechar.trigger": trigger,
+        "rechar.trigger": blora.trigger,
         "rechar.recipe": json.dumps(dict(recipe), sort_keys=True, default=str) if recipe else None,
         "rechar.seed": recipe.get("seed"),
         "ss_base_model_version": "sdxl_base_v1-0",
@@ -45,7 +56,6 @@ def build_metadata(
         "ss_network_module": "lycoris.kohya" if blora.passthrough else "networks.lora",
         "ss_network_dim": _one(blora.ranks),
         "ss_network_alpha": _one(blora.network_alphas),
-        "ss_tag_frequency": json.dumps({"rechar": {trigger: 1}}) if new_tag else None,
         "ss_seed": recipe.get("seed"),
         "ss_max_train_steps": recipe.get("steps"),
         "ss_learning_rate": recipe.get("learning_rate"),
@@ -53,15 +63,11 @@ def build_metadata(
         "ss_resolution": recipe.get("resolution"),
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": "stable-diffusion-xl-v1-base/lora",
-        "modelspec.implementation": _SGM if sgm else "diffusers",
+        "modelspec.implementation": _SGM if format in ("kohya-sgm", "comfy") else "diffusers",
         "modelspec.title": title,
-        "modelspec.hash_sha256": f"0x{digest}",
-        "modelspec.trigger_phrase": trigger or None,
+        "modelspec.trigger_phrase": blora.trigger or None,
         "modelspec.resolution": "{0}x{0}".format(recipe["resolution"]) if "resolution" in recipe else None,
-        "modelspec.thumbnail": None if thumbnail is None else _data_url(thumbnail),
-        "sshs_model_hash": digest,
     }
-    return earlier | {name: str(value) for name, value in fields.items() if value is not None}
 
 
 def trigger_of(metadata: Mapping[str, str]) -> str:
