@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
+from . import sockets
 from .options import ELEMENTS, MODES, PASSES_GUIDANCE, PASSES_SEED, PASSES_STEPS, STYLE_IMAGE
-from .sockets import BLora, IPAdapters
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..rechar_core.lora.blora import BLora
+    from ..rechar_core.synthesis.references.encoding import IPAdapters
 
 
 class ReCharWord(io.ComfyNode):
@@ -100,8 +106,8 @@ class ReCharWord(io.ComfyNode):
                     tooltip="The prompt. [c] and [s] become the triggers; the elements go to [e], or to the end.",
                 ),
                 io.Image.Input("style_image", **STYLE_IMAGE),
-                BLora.Input("style", optional=True, tooltip="Only its style block is used."),
-                IPAdapters.Input("adapters", optional=True, tooltip="From Load Reference Adapters."),
+                sockets.BLora.Input("style", optional=True, tooltip="Only its style block is used."),
+                sockets.IPAdapters.Input("adapters", optional=True, tooltip="From Load Reference Adapters."),
                 io.ControlNet.Input(
                     "control_net",
                     optional=True,
@@ -126,29 +132,31 @@ class ReCharWord(io.ComfyNode):
         model: Any,
         clip: Any,
         vae: Any,
-        characters: Any,
+        characters: Tensor,
         pipeline_mode: str,
+        elements: str,
         matte: str,
         seed: int,
         steps: int,
         guidance: float,
-        adapters: Any = None,
+        template: str,
+        adapters: IPAdapters | None = None,
         control_net: Any = None,
-        style: Any = None,
-        style_image: Any = None,
-        **rest: Any,
+        style: BLora | None = None,
+        style_image: Tensor | None = None,
+        **lettering: Any,
     ) -> io.NodeOutput:
         from ..rechar_core.synthesis.modes import mode_named
-        from .host.lettering import finished, lettering_of
+        from .host.lettering import Lettering
         from .host.pipeline import HostRenderer
+        from .host.progress import Progress
 
-        mode = mode_named(pipeline_mode, steps, guidance)
-        renderer = HostRenderer(model, clip, vae, adapters, control_net)
-        texts = {name: rest.pop(name) for name in ("elements", "template")}
-        word = lettering_of(characters, **rest)
-        pictures = word.draw(renderer, mode, seed, **texts, style=style, style_image=style_image)
-        settings = mode.settings(seed=seed, matte=matte, **texts, **rest)
-        return io.NodeOutput(pictures, *finished(word, pictures, matte), settings)
+        mode, word = mode_named(pipeline_mode, steps, guidance), Lettering(characters, **lettering)
+        renderer = HostRenderer(model, clip, vae, adapters, control_net, Progress(word.parts))
+        texts = {"elements": elements, "template": template}
+        pictures = word.draw(renderer, mode, seed, matte, **texts, style=style, style_image=style_image)
+        settings = mode.settings(seed=seed, matte=matte, **texts, **lettering)
+        return io.NodeOutput(*pictures, settings)
 
 
 NODES = [ReCharWord]

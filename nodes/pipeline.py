@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
+from . import sockets
 from .options import ELEMENTS, MODES, PASSES_GUIDANCE, PASSES_SEED, PASSES_STEPS, STYLE_IMAGE
-from .sockets import BLora, IPAdapters
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..rechar_core.lora.blora import BLora
+    from ..rechar_core.synthesis.references.encoding import IPAdapters
 
 
 class ReCharPipeline(io.ComfyNode):
@@ -61,9 +67,9 @@ class ReCharPipeline(io.ComfyNode):
                     tooltip="The prompt of the second pass, which generates the style picture.",
                 ),
                 io.Image.Input("style_image", **STYLE_IMAGE),
-                BLora.Input("structure", optional=True, tooltip="Only its structure block is used."),
-                BLora.Input("style", optional=True, tooltip="Only its style block is used."),
-                IPAdapters.Input("adapters", optional=True, tooltip="From Load Reference Adapters."),
+                sockets.BLora.Input("structure", optional=True, tooltip="Only its structure block is used."),
+                sockets.BLora.Input("style", optional=True, tooltip="Only its style block is used."),
+                sockets.IPAdapters.Input("adapters", optional=True, tooltip="From Load Reference Adapters."),
                 io.ControlNet.Input(
                     "control_net",
                     optional=True,
@@ -90,8 +96,8 @@ class ReCharPipeline(io.ComfyNode):
         model: Any,
         clip: Any,
         vae: Any,
-        glyph: Any,
-        glyph_mask: Any,
+        glyph: Tensor,
+        glyph_mask: Tensor,
         pipeline_mode: str,
         elements: str,
         seed: int,
@@ -99,21 +105,25 @@ class ReCharPipeline(io.ComfyNode):
         guidance: float = 0.0,
         template: str = "A [c] in [s] style",
         style_prompt: str = "A [s] style",
-        adapters: Any = None,
+        style_image: Tensor | None = None,
+        structure: BLora | None = None,
+        style: BLora | None = None,
+        adapters: IPAdapters | None = None,
         control_net: Any = None,
-        **style: Any,
     ) -> io.NodeOutput:
         from ..rechar_core.images import batch_of
         from ..rechar_core.synthesis.modes import mode_named
         from ..rechar_core.synthesis.passes import Passes
-        from .host.pipeline import HostRenderer, run_passes
+        from .host.pipeline import HostRenderer
+        from .host.progress import Progress
 
-        mode = mode_named(pipeline_mode, steps, guidance)
-        renderer = HostRenderer(model, clip, vae, adapters, control_net)
+        mode, progress = mode_named(pipeline_mode, steps, guidance), Progress(3)
+        renderer = HostRenderer(model, clip, vae, adapters, control_net, progress)
         texts: dict[str, Any] = {"elements": elements, "template": template, "style_template": style_prompt}
-        passes = Passes(renderer, glyph[:1], batch_of(glyph_mask)[:1], mode, seed, **texts, **style)
+        references: dict[str, Any] = {"structure": structure, "style": style, "style_image": style_image}
+        passes = Passes(renderer, glyph[:1], batch_of(glyph_mask)[:1], mode, seed, **texts, **references)
         first = {"glyph": f"the first of {len(glyph)}"} if len(glyph) > 1 else {}
-        return io.NodeOutput(*run_passes(passes), mode.settings(seed=seed, **texts, **first))
+        return io.NodeOutput(*passes.run(progress.show), mode.settings(seed=seed, **texts, **first))
 
 
 NODES = [ReCharPipeline]

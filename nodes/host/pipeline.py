@@ -1,15 +1,14 @@
-"""ReChar's passes drawn in the host: what the single nodes do, one after the other."""
+"""ReChar's passes in the host: what the single nodes do, one after the other."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
 from ...rechar_core.synthesis.elements import PromptToken
-from ...rechar_core.synthesis.passes import Passes, RenderJob
+from ...rechar_core.synthesis.passes import RenderJob
 from ...rechar_core.synthesis.references.attention import Reference
 from ...rechar_core.synthesis.references.encoding import IPAdapters
 from ...rechar_core.synthesis.references.projection import IPAdapter
@@ -26,16 +25,15 @@ _SAMPLER = {"sampler_name": "euler", "scheduler": "normal"}
 class HostRenderer:
     """A Renderer (see passes.py) with MODEL, CLIP and VAE. adapters, control_net: or None.
 
-    progress: each drawing is its next part; None: each has a bar of its own. Each prompt is encoded once: the negative
-    one is the same for all pictures.
+    progress: each picture is its next part. Each prompt is encoded once: the negative one is the same for all pictures.
     """
 
     model: Any
     clip: Any
     vae: Any
-    adapters: IPAdapters | None = None
-    control_net: Any = None
-    progress: Progress | None = None
+    adapters: IPAdapters | None
+    control_net: Any
+    progress: Progress
     _encoded: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def adapter(self, role: str) -> IPAdapter | None:
@@ -46,7 +44,7 @@ class HostRenderer:
             check_adapters(self.model, self.adapters)
 
     def encode_reference(self, picture: Tensor, role: str, keep: Tensor | None) -> Reference:
-        assert self.adapters is not None  # or `adapter` had said so
+        assert self.adapters is not None  # callers ask `adapter` first
         return self.adapters.encode_reference(picture, role, keep)
 
     def draw(self, drawing: RenderJob) -> Tensor:
@@ -54,10 +52,10 @@ class HostRenderer:
 
         model = patch_model(self.model, drawing.fusion)
         if drawing.references:
-            model = apply_references(model, drawing.references, drawing.layout, dict(drawing.scales))
-        if drawing.each_step is not None:
-            model.set_model_sampler_post_cfg_function(_after_guidance(drawing.each_step))
-        positive, negative = (self._prompt(words) for words in (drawing.positive, drawing.negative))
+            model = apply_references(model, drawing.references, drawing.layout, drawing.scales)
+        if change := drawing.each_step:
+            model.set_model_sampler_post_cfg_function(lambda step: change(step["denoised"]))
+        positive, negative = map(self._prompt, (drawing.positive, drawing.negative))
         if drawing.hint is not None:
             positive, negative = controlled(
                 [positive, negative], self.control_net, drawing.hint, drawing.control
@@ -72,21 +70,10 @@ class HostRenderer:
         return self._encoded[words]
 
 
-def run_passes(passes: Passes) -> tuple[Tensor, Tensor, Tensor]:
-    """The result, the structure picture and the style picture of a HostRenderer's passes, with progress shown."""
-    renderer: Any = passes.renderer
-    progress = Progress(3)
-    return replace(passes, renderer=replace(renderer, progress=progress)).run(progress.show)
-
-
-def _after_guidance(change: Callable[[Tensor], Tensor]) -> Callable[[dict[str, Any]], Tensor]:
-    return lambda given: change(given["denoised"])
-
-
 def controlled(
     conditioning: list[list[Any]], control_net: Any, hint: Tensor, strength: float
 ) -> list[list[Any]]:
     """Both conditionings with a ControlNet on IMAGE `hint`, as the host's Apply ControlNet does for a bare prompt."""
     control = control_net.copy().set_cond_hint(hint.movedim(-1, 1), strength, (0.0, 1.0))
     options = {"control": control, "control_apply_to_uncond": False}
-    return [[[context, {**given, **options}] for context, given in part] for part in conditioning]
+    return [[[context, {**about, **options}] for context, about in part] for part in conditioning]
