@@ -2,22 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, ClassVar
 
 from comfy_api.latest import io
 
 from ..rechar_core.lora.blocks import STRUCTURE, STYLE, Block
+from . import sockets
 from .host import folders
-from .sockets import BLora
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..rechar_core.lora.blora import BLora
 
 
-def _load_schema(block: Block, name: str, node_id: str) -> io.Schema:
+class _LoadBlock(io.ComfyNode):
+    """Loads one block of a file in models/loras."""
+
+    block: ClassVar[Block]
+
+    @classmethod
+    def fingerprint_inputs(cls, file: str) -> int:
+        return folders.lora_path(file).stat().st_mtime_ns
+
+    @classmethod
+    def execute(cls, file: str) -> io.NodeOutput:
+        from ..rechar_core.lora import files
+        from ..rechar_core.lora.fusion import selected
+        from ..rechar_core.lora.inspect import inspect
+
+        whole = files.read(folders.lora_path(file))
+        return io.NodeOutput(selected(whole, cls.block), whole.trigger, str(inspect(whole)))
+
+
+def _load_schema(block: str, name: str) -> io.Schema:
     return io.Schema(
-        node_id=node_id,
+        node_id=f"ReCharLoad{name}LoRA",
         display_name=f"Load {name} LoRA",
         category="ReChar/B-LoRA",
         description=(
-            f"Reads the {block.name} block of a B-LoRA, or of any SDXL LoRA: kohya, diffusers, PEFT, LyCORIS, "
+            f"Reads the {block} block of a B-LoRA, or of any SDXL LoRA: kohya, diffusers, PEFT, LyCORIS, "
             "the B-LoRA authors' files. Weights outside the block are listed in the report but not used."
         ),
         inputs=[
@@ -26,7 +50,7 @@ def _load_schema(block: Block, name: str, node_id: str) -> io.Schema:
             )
         ],
         outputs=[
-            BLora.Output("blora", display_name="BLORA", tooltip=f"The {block.name} block."),
+            sockets.BLora.Output("blora", display_name="BLORA", tooltip=f"The {block} block."),
             io.String.Output(
                 "trigger",
                 display_name="trigger",
@@ -37,45 +61,24 @@ def _load_schema(block: Block, name: str, node_id: str) -> io.Schema:
     )
 
 
-def _load(file: str, block: Block) -> io.NodeOutput:
-    from ..rechar_core.lora import files
-    from ..rechar_core.lora.fusion import selected
-    from ..rechar_core.lora.inspect import inspect
-
-    whole = files.read(folders.lora_path(file))
-    return io.NodeOutput(selected(whole, block), whole.trigger, str(inspect(whole)))
-
-
-class ReCharLoadStructureLoRA(io.ComfyNode):
+class ReCharLoadStructureLoRA(_LoadBlock):
     """Loads the structure block of a file in models/loras."""
 
+    block = STRUCTURE
+
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return _load_schema(STRUCTURE, "Structure", "ReCharLoadStructureLoRA")
-
-    @classmethod
-    def fingerprint_inputs(cls, file: str) -> Any:
-        return folders.lora_path(file).stat().st_mtime_ns
-
-    @classmethod
-    def execute(cls, file: str) -> io.NodeOutput:
-        return _load(file, STRUCTURE)
+        return _load_schema("structure", "Structure")
 
 
-class ReCharLoadStyleLoRA(io.ComfyNode):
+class ReCharLoadStyleLoRA(_LoadBlock):
     """Loads the style block of a file in models/loras."""
 
+    block = STYLE
+
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return _load_schema(STYLE, "Style", "ReCharLoadStyleLoRA")
-
-    @classmethod
-    def fingerprint_inputs(cls, file: str) -> Any:
-        return folders.lora_path(file).stat().st_mtime_ns
-
-    @classmethod
-    def execute(cls, file: str) -> io.NodeOutput:
-        return _load(file, STYLE)
+        return _load_schema("style", "Style")
 
 
 class ReCharSaveBLoRA(io.ComfyNode):
@@ -97,8 +100,8 @@ class ReCharSaveBLoRA(io.ComfyNode):
                     default="my_glyph",
                     tooltip="File name without extension; 'folder/name' for a subfolder.",
                 ),
-                BLora.Input("structure", optional=True, tooltip="Saved as NAME_structure."),
-                BLora.Input("style", optional=True, tooltip="Saved as NAME_style."),
+                sockets.BLora.Input("structure", optional=True, tooltip="Saved as NAME_structure."),
+                sockets.BLora.Input("style", optional=True, tooltip="Saved as NAME_style."),
                 io.Image.Input(
                     "thumbnail",
                     optional=True,
@@ -117,12 +120,16 @@ class ReCharSaveBLoRA(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, name: str, structure: Any = None, style: Any = None, thumbnail: Any = None
+        cls,
+        name: str,
+        structure: BLora | None = None,
+        style: BLora | None = None,
+        thumbnail: Tensor | None = None,
     ) -> io.NodeOutput:
         from .host.saving import save
 
-        written = save(name, {"structure": structure, "style": style}, thumbnail)
-        return io.NodeOutput("\n".join(written), ui={"text": written})
+        names = save(name, {"structure": structure, "style": style}, thumbnail)
+        return io.NodeOutput("\n".join(names), ui={"text": names})
 
 
 class ReCharInspectBLoRA(io.ComfyNode):
@@ -138,7 +145,7 @@ class ReCharInspectBLoRA(io.ComfyNode):
                 "Shows format, blocks, rank, trigger word and the norm of each layer's weight change, as text and as "
                 "a chart."
             ),
-            inputs=[BLora.Input("blora", tooltip="From a load or train node.")],
+            inputs=[sockets.BLora.Input("blora", tooltip="From a load or train node.")],
             outputs=[
                 io.String.Output("report", display_name="report", tooltip="The result as a table."),
                 io.Image.Output(
@@ -148,7 +155,7 @@ class ReCharInspectBLoRA(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, blora: Any) -> io.NodeOutput:
+    def execute(cls, blora: BLora) -> io.NodeOutput:
         from ..rechar_core.charts import energy_chart
         from ..rechar_core.images import to_tensor
         from ..rechar_core.lora.inspect import inspect
