@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .sockets import IPAdapters
+from . import sockets
 
 
 class ReCharDemoModel(io.ComfyNode):
@@ -34,9 +34,8 @@ class ReCharDemoModel(io.ComfyNode):
 
     @classmethod
     def execute(cls) -> io.NodeOutput:
-        from .host.demo_model import (
-            shared_demo,
-        )  # of all our files the one that leans most on the host's internals
+        # Imported here: no other file of ours depends as much on ComfyUI's internals.
+        from .host.demo_model import shared_demo
 
         return io.NodeOutput(*shared_demo())
 
@@ -55,7 +54,7 @@ class ReCharDemoReferences(io.ComfyNode):
                 "only. For real pictures use Load Reference Adapters and Load ControlNet Model."
             ),
             outputs=[
-                IPAdapters.Output(
+                sockets.IPAdapters.Output(
                     "adapters", display_name="adapters", tooltip="For Encode Reference and ReChar Pipeline."
                 ),
                 io.ControlNet.Output(

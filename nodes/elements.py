@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
 from .options import ELEMENTS
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..rechar_core.synthesis.elements import KeepMode
 
 
 class ReCharElementPrompt(io.ComfyNode):
@@ -79,20 +84,12 @@ class ReCharElementPrompt(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls,
-        clip: Any,
-        template: str,
-        structure_trigger: str,
-        style_trigger: str,
-        elements: str,
-        keep: Any,
-        element_weight: float,
-        region: Any = None,
+        cls, clip: Any, keep: KeepMode, element_weight: float, region: Tensor | None = None, **texts: str
     ) -> io.NodeOutput:
         from ..rechar_core.synthesis.elements import build_prompt, kept_text
         from .host.elements import element_conditioning
 
-        words = build_prompt(template, structure_trigger, style_trigger, elements, keep, element_weight)
+        words = build_prompt(mode=keep, weight=element_weight, **texts)
         return io.NodeOutput(element_conditioning(clip, words, region), kept_text(words))
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class ReCharScore(io.ComfyNode):
@@ -39,13 +42,13 @@ class ReCharScore(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, images: Any, glyph_mask: Any, style_image: Any = None) -> io.NodeOutput:
+    def execute(cls, images: Tensor, glyph_mask: Tensor, style_image: Tensor | None = None) -> io.NodeOutput:
         from ..rechar_core.metrics.report import chart, to_json
         from ..rechar_core.metrics.score import score_batch
         from .host.progress import Progress
 
-        found = score_batch(images, glyph_mask, style_image, Progress(len(images)).show)
-        return io.NodeOutput(to_json(found), chart(found, images, glyph_mask))
+        scores = score_batch(images, glyph_mask, style_image, Progress(len(images)).show)
+        return io.NodeOutput(to_json(scores), chart(scores, images, glyph_mask))
 
 
 class ReCharBestOf(io.ComfyNode):
@@ -80,15 +83,20 @@ class ReCharBestOf(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, images: Any, glyph_mask: Any, rank_by: str, count: int, style_image: Any = None
+        cls,
+        images: Tensor,
+        glyph_mask: Tensor,
+        rank_by: str,
+        count: int,
+        style_image: Tensor | None = None,
     ) -> io.NodeOutput:
         from ..rechar_core.metrics.report import to_json
         from ..rechar_core.metrics.score import best_of
         from .host.progress import Progress
 
         done = Progress(len(images)).show
-        best, found = best_of(images, glyph_mask, style_image, rank_by, count, done)
-        return io.NodeOutput(best, to_json(found))
+        best, scores = best_of(images, glyph_mask, style_image, rank_by, count, done)
+        return io.NodeOutput(best, to_json(scores))
 
 
 NODES = [ReCharScore, ReCharBestOf]

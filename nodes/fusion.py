@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
-from .sockets import BLora
+from . import sockets
+
+if TYPE_CHECKING:
+    from ..rechar_core.lora.blora import BLora
 
 
 class ReCharFuse(io.ComfyNode):
@@ -27,8 +30,8 @@ class ReCharFuse(io.ComfyNode):
                 io.Model.Input(
                     "model", tooltip="An SDXL model. It is not changed; the output is a patched copy."
                 ),
-                BLora.Input("structure", optional=True, tooltip="Only its structure block is used."),
-                BLora.Input("style", optional=True, tooltip="Only its style block is used."),
+                sockets.BLora.Input("structure", optional=True, tooltip="Only its structure block is used."),
+                sockets.BLora.Input("style", optional=True, tooltip="Only its style block is used."),
                 io.Float.Input(
                     "structure_alpha",
                     **alpha,
@@ -60,8 +63,8 @@ class ReCharFuse(io.ComfyNode):
         structure_alpha: float,
         style_alpha: float,
         alpha_mode: str,
-        structure: Any = None,
-        style: Any = None,
+        structure: BLora | None = None,
+        style: BLora | None = None,
     ) -> io.NodeOutput:
         from ..rechar_core.lora.fusion import fuse
         from .host.patch import patch_model

@@ -210,19 +210,12 @@ class ReCharGlyphFromImage(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls,
-        image: Tensor,
-        width: int,
-        height: int,
-        threshold_mode: str,
-        threshold: float,
-        invert: str,
-        margin: float,
+        cls, image: Tensor, width: int, height: int, threshold_mode: str, threshold: float, **ink: Any
     ) -> io.NodeOutput:
         from ..rechar_core.glyph import colour, from_picture, paint
 
         level = threshold if threshold_mode == "manual" else None
-        mask = from_picture(image, (height, width), threshold=level, invert=invert, margin=margin)
+        mask = from_picture(image, (height, width), threshold=level, **ink)
         return io.NodeOutput(paint(mask, colour("#000000"), colour("#ffffff")), mask)
 
 

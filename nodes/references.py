@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
+from . import sockets
 from .host.references import adapter_names
-from .sockets import IPAdapters, Layout, References
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..rechar_core.synthesis.references.attention import Reference
+    from ..rechar_core.synthesis.references.encoding import IPAdapters
+    from ..rechar_core.synthesis.references.layout import Layout
 
 _SCALE = {"min": -5.0, "max": 5.0, "step": 0.05}
 _PART = {"min": 0.0, "max": 1.0, "step": 0.01}
@@ -42,7 +49,11 @@ class ReCharLoadAdapters(io.ComfyNode):
                     tooltip="The image encoder that both adapters were trained with, usually CLIP-ViT-H-14.",
                 ),
             ],
-            outputs=[IPAdapters.Output("adapters", display_name="adapters", tooltip="For Encode Reference.")],
+            outputs=[
+                sockets.IPAdapters.Output(
+                    "adapters", display_name="adapters", tooltip="For Encode Reference."
+                )
+            ],
         )
 
     @classmethod
@@ -66,7 +77,7 @@ class ReCharEncodeReference(io.ComfyNode):
                 "references, connect these nodes in a row through 'previous'."
             ),
             inputs=[
-                IPAdapters.Input("adapters", tooltip="From Load Reference Adapters."),
+                sockets.IPAdapters.Input("adapters", tooltip="From Load Reference Adapters."),
                 io.Image.Input("image", tooltip="The reference. All pictures of a batch are used together."),
                 io.Combo.Input(
                     "role",
@@ -92,10 +103,12 @@ class ReCharEncodeReference(io.ComfyNode):
                     optional=True,
                     tooltip="Image tokens outside the mask are dropped. For plus adapters only.",
                 ),
-                References.Input("previous", optional=True, tooltip="References to use with this one."),
+                sockets.References.Input(
+                    "previous", optional=True, tooltip="References to use with this one."
+                ),
             ],
             outputs=[
-                References.Output(
+                sockets.References.Output(
                     "references", display_name="references", tooltip="This reference and the previous ones."
                 )
             ],
@@ -104,16 +117,15 @@ class ReCharEncodeReference(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        adapters: Any,
-        image: Any,
+        adapters: IPAdapters,
+        image: Tensor,
         role: str,
         uncond: str,
         weight: float,
-        keep_mask: Any = None,
-        previous: tuple[Any, ...] = (),
+        keep_mask: Tensor | None = None,
+        previous: tuple[Reference, ...] = (),
     ) -> io.NodeOutput:
-        reference = adapters.encode_reference(image, role, keep_mask, uncond, weight)
-        return io.NodeOutput((*(previous or ()), reference))
+        return io.NodeOutput((*previous, adapters.encode_reference(image, role, keep_mask, uncond, weight)))
 
 
 class ReCharLayout(io.ComfyNode):
@@ -164,7 +176,7 @@ class ReCharLayout(io.ComfyNode):
                 ),
             ],
             outputs=[
-                Layout.Output("layout", display_name="layout", tooltip="For Apply References."),
+                sockets.Layout.Output("layout", display_name="layout", tooltip="For Apply References."),
                 io.Image.Output(
                     "preview",
                     display_name="preview",
@@ -198,8 +210,10 @@ class ReCharApplyReferences(io.ComfyNode):
                 io.Model.Input(
                     "model", tooltip="An SDXL model. It is not changed; the output is a patched copy."
                 ),
-                References.Input("references", tooltip="From Encode Reference."),
-                Layout.Input("layout", optional=True, tooltip="Where they act. Without it: everywhere."),
+                sockets.References.Input("references", tooltip="From Encode Reference."),
+                sockets.Layout.Input(
+                    "layout", optional=True, tooltip="Where they act. Without it: everywhere."
+                ),
                 io.Float.Input(
                     "structure_scale",
                     default=1.0,
@@ -236,20 +250,18 @@ class ReCharApplyReferences(io.ComfyNode):
     def execute(
         cls,
         model: Any,
-        references: Any,
+        references: tuple[Reference, ...],
         structure_scale: float,
         style_scale: float,
-        start: float,
-        end: float,
         block_weights: str,
-        layout: Any = None,
+        layout: Layout | None = None,
+        **window: float,
     ) -> io.NodeOutput:
-        from ..rechar_core.synthesis.references.layout import Layout
         from .host.references import apply_references
 
         scales = {"structure": structure_scale, "style": style_scale}
-        layout = layout or Layout()
-        return io.NodeOutput(apply_references(model, references, layout, scales, start, end, block_weights))
+        patched = apply_references(model, references, layout, scales, weights=block_weights, **window)
+        return io.NodeOutput(patched)
 
 
 class ReCharStructureMap(io.ComfyNode):
@@ -280,7 +292,9 @@ class ReCharStructureMap(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, kind: str, glyph_mask: Any = None, image: Any = None) -> io.NodeOutput:
+    def execute(
+        cls, kind: str, glyph_mask: Tensor | None = None, image: Tensor | None = None
+    ) -> io.NodeOutput:
         from ..rechar_core.glyph.structure_map import structure_map
 
         return io.NodeOutput(structure_map(kind, image, glyph_mask))

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
+from . import sockets
 from .host import soulstyler as host
-from .sockets import Guide, ObjectRegion
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..rechar_core.soulstyler.compositing import ObjectRegion
+    from ..rechar_core.soulstyler.guide import Guide
 
 # What both nodes of the CLIP-guided engine ask for
 _MASK: dict[str, Any] = {
@@ -65,15 +71,15 @@ class SoulstylerPrepare(io.ComfyNode):
             outputs=[
                 io.Model.Output("sampled_model", display_name="MODEL", tooltip="For KSampler."),
                 io.Latent.Output("latent", display_name="LATENT", tooltip="For KSampler."),
-                ObjectRegion.Output("target", display_name="TARGET", tooltip="For Finish Restyle."),
+                sockets.ObjectRegion.Output("target", display_name="TARGET", tooltip="For Finish Restyle."),
             ],
         )
 
     @classmethod
-    def execute(cls, model: Any, vae: Any, image: Any, mask: Any) -> io.NodeOutput:
-        from ..rechar_core.soulstyler.compositing import ObjectRegion as Place
+    def execute(cls, model: Any, vae: Any, image: Tensor, mask: Tensor) -> io.NodeOutput:
+        from ..rechar_core.soulstyler.compositing import ObjectRegion
 
-        target = Place.of(image, mask)
+        target = ObjectRegion.of(image, mask)
         return io.NodeOutput(*host.prepare(model, vae, target), target)
 
 
@@ -92,13 +98,13 @@ class SoulstylerFinish(io.ComfyNode):
             ),
             inputs=[
                 io.Image.Input("image", tooltip="The sampled latent, decoded by VAE Decode."),
-                ObjectRegion.Input("restyle_target", tooltip="From Prepare Restyle."),
+                sockets.ObjectRegion.Input("restyle_target", tooltip="From Prepare Restyle."),
             ],
             outputs=[io.Image.Output("restyled", display_name="IMAGE", tooltip="The finished picture.")],
         )
 
     @classmethod
-    def execute(cls, image: Any, restyle_target: Any) -> io.NodeOutput:
+    def execute(cls, image: Tensor, restyle_target: ObjectRegion) -> io.NodeOutput:
         return io.NodeOutput(restyle_target.finish(image))
 
 
@@ -131,7 +137,9 @@ class SoulstylerLoadGuide(io.ComfyNode):
                 ),
             ],
             outputs=[
-                Guide.Output("guide", display_name="GUIDE", tooltip="For Stylise by CLIP and Style Sweep.")
+                sockets.Guide.Output(
+                    "guide", display_name="GUIDE", tooltip="For Stylise by CLIP and Style Sweep."
+                )
             ],
         )
 
@@ -156,7 +164,7 @@ class SoulstylerOptimise(io.ComfyNode):
                 "matches the style text. Needs no diffusion model."
             ),
             inputs=[
-                Guide.Input("guide", tooltip="From Load Style Guide."),
+                sockets.Guide.Input("guide", tooltip="From Load Style Guide."),
                 io.Image.Input("image", tooltip="The picture, or a batch."),
                 io.Mask.Input("mask", **_MASK),
                 io.String.Input(
@@ -201,7 +209,7 @@ class SoulstylerOptimise(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, guide: Any, image: Any, mask: Any, style_text: str, keep_outside: bool, **recipe: Any
+        cls, guide: Guide, image: Tensor, mask: Tensor, style_text: str, keep_outside: bool, **recipe: Any
     ) -> io.NodeOutput:
         from ..rechar_core.soulstyler.stylise import StyleRecipe
 
@@ -223,7 +231,7 @@ class SoulstylerSweep(io.ComfyNode):
                 "labelled sheet and every picture. Outside the mask nothing changes."
             ),
             inputs=[
-                Guide.Input("guide", tooltip="From Load Style Guide."),
+                sockets.Guide.Input("guide", tooltip="From Load Style Guide."),
                 io.Image.Input("image", tooltip="The picture. Only the first of a batch is used."),
                 io.Mask.Input("mask", **_MASK),
                 io.String.Input(
@@ -252,7 +260,7 @@ class SoulstylerSweep(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, guide: Any, image: Any, mask: Any, styles: str, seeds: str, **recipe: Any
+        cls, guide: Guide, image: Tensor, mask: Tensor, styles: str, seeds: str, **recipe: Any
     ) -> io.NodeOutput:
         from ..rechar_core.soulstyler.stylise import sweep_recipes
 

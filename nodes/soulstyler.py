@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
+from . import sockets
 from .host import soulstyler as host
-from .sockets import Llm, Segmenter
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..rechar_core.soulstyler.llm import Llm
+    from ..rechar_core.soulstyler.segmenters import ClipSeg, Grounded
 
 
 class SoulstylerInstruction(io.ComfyNode):
@@ -39,7 +45,9 @@ class SoulstylerInstruction(io.ComfyNode):
                         "not valid. rules: only the rules. LLM: only the language model."
                     ),
                 ),
-                Llm.Input("llm", optional=True, tooltip="From Load Instruction LLM; the rules need none."),
+                sockets.Llm.Input(
+                    "llm", optional=True, tooltip="From Load Instruction LLM; the rules need none."
+                ),
                 io.String.Input(
                     "answer",
                     optional=True,
@@ -74,7 +82,7 @@ class SoulstylerInstruction(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, instruction: str, mode: Any, llm: Any = None, answer: str = "") -> io.NodeOutput:
+    def execute(cls, instruction: str, mode: str, llm: Llm | None = None, answer: str = "") -> io.NodeOutput:
         request = host.read_instruction(instruction, mode, llm, answer)
         first = request.first
         named = (first.object, first.head, first.part)
@@ -101,14 +109,14 @@ class SoulstylerLoadLLM(io.ComfyNode):
                     tooltip="A folder in models/LLM with config.json, tokenizer and .safetensors weights.",
                 )
             ],
-            outputs=[Llm.Output("llm", display_name="LLM", tooltip="For Instruction.")],
+            outputs=[sockets.Llm.Output("llm", display_name="LLM", tooltip="For Instruction.")],
         )
 
     @classmethod
     def execute(cls, llm_folder: str) -> io.NodeOutput:
-        from ..rechar_core.soulstyler.llm import Llm as LanguageModel
+        from ..rechar_core.soulstyler.llm import Llm
 
-        return io.NodeOutput(LanguageModel.load(host.place(llm_folder, host.LLMS)))
+        return io.NodeOutput(Llm.load(host.place(llm_folder, host.LLMS)))
 
 
 class SoulstylerLoadSegmenter(io.ComfyNode):
@@ -140,7 +148,9 @@ class SoulstylerLoadSegmenter(io.ComfyNode):
                     tooltip="A folder in models/soulstyler with SAM 2, for GroundingDINO; CLIPSeg needs none.",
                 ),
             ],
-            outputs=[Segmenter.Output("segmenter", display_name="SEGMENTER", tooltip="For Object Mask.")],
+            outputs=[
+                sockets.Segmenter.Output("segmenter", display_name="SEGMENTER", tooltip="For Object Mask.")
+            ],
         )
 
     @classmethod
@@ -165,7 +175,7 @@ class SoulstylerMask(io.ComfyNode):
             ),
             inputs=[
                 io.Image.Input("image", tooltip="The picture, or a batch."),
-                Segmenter.Input("segmenter", tooltip="From Load Segmenter."),
+                sockets.Segmenter.Input("segmenter", tooltip="From Load Segmenter."),
                 io.String.Input(
                     "object_name",
                     default="",
@@ -218,7 +228,9 @@ class SoulstylerMask(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, image: Any, segmenter: Any, object_name: str, **search: Any) -> io.NodeOutput:
+    def execute(
+        cls, image: Tensor, segmenter: ClipSeg | Grounded, object_name: str, **search: Any
+    ) -> io.NodeOutput:
         from ..rechar_core.soulstyler.segment import Search
 
         detection = host.find(segmenter, image, Search(object_name, **search))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
-from .sockets import BLora
+from . import sockets
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class ReCharTrainBLoRA(io.ComfyNode):
@@ -141,12 +144,12 @@ class ReCharTrainBLoRA(io.ComfyNode):
                 ),
             ],
             outputs=[
-                BLora.Output(
+                sockets.BLora.Output(
                     "structure",
                     display_name="structure BLORA",
                     tooltip="The structure block of the trained LoRA.",
                 ),
-                BLora.Output(
+                sockets.BLora.Output(
                     "style", display_name="style BLORA", tooltip="The style block of the trained LoRA."
                 ),
                 io.LoraModel.Output(
@@ -171,7 +174,7 @@ class ReCharTrainBLoRA(io.ComfyNode):
         model: Any,
         clip: Any,
         vae: Any,
-        image: Any,
+        image: Tensor,
         memory: str,
         recipe: str = "b-lora",
         trials: int = 1,
@@ -189,11 +192,11 @@ class ReCharTrainBLoRA(io.ComfyNode):
         unset = {"steps": 0, "learning_rate": 0, "target": "both"}
         changed = {name: value for name, value in settings.items() if unset.get(name) != value}
         chosen = recipes.recipe(recipe, {**changed, "memory": memory})
-        done = train(model, clip, vae, image, chosen, trials)
-        picked = done[choose - 1]
-        blora, pictures = picked.blora, image if trials == 1 else candidates(model, clip, vae, done, chosen)
+        trained = train(model, clip, vae, image, chosen, trials)
+        pictures = image if trials == 1 else candidates(model, clip, vae, trained, chosen)
+        blora, losses = trained[choose - 1].blora, trained[choose - 1].losses
         parts = blora.select(STRUCTURE), blora.select(STYLE), files.convert(blora, "comfy")
-        return io.NodeOutput(*parts, {"loss": picked.losses}, pictures)
+        return io.NodeOutput(*parts, {"loss": losses}, pictures)
 
 
 NODES = [ReCharTrainBLoRA]

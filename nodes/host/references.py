@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -98,8 +98,8 @@ def _layers(model: Any) -> tuple[Layer, ...]:
 def apply_references(
     model: Any,
     references: Sequence[Reference],
-    layout: Layout,
-    scales: dict[str, float],
+    layout: Layout | None,
+    scales: Mapping[str, float],
     start: float = 0.0,
     end: float = 1.0,
     weights: str = "",
@@ -110,7 +110,7 @@ def apply_references(
     What has scale 0 is left out altogether. Raises ModelError, AdapterError.
     """
     check_sdxl(model)
-    layers = _layers(model)
+    layers, layout = _layers(model), layout or Layout()
     _say_what_is_ignored(model)
     by_block = block_weights(weights, layers)
     strong = acting(references, scales, tuple(layer.width for layer in layers))
