@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 from comfy_api.latest import io
 
 from ..rechar_core.lora.blocks import STRUCTURE, STYLE, Block
-from . import sockets
 from .host import folders
+from .sockets import BLORA
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,7 +50,7 @@ def _load_schema(block: str, name: str) -> io.Schema:
             )
         ],
         outputs=[
-            sockets.BLora.Output("blora", display_name="BLORA", tooltip=f"The {block} block."),
+            BLORA.Output("blora", display_name="BLORA", tooltip=f"The {block} block."),
             io.String.Output(
                 "trigger",
                 display_name="trigger",
@@ -100,8 +100,8 @@ class ReCharSaveBLoRA(io.ComfyNode):
                     default="my_glyph",
                     tooltip="File name without extension; 'folder/name' for a subfolder.",
                 ),
-                sockets.BLora.Input("structure", optional=True, tooltip="Saved as NAME_structure."),
-                sockets.BLora.Input("style", optional=True, tooltip="Saved as NAME_style."),
+                BLORA.Input("structure", optional=True, tooltip="Saved as NAME_structure."),
+                BLORA.Input("style", optional=True, tooltip="Saved as NAME_style."),
                 io.Image.Input(
                     "thumbnail",
                     optional=True,
@@ -145,7 +145,7 @@ class ReCharInspectBLoRA(io.ComfyNode):
                 "Shows format, blocks, rank, trigger word and the norm of each layer's weight change, as text and as "
                 "a chart."
             ),
-            inputs=[sockets.BLora.Input("blora", tooltip="From a load or train node.")],
+            inputs=[BLORA.Input("blora", tooltip="From a load or train node.")],
             outputs=[
                 io.String.Output("report", display_name="report", tooltip="The result as a table."),
                 io.Image.Output(

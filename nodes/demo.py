@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from . import sockets
+from .sockets import ADAPTERS
 
 
 class ReCharDemoModel(io.ComfyNode):
@@ -54,7 +54,7 @@ class ReCharDemoReferences(io.ComfyNode):
                 "only. For real pictures use Load Reference Adapters and Load ControlNet Model."
             ),
             outputs=[
-                sockets.IPAdapters.Output(
+                ADAPTERS.Output(
                     "adapters", display_name="adapters", tooltip="For Encode Reference and ReChar Pipeline."
                 ),
                 io.ControlNet.Output(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
-from . import sockets
+from .sockets import BLORA
 
 if TYPE_CHECKING:
     from ..rechar_core.lora.blora import BLora
@@ -30,8 +30,8 @@ class ReCharFuse(io.ComfyNode):
                 io.Model.Input(
                     "model", tooltip="An SDXL model. It is not changed; the output is a patched copy."
                 ),
-                sockets.BLora.Input("structure", optional=True, tooltip="Only its structure block is used."),
-                sockets.BLora.Input("style", optional=True, tooltip="Only its style block is used."),
+                BLORA.Input("structure", optional=True, tooltip="Only its structure block is used."),
+                BLORA.Input("style", optional=True, tooltip="Only its style block is used."),
                 io.Float.Input(
                     "structure_alpha",
                     **alpha,

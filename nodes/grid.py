@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from . import sockets
+from .sockets import BLORA
 
 
 class ReCharAlphaGrid(io.ComfyNode):
@@ -38,8 +38,8 @@ class ReCharAlphaGrid(io.ComfyNode):
                     "latent_image",
                     tooltip="Sets the size of the pictures. Only the first latent of a batch is used.",
                 ),
-                sockets.BLora.Input("structure", optional=True, tooltip="Only its structure block is used."),
-                sockets.BLora.Input("style", optional=True, tooltip="Only its style block is used."),
+                BLORA.Input("structure", optional=True, tooltip="Only its structure block is used."),
+                BLORA.Input("style", optional=True, tooltip="Only its style block is used."),
                 io.String.Input(
                     "structure_alphas", default="0, 0.5, 1", tooltip="Columns: numbers separated by commas."
                 ),

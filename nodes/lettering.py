@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
-from . import sockets
 from .options import ELEMENTS, MODES, PASSES_GUIDANCE, PASSES_SEED, PASSES_STEPS, STYLE_IMAGE
+from .sockets import ADAPTERS, BLORA
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -106,8 +106,8 @@ class ReCharWord(io.ComfyNode):
                     tooltip="The prompt. [c] and [s] become the triggers; the elements go to [e], or to the end.",
                 ),
                 io.Image.Input("style_image", **STYLE_IMAGE),
-                sockets.BLora.Input("style", optional=True, tooltip="Only its style block is used."),
-                sockets.IPAdapters.Input("adapters", optional=True, tooltip="From Load Reference Adapters."),
+                BLORA.Input("style", optional=True, tooltip="Only its style block is used."),
+                ADAPTERS.Input("adapters", optional=True, tooltip="From Load Reference Adapters."),
                 io.ControlNet.Input(
                     "control_net",
                     optional=True,

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
-from . import sockets
 from .options import ELEMENTS, MODES, PASSES_GUIDANCE, PASSES_SEED, PASSES_STEPS, STYLE_IMAGE
+from .sockets import ADAPTERS, BLORA
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,9 +67,9 @@ class ReCharPipeline(io.ComfyNode):
                     tooltip="The prompt of the second pass, which generates the style picture.",
                 ),
                 io.Image.Input("style_image", **STYLE_IMAGE),
-                sockets.BLora.Input("structure", optional=True, tooltip="Only its structure block is used."),
-                sockets.BLora.Input("style", optional=True, tooltip="Only its style block is used."),
-                sockets.IPAdapters.Input("adapters", optional=True, tooltip="From Load Reference Adapters."),
+                BLORA.Input("structure", optional=True, tooltip="Only its structure block is used."),
+                BLORA.Input("style", optional=True, tooltip="Only its style block is used."),
+                ADAPTERS.Input("adapters", optional=True, tooltip="From Load Reference Adapters."),
                 io.ControlNet.Input(
                     "control_net",
                     optional=True,

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
-from . import sockets
 from .host.references import adapter_names
+from .sockets import ADAPTERS, LAYOUT, REFERENCES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,11 +49,7 @@ class ReCharLoadAdapters(io.ComfyNode):
                     tooltip="The image encoder that both adapters were trained with, usually CLIP-ViT-H-14.",
                 ),
             ],
-            outputs=[
-                sockets.IPAdapters.Output(
-                    "adapters", display_name="adapters", tooltip="For Encode Reference."
-                )
-            ],
+            outputs=[ADAPTERS.Output("adapters", display_name="adapters", tooltip="For Encode Reference.")],
         )
 
     @classmethod
@@ -77,7 +73,7 @@ class ReCharEncodeReference(io.ComfyNode):
                 "references, connect these nodes in a row through 'previous'."
             ),
             inputs=[
-                sockets.IPAdapters.Input("adapters", tooltip="From Load Reference Adapters."),
+                ADAPTERS.Input("adapters", tooltip="From Load Reference Adapters."),
                 io.Image.Input("image", tooltip="The reference. All pictures of a batch are used together."),
                 io.Combo.Input(
                     "role",
@@ -103,12 +99,10 @@ class ReCharEncodeReference(io.ComfyNode):
                     optional=True,
                     tooltip="Image tokens outside the mask are dropped. For plus adapters only.",
                 ),
-                sockets.References.Input(
-                    "previous", optional=True, tooltip="References to use with this one."
-                ),
+                REFERENCES.Input("previous", optional=True, tooltip="References to use with this one."),
             ],
             outputs=[
-                sockets.References.Output(
+                REFERENCES.Output(
                     "references", display_name="references", tooltip="This reference and the previous ones."
                 )
             ],
@@ -176,7 +170,7 @@ class ReCharLayout(io.ComfyNode):
                 ),
             ],
             outputs=[
-                sockets.Layout.Output("layout", display_name="layout", tooltip="For Apply References."),
+                LAYOUT.Output("layout", display_name="layout", tooltip="For Apply References."),
                 io.Image.Output(
                     "preview",
                     display_name="preview",
@@ -210,10 +204,8 @@ class ReCharApplyReferences(io.ComfyNode):
                 io.Model.Input(
                     "model", tooltip="An SDXL model. It is not changed; the output is a patched copy."
                 ),
-                sockets.References.Input("references", tooltip="From Encode Reference."),
-                sockets.Layout.Input(
-                    "layout", optional=True, tooltip="Where they act. Without it: everywhere."
-                ),
+                REFERENCES.Input("references", tooltip="From Encode Reference."),
+                LAYOUT.Input("layout", optional=True, tooltip="Where they act. Without it: everywhere."),
                 io.Float.Input(
                     "structure_scale",
                     default=1.0,

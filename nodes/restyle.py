@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
-from . import sockets
 from .host import soulstyler as host
+from .sockets import GUIDE, TARGET
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,7 +71,7 @@ class SoulstylerPrepare(io.ComfyNode):
             outputs=[
                 io.Model.Output("sampled_model", display_name="MODEL", tooltip="For KSampler."),
                 io.Latent.Output("latent", display_name="LATENT", tooltip="For KSampler."),
-                sockets.ObjectRegion.Output("target", display_name="TARGET", tooltip="For Finish Restyle."),
+                TARGET.Output("target", display_name="TARGET", tooltip="For Finish Restyle."),
             ],
         )
 
@@ -98,7 +98,7 @@ class SoulstylerFinish(io.ComfyNode):
             ),
             inputs=[
                 io.Image.Input("image", tooltip="The sampled latent, decoded by VAE Decode."),
-                sockets.ObjectRegion.Input("restyle_target", tooltip="From Prepare Restyle."),
+                TARGET.Input("restyle_target", tooltip="From Prepare Restyle."),
             ],
             outputs=[io.Image.Output("restyled", display_name="IMAGE", tooltip="The finished picture.")],
         )
@@ -137,9 +137,7 @@ class SoulstylerLoadGuide(io.ComfyNode):
                 ),
             ],
             outputs=[
-                sockets.Guide.Output(
-                    "guide", display_name="GUIDE", tooltip="For Stylise by CLIP and Style Sweep."
-                )
+                GUIDE.Output("guide", display_name="GUIDE", tooltip="For Stylise by CLIP and Style Sweep.")
             ],
         )
 
@@ -164,7 +162,7 @@ class SoulstylerOptimise(io.ComfyNode):
                 "matches the style text. Needs no diffusion model."
             ),
             inputs=[
-                sockets.Guide.Input("guide", tooltip="From Load Style Guide."),
+                GUIDE.Input("guide", tooltip="From Load Style Guide."),
                 io.Image.Input("image", tooltip="The picture, or a batch."),
                 io.Mask.Input("mask", **_MASK),
                 io.String.Input(
@@ -231,7 +229,7 @@ class SoulstylerSweep(io.ComfyNode):
                 "labelled sheet and every picture. Outside the mask nothing changes."
             ),
             inputs=[
-                sockets.Guide.Input("guide", tooltip="From Load Style Guide."),
+                GUIDE.Input("guide", tooltip="From Load Style Guide."),
                 io.Image.Input("image", tooltip="The picture. Only the first of a batch is used."),
                 io.Mask.Input("mask", **_MASK),
                 io.String.Input(

@@ -1,12 +1,12 @@
-"""The socket types of this pack."""
+"""The socket types of this pack, and what each carries."""
 
 from comfy_api.latest import io
 
-BLora = io.Custom("BLORA")
-Llm = io.Custom("SOULSTYLER_LLM")
-Segmenter = io.Custom("SOULSTYLER_SEGMENTER")
-ObjectRegion = io.Custom("SOULSTYLER_TARGET")
-Guide = io.Custom("SOULSTYLER_GUIDE")
-IPAdapters = io.Custom("RECHAR_ADAPTERS")
-References = io.Custom("RECHAR_REFERENCE")
-Layout = io.Custom("RECHAR_LAYOUT")
+BLORA = io.Custom("BLORA")  # lora.blora.BLora
+LLM = io.Custom("SOULSTYLER_LLM")  # soulstyler.llm.Llm
+SEGMENTER = io.Custom("SOULSTYLER_SEGMENTER")  # soulstyler.segmenters: ClipSeg or Grounded
+TARGET = io.Custom("SOULSTYLER_TARGET")  # soulstyler.compositing.ObjectRegion
+GUIDE = io.Custom("SOULSTYLER_GUIDE")  # soulstyler.guide.Guide
+ADAPTERS = io.Custom("RECHAR_ADAPTERS")  # synthesis.references.encoding.IPAdapters
+REFERENCES = io.Custom("RECHAR_REFERENCE")  # a tuple of synthesis.references.attention.Reference
+LAYOUT = io.Custom("RECHAR_LAYOUT")  # synthesis.references.layout.Layout

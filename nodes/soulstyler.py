@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
-from . import sockets
 from .host import soulstyler as host
+from .sockets import LLM, SEGMENTER
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,9 +45,7 @@ class SoulstylerInstruction(io.ComfyNode):
                         "not valid. rules: only the rules. LLM: only the language model."
                     ),
                 ),
-                sockets.Llm.Input(
-                    "llm", optional=True, tooltip="From Load Instruction LLM; the rules need none."
-                ),
+                LLM.Input("llm", optional=True, tooltip="From Load Instruction LLM; the rules need none."),
                 io.String.Input(
                     "answer",
                     optional=True,
@@ -109,7 +107,7 @@ class SoulstylerLoadLLM(io.ComfyNode):
                     tooltip="A folder in models/LLM with config.json, tokenizer and .safetensors weights.",
                 )
             ],
-            outputs=[sockets.Llm.Output("llm", display_name="LLM", tooltip="For Instruction.")],
+            outputs=[LLM.Output("llm", display_name="LLM", tooltip="For Instruction.")],
         )
 
     @classmethod
@@ -148,9 +146,7 @@ class SoulstylerLoadSegmenter(io.ComfyNode):
                     tooltip="A folder in models/soulstyler with SAM 2, for GroundingDINO; CLIPSeg needs none.",
                 ),
             ],
-            outputs=[
-                sockets.Segmenter.Output("segmenter", display_name="SEGMENTER", tooltip="For Object Mask.")
-            ],
+            outputs=[SEGMENTER.Output("segmenter", display_name="SEGMENTER", tooltip="For Object Mask.")],
         )
 
     @classmethod
@@ -175,7 +171,7 @@ class SoulstylerMask(io.ComfyNode):
             ),
             inputs=[
                 io.Image.Input("image", tooltip="The picture, or a batch."),
-                sockets.Segmenter.Input("segmenter", tooltip="From Load Segmenter."),
+                SEGMENTER.Input("segmenter", tooltip="From Load Segmenter."),
                 io.String.Input(
                     "object_name",
                     default="",

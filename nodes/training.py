@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
-from . import sockets
+from .sockets import BLORA
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -144,12 +144,12 @@ class ReCharTrainBLoRA(io.ComfyNode):
                 ),
             ],
             outputs=[
-                sockets.BLora.Output(
+                BLORA.Output(
                     "structure",
                     display_name="structure BLORA",
                     tooltip="The structure block of the trained LoRA.",
                 ),
-                sockets.BLora.Output(
+                BLORA.Output(
                     "style", display_name="style BLORA", tooltip="The style block of the trained LoRA."
                 ),
                 io.LoraModel.Output(
