@@ -14,8 +14,9 @@ class ReCharAlphaGrid(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        from .host.sampling import sampler_names, scheduler_names
+        from .host.sampling import samplers_and_schedulers
 
+        samplers, schedulers = samplers_and_schedulers()
         return io.Schema(
             node_id="ReCharAlphaGrid",
             display_name="Alpha Grid",
@@ -58,12 +59,8 @@ class ReCharAlphaGrid(io.ComfyNode):
                 io.Float.Input(
                     "cfg", default=5.0, min=0.0, max=100.0, step=0.1, tooltip="Classifier-free guidance."
                 ),
-                io.Combo.Input(
-                    "sampler_name", options=sampler_names(), default="euler", tooltip="As in KSampler."
-                ),
-                io.Combo.Input(
-                    "scheduler", options=scheduler_names(), default="normal", tooltip="As in KSampler."
-                ),
+                io.Combo.Input("sampler_name", options=samplers, default="euler", tooltip="As in KSampler."),
+                io.Combo.Input("scheduler", options=schedulers, default="normal", tooltip="As in KSampler."),
             ],
             outputs=[
                 io.Image.Output("sheet", display_name="sheet", tooltip="All pictures with their labels."),

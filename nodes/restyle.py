@@ -125,7 +125,7 @@ class SoulstylerLoadGuide(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "clip_folder",
-                    options=host.clip_names(),
+                    options=host.folder_names(["clip"], host.CLIP),
                     default=host.CLIP,
                     tooltip="A folder in models/soulstyler with config.json, model.safetensors and the tokenizer.",
                 ),
@@ -209,10 +209,11 @@ class SoulstylerOptimise(io.ComfyNode):
     def execute(
         cls, guide: Guide, image: Tensor, mask: Tensor, style_text: str, keep_outside: bool, **recipe: Any
     ) -> io.NodeOutput:
-        from ..rechar_core.soulstyler.stylise import StyleRecipe
+        from ..rechar_core.soulstyler.stylise import Restyling, StyleRecipe
 
-        restyled, losses = host.restyle(guide, image, mask, StyleRecipe(style_text, **recipe), keep_outside)
-        return io.NodeOutput(restyled, {"loss": losses})
+        restyling = Restyling(guide, image, mask, StyleRecipe(style_text, **recipe), composited=keep_outside)
+        losses = host.restyle(guide, [restyling])
+        return io.NodeOutput(restyling.result(), {"loss": losses})
 
 
 class SoulstylerSweep(io.ComfyNode):

@@ -122,6 +122,8 @@ class SoulstylerLoadSegmenter(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
+        from ..rechar_core.soulstyler.segmenters import LOADERS, SAMS
+
         return io.Schema(
             node_id="SoulstylerLoadSegmenter",
             display_name="Load Segmenter",
@@ -134,13 +136,13 @@ class SoulstylerLoadSegmenter(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "segmenter_folder",
-                    options=host.segmenter_names(),
+                    options=host.folder_names(LOADERS, *host.SEGMENTERS),
                     default=host.SEGMENTERS[0],
                     tooltip="A folder in models/soulstyler with CLIPSeg or GroundingDINO and its tokenizer.",
                 ),
                 io.Combo.Input(
                     "sam_folder",
-                    options=host.sam_names(),
+                    options=host.folder_names(SAMS, host.SAM),
                     default=host.SAM,
                     optional=True,
                     tooltip="A folder in models/soulstyler with SAM 2, for GroundingDINO; CLIPSeg needs none.",

@@ -174,3 +174,15 @@ def sheet(rows: Sequence[Sequence[tuple[str, Image]]], title: str, cell: int = 2
             page.paste(picture.convert("RGB").resize((cell, cell), Image.Resampling.LANCZOS), (left, top))
             draw.multiline_text((left, top + cell + 4), text, fill="black", font=font, spacing=2)
     return page
+
+
+def labelled_sheet(rows: Sequence[Sequence[tuple[str, Tensor]]], title: str) -> tuple[Tensor, Tensor]:
+    """A labelled sheet as IMAGE (1, H, W, 3), and its pictures as a batch (N, H, W, 3), row by row.
+
+    rows: of (label, picture (H, W, 3) in 0..1), all of one size; up to 512 pixels a side they are not scaled.
+    """
+    import torch
+
+    pictures = torch.stack([picture for row in rows for _, picture in row])
+    cells = [[(label, to_pil(picture)) for label, picture in row] for row in rows]
+    return to_tensor(sheet(cells, title, min(512, max(pictures.shape[1:3])))), pictures

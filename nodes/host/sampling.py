@@ -5,27 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from ...rechar_core.images import sheet, to_pil, to_tensor
+from ...rechar_core.images import labelled_sheet, to_pil
+from ...rechar_core.lora.blora import BLora
 from ...rechar_core.lora.fusion import fuse
 from .patch import patch_model
 from .progress import Progress
 
 
-def sampler_names() -> list[str]:
-    """The host's samplers."""
-    import comfy.samplers
+def samplers_and_schedulers() -> tuple[list[str], list[str]]:
+    """The names of the host's samplers and schedulers."""
+    from comfy.samplers import KSampler
 
-    return list(comfy.samplers.KSampler.SAMPLERS)
-
-
-def scheduler_names() -> list[str]:
-    """The host's schedulers."""
-    import comfy.samplers
-
-    return list(comfy.samplers.KSampler.SCHEDULERS)
+    return list(KSampler.SAMPLERS), list(KSampler.SCHEDULERS)
 
 
 def sample(
@@ -35,12 +28,12 @@ def sample(
     positive: Any,
     negative: Any,
     settings: dict[str, Any],
-    progress: Progress | None = None,
+    progress: Progress,
 ) -> Tensor:
     """One picture (H, W, 3) in 0..1 from an empty or given latent (1, 4, h, w), as KSampler and VAEDecode make it.
 
-    settings: seed, steps, cfg, sampler_name, scheduler. progress: is told each step, as a part of its next part;
-    None: a bar of its own. Either way the user can cancel between steps, and sees the host's previews.
+    settings: seed, steps, cfg, sampler_name, scheduler. progress: shows each step, as a part of its next part, with
+    the host's previews; the user can cancel between steps.
     """
     import comfy.sample
 
@@ -55,7 +48,7 @@ def sample(
         positive,
         negative,
         latent,
-        callback=_each_step(model, progress or Progress(1)),
+        callback=_each_step(model, progress),
         disable_pbar=True,
         seed=settings["seed"],
     )
@@ -68,11 +61,11 @@ def _each_step(model: Any, progress: Progress) -> Callable[[int, Tensor, Tensor,
 
     previewer = get_previewer(model.load_device, model.model.latent_format)
 
-    def told(step: int, denoised: Tensor, _: Tensor, steps: int) -> None:
+    def show(step: int, denoised: Tensor, _: Tensor, steps: int) -> None:
         preview = previewer and previewer.decode_latent_to_preview_image("JPEG", denoised)
         progress.within(step + 1, steps, preview)
 
-    return told
+    return show
 
 
 def alpha_grid(
@@ -84,8 +77,8 @@ def alpha_grid(
     positive: Any,
     negative: Any,
     latent_image: dict[str, Tensor],
-    structure: Any = None,
-    style: Any = None,
+    structure: BLora | None = None,
+    style: BLora | None = None,
     **settings: Any,
 ) -> tuple[Tensor, Tensor]:
     """A labelled sheet (1, H, W, 3) and the pictures (N, H, W, 3), one for each style alpha (row) and structure alpha.
@@ -97,14 +90,12 @@ def alpha_grid(
     columns, rows = (columns if structure else [0.0]), (rows if style else [0.0])
     latent = comfy.sample.fix_empty_latent_channels(model, latent_image["samples"][:1])
     progress = Progress(len(columns) * len(rows))
-    pictures: list[Tensor] = []
+    cells: list[list[tuple[str, Tensor]]] = []
     for style_alpha in rows:
+        cells.append([])
         for structure_alpha in columns:
             patched = patch_model(model, fuse(structure, style, structure_alpha, style_alpha))
-            pictures.append(sample(patched, vae, latent, positive, negative, settings, progress))
-            progress.show(len(pictures), to_pil(pictures[-1]))
-    labels = [f"structure {c:g}\nstyle {r:g}" for r in rows for c in columns]
-    cells = list(zip(labels, map(to_pil, pictures), strict=True))
-    lines = [cells[i : i + len(columns)] for i in range(0, len(cells), len(columns))]
-    side = min(512, max(pictures[0].shape[:2]))
-    return to_tensor(sheet(lines, f"seed {settings['seed']}", side)), torch.stack(pictures)
+            picture = sample(patched, vae, latent, positive, negative, settings, progress)
+            cells[-1].append((f"structure {structure_alpha:g}\nstyle {style_alpha:g}", picture))
+            progress.show(progress.done + 1, to_pil(picture))
+    return labelled_sheet(cells, f"seed {settings['seed']}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from ...rechar_core.errors import FileError
-from ...rechar_core.images import sheet, to_pil, to_tensor
+from ...rechar_core.images import labelled_sheet, to_pil
 from ...rechar_core.soulstyler.compositing import ObjectRegion
 from ...rechar_core.soulstyler.folders import folders_of
 from ...rechar_core.soulstyler.guide import Guide
 from ...rechar_core.soulstyler.segment import Detection, Search
 from ...rechar_core.soulstyler.segment import find as find_object
-from ...rechar_core.soulstyler.segmenters import LOADERS, SAMS
+from ...rechar_core.soulstyler.segmenters import ClipSeg, Grounded
 from ...rechar_core.soulstyler.stylise import Restyling, StyleRecipe
 from .progress import Progress
 
@@ -38,24 +38,10 @@ def roots(category: str = CATEGORY) -> list[Path]:
     return [Path(root) for root in folder_paths.get_folder_paths(category)]
 
 
-def segmenter_names() -> list[str]:
-    """Folders with CLIPSeg or GroundingDINO."""
-    return _folders(LOADERS, SEGMENTERS)
-
-
-def sam_names() -> list[str]:
-    """Folders with SAM 2."""
-    return _folders(SAMS, (SAM,))
-
-
-def clip_names() -> list[str]:
-    """Folders with CLIP."""
-    return _folders(("clip",), (CLIP,))
-
-
-def _folders(kinds: Iterable[str], usual: Iterable[str]) -> list[str]:
-    """Folders that hold a model of these types; the usual ones are offered always, so that their absence is said."""
-    kinds = list(kinds)
+def folder_names(kinds: Collection[str], *usual: str) -> list[str]:
+    """Folders that hold a model of these types, and the usual ones, which are always offered: if one is missing, the
+    error says where it belongs.
+    """
     return sorted({*usual, *(name for root in roots() for name in folders_of(root, kinds))})
 
 
@@ -75,8 +61,8 @@ def place(name: str, category: str = CATEGORY) -> Path:
         raise FileError(
             f"'{name}' is no name of a file or folder in models/{category}; choose one of the list."
         )
-    found = [root / name for root in roots(category)]
-    return next((path for path in found if path.exists()), found[0])
+    paths = [root / name for root in roots(category)]
+    return next((path for path in paths if path.exists()), paths[0])
 
 
 @contextmanager
@@ -107,20 +93,22 @@ def read_instruction(instruction: str, mode: str, llm: Any, answer: str) -> Requ
         return read_in_mode(instruction, mode, llm)
 
 
-def find(segmenter: Any, image: Tensor, search: Search) -> Detection:
+def find(segmenter: ClipSeg | Grounded, image: Tensor, search: Search) -> Detection:
     """The object's mask; a segmenter with a torch model works on the host's device."""
     with on_device(segmenter.model):
         return find_object(segmenter, image, search)
 
 
-def restyle(
-    guide: Guide, image: Tensor, mask: Tensor, recipe: StyleRecipe, keep: bool
-) -> tuple[Tensor, list[float]]:
-    """The CLIP-guided engine with progress, previews and cancel: IMAGE (B, H, W, 3) and the loss of every step."""
-    work = Restyling(guide, image, mask, recipe, composited=keep)
+def restyle(guide: Guide, restylings: Sequence[Restyling]) -> list[float]:
+    """Runs the CLIP-guided engine, with progress, previews and cancel. Returns the loss of every step."""
+    progress = Progress(max(1, sum(each.total for each in restylings)))
+    every, losses = max(1, progress.total // _PREVIEWS), []
     with on_device(guide.clip), on_device(guide.vgg):
-        losses = _run(work, Progress(max(1, work.total)), 0)
-    return work.result(), losses
+        for step in (step for each in restylings for step in each.steps()):
+            losses.append(step.loss)
+            shown = len(losses) % every == 0 or len(losses) == progress.total
+            progress.show(len(losses), to_pil(step.picture[0].movedim(0, -1)) if shown else None)
+    return losses
 
 
 def sweep(
@@ -130,30 +118,14 @@ def sweep(
 
     One picture, one mask, one set of loaded models for all.
     """
-    flat = [recipe for row in recipes for recipe in row]
-    works = [Restyling(guide, image[:1], mask[:1], recipe) for recipe in flat]
-    progress = Progress(max(1, sum(work.total for work in works)))
-    done = 0
-    with on_device(guide.clip), on_device(guide.vgg):
-        for work in works:
-            done += len(_run(work, progress, done))
-    pictures = torch.cat([work.result() for work in works])
-    cells = [(f"{r.style}\nseed {r.seed}", to_pil(p)) for r, p in zip(flat, pictures, strict=True)]
-    wide = len(recipes[0])
-    rows = [cells[i : i + wide] for i in range(0, len(cells), wide)]
-    side = min(512, max(pictures.shape[1:3]))
-    return to_tensor(sheet(rows, f"t {flat[0].t:g}, {flat[0].steps} steps", side)), pictures
-
-
-def _run(work: Restyling, progress: Progress, done: int) -> list[float]:
-    losses: list[float] = []
-    every = max(1, progress.total // _PREVIEWS)
-    for step in work.steps():
-        losses.append(step.loss)
-        number = done + len(losses)
-        show = number % every == 0 or number == progress.total
-        progress.show(number, to_pil(step.picture[0].movedim(0, -1)) if show else None)
-    return losses
+    restylings = [[Restyling(guide, image[:1], mask[:1], recipe) for recipe in row] for row in recipes]
+    restyle(guide, [each for row in restylings for each in row])
+    rows = [
+        [(f"{each.recipe.style}\nseed {each.recipe.seed}", each.result()[0]) for each in row]
+        for row in restylings
+    ]
+    first = recipes[0][0]
+    return labelled_sheet(rows, f"t {first.t:g}, {first.steps} steps")
 
 
 # Masked img2img
