@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ...rechar_core.training.context import forward_replaced
-from ...rechar_core.training.denoiser import ATTENTION, Conditioning, Denoiser, Prefix
+from ...rechar_core.training.denoiser import ATTENTION, Conditioning, Denoiser, LatentMoments, Prefix
 from ...rechar_core.training.frozen_layers import normed_conv, plain_conv, upsampled
 from ...rechar_core.training.memory import MemoryMode
 from ...rechar_core.training.recipe import Precision
@@ -19,6 +19,7 @@ from .inputs import alphas_cumprod, prediction_of
 from .patch import block_paths
 from .weights import OwnWeights, bypass_adapters, own_weights
 
+Tensors = TypeVar("Tensors", Conditioning, LatentMoments)
 _PRECISIONS: dict[torch.dtype, Precision] = {torch.float16: "fp16", torch.bfloat16: "bf16"}
 
 
@@ -30,7 +31,7 @@ class HostDenoiser(Denoiser):
     each: called after every weight that is loaded; it may raise, to cancel.
     """
 
-    def __init__(self, model: Any, own: OwnWeights, each: Callable[[], None] = lambda: None):
+    def __init__(self, model: Any, own: OwnWeights, each: Callable[[], None]):
         unet = model.model.diffusion_model
         super().__init__(unet, model.load_device, _halves(unet), unet.output_blocks)
         self.patcher, self.model, self._own, self._each = model, model.model, own, each
@@ -124,7 +125,7 @@ class HostDenoiser(Denoiser):
         from comfy.ldm.modules.attention import BasicTransformerBlock
 
         blocks = [m for m in self._decoder.modules() if isinstance(m, BasicTransformerBlock)]
-        return forward_replaced({block: _Checkpointed(block.forward) for block in blocks})
+        return forward_replaced({block: _checkpointed(block.forward) for block in blocks})
 
 
 def _halves(unet: Any) -> tuple[list[nn.Module], list[nn.Module]]:
@@ -172,7 +173,7 @@ def precision_of(model: Any) -> Precision:
 def trainable(model: Any, each: Callable[[], None] = lambda: None) -> Iterator[HostDenoiser]:
     """MODEL with weights of our own, usable in a backward pass; afterwards everything is as before.
 
-    Conditioning and latents made by other nodes are inference tensors: clone them inside.
+    Conditioning and latents made by other nodes are inference tensors: copy them inside, see `ordinary`.
     """
     clone = model.clone()
     with (
@@ -183,23 +184,17 @@ def trainable(model: Any, each: Callable[[], None] = lambda: None) -> Iterator[H
         yield HostDenoiser(clone, own, each)
 
 
-class _Checkpointed:
-    """Forward of (x, context, transformer_options); without gradients it is the plain one."""
+def _checkpointed(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The forward of a transformer block, computed once more in the backward pass (without gradients: once)."""
 
-    def __init__(self, forward: Any):
-        self.forward = forward
-
-    def __call__(
-        self, x: Tensor, context: Tensor | None = None, transformer_options: Any = None, **_: Any
-    ) -> Any:
-        if not torch.is_grad_enabled():
-            return self.forward(x, context, dict(transformer_options or {}))
+    def computed(x: Tensor, context: Tensor, transformer_options: dict[str, Any], **_: Any) -> Tensor:
         return checkpoint(
-            lambda a, c: self.forward(a, c, dict(transformer_options or {})), x, context, use_reentrant=False
+            lambda x, context: forward(x, context, dict(transformer_options)), x, context, use_reentrant=False
         )
 
+    return computed
 
-def ordinary(conditioning: Conditioning, device: torch.device) -> Conditioning:
+
+def ordinary(tensors: Tensors, device: torch.device) -> Tensors:
     """A copy that a backward pass may use, on `device` (call outside inference_mode)."""
-    tensors = (conditioning.context, conditioning.pooled, conditioning.time_ids)
-    return Conditioning(*(t.to(device).clone() for t in tensors))
+    return type(tensors)(*(tensor.to(device).clone() for tensor in vars(tensors).values()))

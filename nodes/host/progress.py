@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from torch import Tensor
 
 
 def throw_if_cancelled() -> None:
@@ -48,14 +47,3 @@ class Progress:
         """Step `step` of `steps` of the next part is done. preview: as the host's own previewer makes it, or None."""
         throw_if_cancelled()
         self.bar.update_absolute(self.done * steps + step, self.total * steps, preview)
-
-
-def latent_preview(latent_format: Any, latent: Tensor) -> Image:
-    """A rough picture of latents (1, 4, h, w) in the model's scale, by the host's linear latent-to-RGB table."""
-    import torch
-    from PIL import Image
-
-    factors = torch.tensor(latent_format.latent_rgb_factors, dtype=torch.float32)
-    bias = torch.tensor(latent_format.latent_rgb_factors_bias or [0.0] * 3, dtype=torch.float32)
-    rgb = torch.einsum("chw,cr->hwr", latent[0].detach().float().cpu(), factors) + bias
-    return Image.fromarray(((rgb + 1) * 127.5).clamp(0, 255).byte().numpy())

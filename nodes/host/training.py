@@ -27,7 +27,7 @@ from .denoiser import HostDenoiser, computed_in, ordinary, precision_of, trainab
 from .encoders import encode_pictures, encode_prompt
 from .folders import cache_folder
 from .inputs import check_trainable
-from .progress import Progress, latent_preview, throw_if_cancelled
+from .progress import Progress, throw_if_cancelled
 from .weights import is_quantised
 
 _SETUP_PARTS = 3  # of the first progress bar: the prompt, the pictures, the UNet
@@ -66,22 +66,19 @@ def train(
     recipe = replace(recipe, precision=precision_of(model))  # the MODEL's own, not the user's to choose
     with trainable(model, throw_if_cancelled) as denoiser:
         mode = _mode(recipe, denoiser, moments, seeds)
-        pictures = [LatentMoments(*(t.to(denoiser.device).clone() for t in (m.mean, m.std))) for m in moments]
-        cond = ordinary(conditioning, denoiser.device)
-        made = [Training(denoiser, pictures, cond, each) for each in _recipes(recipe, seeds)]
-        files_of = {cache_folder() / f"{_job_hash(training)}.safetensors": training for training in made}
-        trained = {file: known for file in files_of if (known := _read(file)) is not None}
+        pictures = [ordinary(each, denoiser.device) for each in moments]
+        conditioning = ordinary(conditioning, denoiser.device)
+        others = [replace(recipe, seed=recipe.seed + i, noise_seed=recipe.seed) for i in range(1, seeds)]
+        recipes = (recipe, *others)  # the first is the same job as alone
+        trainings = [Training(denoiser, pictures, conditioning, each) for each in recipes]
+        files_of = {cache_folder() / f"{_job_hash(training)}.safetensors": training for training in trainings}
+        trained = {file: cached for file in files_of if (cached := _read(file)) is not None}
         missing = {file: training for file, training in files_of.items() if file not in trained}
         if missing:
             run = TrainingRun(list(missing.values()), mode, logging.getLogger(__name__).info)
             trained |= _run(run, list(missing))
     drop_oldest(cache_folder(), _CACHE_BYTES)
     return [trained[file] for file in files_of]
-
-
-def _recipes(recipe: TrainingRecipe, seeds: int) -> list[TrainingRecipe]:
-    others = [replace(recipe, seed=recipe.seed + i, noise_seed=recipe.seed) for i in range(1, seeds)]
-    return [recipe, *others]  # the first is the same job as alone
 
 
 def _run(run: TrainingRun, cached: list[Path]) -> dict[Path, Trained]:
@@ -107,6 +104,8 @@ def _run(run: TrainingRun, cached: list[Path]) -> dict[Path, Trained]:
 
 def _preview(training: Training) -> Any:
     """What the UNet now makes of the first picture under much noise, beside the loss so far."""
+    from latent_preview import Latent2RGBPreviewer
+
     picture, denoiser = training.pictures[0], cast(HostDenoiser, training.denoiser)
     with torch.no_grad(), training.lora_layers.attached():
         t = torch.tensor([_PREVIEW_TIMESTEP], device=denoiser.device)
@@ -118,9 +117,11 @@ def _preview(training: Training) -> Any:
             x0 = (noisy - (1 - abar).sqrt() * out) / abar.sqrt()
         else:
             x0 = abar.sqrt() * noisy - (1 - abar).sqrt() * out
-    drawn = latent_preview(denoiser.model.latent_format, x0)
+    colours = denoiser.model.latent_format
+    previewer = Latent2RGBPreviewer(colours.latent_rgb_factors, colours.latent_rgb_factors_bias)
+    rough = previewer.decode_latent_to_preview(x0)
     return charts.beside(
-        drawn.resize((256, 256 * drawn.height // drawn.width)),
+        rough.resize((256, 256 * rough.height // rough.width)),
         charts.loss_chart(training.loss_values(), training.recipe.steps),
     )
 
@@ -136,18 +137,14 @@ def _mode(
     device, dtype = denoiser.device, computed_in(denoiser.patcher)
     weights = list(denoiser.model.diffusion_model.parameters())
     base = sum(weight.numel() for weight in weights) * dtype.itemsize
-    free = int(comfy.model_management.get_free_memory(device)) + _there(weights, device, dtype)
+    # of the weights that are on the device already, those that are not copied to be computed with
+    there = [w for w in weights if w.device == device and w.dtype == dtype and not is_quantised(w)]
+    free = int(comfy.model_management.get_free_memory(device)) + sum(weight.nbytes for weight in there)
     area = max(p.mean.shape[-2] * p.mean.shape[-1] for p in pictures)
     rank = recipe.rank * loras
     mode, why = choose_mode(free, base, area, recipe.batch_size, rank, dtype.itemsize, in_ram(device))
     logging.getLogger(__name__).info(why)
     return mode
-
-
-def _there(weights: list[Tensor], device: torch.device, dtype: torch.dtype) -> int:
-    """Bytes of the weights that lie on `device` as they are computed with, and are not copied there."""
-    plain = [weight for weight in weights if weight.dtype == dtype and not is_quantised(weight)]
-    return sum(weight.nbytes for weight in plain if weight.device == device)
 
 
 def _job_hash(training: Training) -> str:
