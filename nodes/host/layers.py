@@ -43,7 +43,7 @@ def layers_of(shapes: Iterable[tuple[str, int]]) -> tuple[Layer, ...]:
     for name, width in shapes:
         match = _PATH.search(name)
         if match:
-            layers.append(Layer(match[1], int(match[2]) if match[1] != "middle" else 0, int(match[3]), width))
+            layers.append(Layer(match[1], int(match[2] or 0), int(match[3]), width))
     return tuple(sorted(layers, key=lambda layer: (_SIDES[layer.side], layer.block, layer.index)))
 
 

@@ -38,17 +38,13 @@ def patch_model(model: Any, fusion: Fusion) -> Any:
 
     check_sdxl(model)
     unet, modules = model.model.diffusion_model, block_paths(model)
-    layers = {path: f"{_PREFIX}{module}" for path, module in modules.items()}
-    shapes = {path: tuple(unet.get_submodule(module).weight.shape) for path, module in modules.items()}
-    fusion.check(shapes)
-    patched, state = model.clone(), _host_state(fusion)
-    strengths = {
-        layers[path]: alpha for path, (_, alpha) in (*fusion.pairs.items(), *fusion.passthrough.items())
-    }
+    fusion.check({path: tuple(unet.get_submodule(name).weight.shape) for path, name in modules.items()})
+    patched, parts = model.clone(), (*fusion.pairs.items(), *fusion.passthrough.items())
+    strengths = {f"{_PREFIX}{modules[path]}": alpha for path, (_, alpha) in parts}
     if not strengths:
         return patched
     targets = {layer: f"{layer}.weight" for layer in strengths}
-    taken = patched.add_patches(comfy.lora.load_lora(state, targets, log_missing=False))
+    taken = patched.add_patches(comfy.lora.load_lora(_host_state(fusion), targets, log_missing=False))
     missed = sorted(set(targets.values()) - set(taken))
     if missed:
         raise ModelError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ from ...rechar_core.synthesis.references.errors import AdapterError
 from ...rechar_core.synthesis.references.layout import Layout
 from ...rechar_core.synthesis.references.projection import IPAdapter, Kind, read_adapter
 from .denoiser import computed_in
+from .inputs import check_sdxl
 from .layers import Layer, block_weights, layers_of
-from .patch import check_sdxl
 
 CATEGORY = "ipadapter"
 NONE = "none"
@@ -61,16 +61,15 @@ def adapter_names() -> list[str]:
     import folder_paths
 
     folder_paths.add_model_folder_path(CATEGORY, str(Path(folder_paths.models_dir) / CATEGORY))
-    names = folder_paths.get_filename_list(CATEGORY)
-    found = [name for name in names if name.endswith(".safetensors")]
-    return [NONE, *found, *(name for name in PUBLISHED if name not in found)]
+    names = [name for name in folder_paths.get_filename_list(CATEGORY) if name.endswith(".safetensors")]
+    return [NONE, *names, *(name for name in PUBLISHED if name not in names)]
 
 
 def load_adapters(composition: str, style: str, encoder: Any) -> IPAdapters:
     """The listed files, checked against a CLIP_VISION. Raises FileError, AdapterError."""
-    found = HostIPAdapters(_read(composition), _read(style), encoder)
-    found.check()
-    return found
+    adapters = HostIPAdapters(_read(composition), _read(style), encoder)
+    adapters.check()
+    return adapters
 
 
 def _read(name: str) -> IPAdapter | None:
@@ -154,44 +153,44 @@ def _window(model: Any, start: float, end: float) -> tuple[float, float] | None:
         raise AdapterError(
             f"The references run from {start:g} to {end:g}; start must not be after end, in 0 to 1."
         )
+    if (start, end) == (0, 1):
+        return None
     sampling = model.get_model_object("model_sampling")  # of a Model Sampling node, where there is one
-    return (
-        None if (start, end) == (0, 1) else (sampling.percent_to_sigma(start), sampling.percent_to_sigma(end))
-    )
+    return sampling.percent_to_sigma(start), sampling.percent_to_sigma(end)
 
 
+@dataclass(eq=False)
 class ReferencePatch:
-    """One cross-attention with references. The patch that was there before still runs, as the text's attention."""
+    """One cross-attention with references, inside a window of sigmas.
 
-    def __init__(
-        self,
-        branches: Sequence[Branch],
-        layout: Layout,
-        window: tuple[float, float] | None,
-        previous: Patch | None,
-    ):
-        self.branches, self.layout, self.window, self.previous = branches, layout, window, previous
-        self.joined: list[tuple[Any, dict[str, Any]]] = []
+    previous: the patch that was there before; it still runs, as the text's attention. joined: see `add`.
+    """
+
+    branches: Sequence[Branch]
+    layout: Layout
+    window: tuple[float, float] | None
+    previous: Patch | None
+    joined: list[tuple[Any, dict[str, Any]]] = field(default_factory=list)
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
         """The attention before the output projection: q (B, N, C), k and v (B, T, C) of the text."""
-        previous = self.previous or _text_attention
-        found = previous(q, k, v, extra_options)
-        if self._is_on(extra_options):
+        from comfy.ldm.modules.attention import optimized_attention
+
+        attended = (self.previous or _text_attention)(q, k, v, extra_options)
+        if self.window is None or _between(extra_options, *self.window):
             shape, halves = extra_options["activations_shape"], extra_options.get("cond_or_uncond", [0])
             grid, heads = (int(shape[-2]), int(shape[-1])), extra_options["n_heads"]
-            found = blend(q, found, self.branches, self.layout, grid, halves, heads, _attention)
+            attended = blend(
+                q, attended, self.branches, self.layout, grid, halves, heads, optimized_attention
+            )
         for callback, options in self.joined:
             if _between(extra_options, options["sigma_start"], options["sigma_end"]):
-                found = found + callback(found, q, k, v, extra_options, **options)
-        return found
+                attended = attended + callback(attended, q, k, v, extra_options, **options)
+        return attended
 
     def add(self, callback: Any, **options: Any) -> None:
         """How IPAdapter_plus joins a patch that it finds: what its callback gives is added to ours."""
         self.joined.append((callback, options))
-
-    def _is_on(self, extra_options: dict[str, Any]) -> bool:
-        return self.window is None or _between(extra_options, *self.window)
 
 
 def _between(extra_options: dict[str, Any], first: float, last: float) -> bool:
@@ -208,9 +207,3 @@ def _text_attention(q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, An
     return optimized_attention(
         q, k, v, extra_options["n_heads"], attn_precision=precision, transformer_options=extra_options
     )
-
-
-def _attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    from comfy.ldm.modules.attention import optimized_attention
-
-    return optimized_attention(q, k, v, heads)
