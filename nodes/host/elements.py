@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ...rechar_core.images import batch_of
@@ -34,8 +33,7 @@ def _encode(clip: Any, words: tuple[PromptToken, ...]) -> list[Any]:
     tokens, kept = _tokens(clip, words)
     context, pooled = clip.encode_from_tokens(tokens, return_pooled=True)  # (1, 77 * chunks, width)
     if not all(w.kept for w in words):
-        rows = torch.tensor(kept, device=context.device)
-        context = context[:, rows]
+        context = context[:, kept]
     return [context, {"pooled_output": pooled}]
 
 

@@ -88,7 +88,7 @@ class _Weight:
             return self.on_cpu
         if (
             self.host.device.type != "cpu"
-        ):  # --highvram: the host keeps it on the GPU, where it must make room
+        ):  # --highvram: the host keeps it on the GPU; it must make room there
             self.host = like(self.host, self.host.detach().to(_CPU))
         return self._made(_CPU) if self.own is None else self.own.to(_CPU)
 
@@ -171,7 +171,7 @@ def _computation(
     quantised = is_quantised(tensor)
     scale = getattr(
         module, f"convert_{name}", None
-    )  # ComfyUI before its quantised tensors: fp8 times its scale
+    )  # before ComfyUI's quantised tensors: fp8 times its scale
     patches, functions = patcher.patches.get(key, ()), patcher.weight_wrapper_patches.get(key, ())
     if not (quantised or scale or patches or functions):
         return None
@@ -191,7 +191,7 @@ def _computation(
             values = values.to(target.dtype)
             for function in functions:
                 values = function(values)
-            return values.clone() if values.is_inference() else values
+            return _usable(values)
 
     return compute
 
@@ -208,9 +208,7 @@ def is_quantised(tensor: Tensor) -> bool:
 def _set_aside(module: nn.Module) -> Callable[[], None]:
     """Let `module` compute with the tensors that it holds; the result puts the host's ways of casting back."""
     held = module.__dict__
-    switches = {
-        name: value for name, value in _CAST_SWITCHES.items() if hasattr(module, "comfy_cast_weights")
-    }
+    switches = _CAST_SWITCHES if hasattr(module, "comfy_cast_weights") else {}
     before = {name: held[name] for name in (*_CAST_STATE, *switches) if name in held}
     for name in _CAST_STATE:
         held.pop(name, None)
