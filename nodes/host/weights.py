@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -56,21 +55,18 @@ class OwnWeights:
         return (weight.value() for weight in self._weights.values())
 
 
-@dataclass(frozen=True)
-class _Target:
-    """Where and in what dtype the modules compute."""
-
-    device: torch.device
-    dtype: torch.dtype
-
-
 class _Weight:
-    """One tensor of the host's, and ours in its place. compute: from the host's to the values used; None: the same."""
+    """One tensor of the host's, and ours in its place, in `dtype`.
 
-    def __init__(self, table: Table, name: str, compute: Callable[[Tensor], Tensor] | None, target: _Target):
+    compute: from the host's to the values used; None: the same.
+    """
+
+    def __init__(
+        self, table: Table, name: str, compute: Callable[[Tensor], Tensor] | None, dtype: torch.dtype
+    ):
         self.table, self.name, self.host = table, name, table[name]
         self.home = self.host.device
-        self.compute, self.target = compute, target
+        self.compute, self.dtype = compute, dtype
         self.own: Tensor | None = None
         self.on_cpu: Tensor | None = None  # kept, once it was there: coming back from a GPU costs no copy
 
@@ -95,8 +91,8 @@ class _Weight:
     def _made(self, device: torch.device) -> Tensor:
         if self.compute is not None:
             return self.compute(self.host).to(device)
-        if self.host.device != device or self.host.dtype != self.target.dtype:
-            return self.host.detach().to(device, self.target.dtype)
+        if self.host.device != device or self.host.dtype != self.dtype:
+            return self.host.detach().to(device, self.dtype)
         return _alias(self.host) if self.host.is_inference() else self.host.detach()
 
     def value(self) -> Tensor:
@@ -122,7 +118,6 @@ def own_weights(patcher: Any, roots: Iterable[str], dtype: torch.dtype) -> Itera
     comfy.model_management.unload_all_models()
     if getattr(patcher.model, "current_weight_patches_uuid", None) is not None:
         patcher.detach()  # loaded past the host's list: its patches would be applied twice
-    target = _Target(patcher.load_device, dtype)
     weights: dict[tuple[int, str], _Weight] = {}
     asides: list[Callable[[], None]] = []
     try:
@@ -132,7 +127,7 @@ def own_weights(patcher: Any, roots: Iterable[str], dtype: torch.dtype) -> Itera
                 adapter.weights = type(adapter.weights)(map(_usable, adapter.weights))
             for root in roots:
                 for path, module in patcher.model.get_submodule(root).named_modules(prefix=root):
-                    weights |= _weights_of(patcher, path, module, target)
+                    weights |= _weights_of(patcher, path, module, dtype)
                     asides.append(_set_aside(module))
         yield OwnWeights(weights)
     finally:
@@ -142,26 +137,26 @@ def own_weights(patcher: Any, roots: Iterable[str], dtype: torch.dtype) -> Itera
 
 
 def _weights_of(
-    patcher: Any, path: str, module: nn.Module, target: _Target
+    patcher: Any, path: str, module: nn.Module, dtype: torch.dtype
 ) -> dict[tuple[int, str], _Weight]:
-    found = {}
+    weights = {}
     for table in (module._parameters, module._buffers):
         for name, tensor in table.items():
             if tensor is None:
                 continue
-            compute = _computation(patcher, f"{path}.{name}", module, name, tensor, target)
+            compute = _computation(patcher, f"{path}.{name}", module, name, tensor, dtype)
             if compute is not None or tensor.is_floating_point():
-                found[id(table), name] = _Weight(table, name, compute, target)
+                weights[id(table), name] = _Weight(table, name, compute, dtype)
             elif name in ("weight", "bias"):
                 raise ModelError(
                     f"This MODEL's weights are {type(tensor).__name__} in {tensor.dtype} (a packed checkpoint such as "
                     "GGUF or NF4), which cannot be trained on; load the fp16, bf16, fp32 or fp8 checkpoint."
                 )
-    return found
+    return weights
 
 
 def _computation(
-    patcher: Any, key: str, module: nn.Module, name: str, tensor: Tensor, target: _Target
+    patcher: Any, key: str, module: nn.Module, name: str, tensor: Tensor, dtype: torch.dtype
 ) -> Callable[[Tensor], Tensor] | None:
     """From the host's tensor to the values that the host would compute with; None where they are the same.
 
@@ -180,7 +175,7 @@ def _computation(
         import comfy.lora
 
         with torch.inference_mode(False), torch.no_grad():
-            values: Any = held.to(target.device)
+            values: Any = held.to(patcher.load_device)
             values = (
                 values.to(torch.float32).dequantize() if quantised else values.to(torch.float32, copy=True)
             )
@@ -188,7 +183,7 @@ def _computation(
                 values = scale(values, inplace=True)
             if patches:
                 values = comfy.lora.calculate_weight(patches, values, key)
-            values = values.to(target.dtype)
+            values = values.to(dtype)
             for function in functions:
                 values = function(values)
             return _usable(values)
