@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from comfy_api.latest import io
 
 from ..rechar_core.lora.blocks import STRUCTURE, STYLE, Block
-from .host import folders
+from .host.folders import LORAS, file_names, file_path
 from .sockets import BLORA
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class _LoadBlock(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, file: str) -> int:
-        return folders.lora_path(file).stat().st_mtime_ns
+        return file_path(LORAS, file, "LoRA file").stat().st_mtime_ns
 
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:
@@ -31,7 +31,7 @@ class _LoadBlock(io.ComfyNode):
         from ..rechar_core.lora.fusion import selected
         from ..rechar_core.lora.inspect import inspect
 
-        whole = files.read(folders.lora_path(file))
+        whole = files.read(file_path(LORAS, file, "LoRA file"))
         return io.NodeOutput(selected(whole, cls.block), whole.trigger, str(inspect(whole)))
 
 
@@ -45,9 +45,7 @@ def _load_schema(block: str, name: str) -> io.Schema:
             "the B-LoRA authors' files. Weights outside the block are listed in the report but not used."
         ),
         inputs=[
-            io.Combo.Input(
-                "file", options=folders.lora_names(), tooltip="A .safetensors file in models/loras."
-            )
+            io.Combo.Input("file", options=file_names(LORAS), tooltip="A .safetensors file in models/loras.")
         ],
         outputs=[
             BLORA.Output("blora", display_name="BLORA", tooltip=f"The {block} block."),

@@ -60,16 +60,14 @@ class ReCharFuse(io.ComfyNode):
     def execute(
         cls,
         model: Any,
-        structure_alpha: float,
-        style_alpha: float,
-        alpha_mode: str,
         structure: BLora | None = None,
         style: BLora | None = None,
+        **alphas: Any,
     ) -> io.NodeOutput:
         from ..rechar_core.lora.fusion import fuse
         from .host.patch import patch_model
 
-        fusion = fuse(structure, style, structure_alpha, style_alpha, alpha_mode)
+        fusion = fuse(structure, style, **alphas)
         return io.NodeOutput(patch_model(model, fusion), str(fusion))
 
 

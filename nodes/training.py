@@ -175,7 +175,6 @@ class ReCharTrainBLoRA(io.ComfyNode):
         clip: Any,
         vae: Any,
         image: Tensor,
-        memory: str,
         recipe: str = "b-lora",
         trials: int = 1,
         choose: int = 1,
@@ -191,7 +190,7 @@ class ReCharTrainBLoRA(io.ComfyNode):
         # These values mean: use the recipe's own.
         unset = {"steps": 0, "learning_rate": 0, "target": "both"}
         changed = {name: value for name, value in settings.items() if unset.get(name) != value}
-        chosen = recipes.recipe(recipe, {**changed, "memory": memory})
+        chosen = recipes.recipe(recipe, changed)
         trained = train(model, clip, vae, image, chosen, trials)
         pictures = image if trials == 1 else candidates(model, clip, vae, trained, chosen)
         blora, losses = trained[choose - 1].blora, trained[choose - 1].losses

@@ -1,4 +1,4 @@
-"""LoRA files in the host's folders: names from a graph never leave them."""
+"""Files in the host's folders: names from a graph never leave them."""
 
 from __future__ import annotations
 
@@ -7,31 +7,34 @@ from pathlib import Path
 
 from ...rechar_core.errors import FileError
 
+LORAS = "loras"
 
-def lora_names() -> list[str]:
-    """Names of all LoRA files the host knows, as its own loader lists them."""
+
+def roots(category: str) -> list[Path]:
+    """The folders of a category, models/CATEGORY among them; users may set others. New files go into the first."""
     import folder_paths
 
-    return [name for name in folder_paths.get_filename_list("loras") if name.lower().endswith(".safetensors")]
+    folder_paths.add_model_folder_path(category, str(Path(folder_paths.models_dir) / category))
+    return [Path(os.path.abspath(folder)) for folder in folder_paths.get_folder_paths(category)]
 
 
-def lora_path(name: str) -> Path:
-    """The file of a listed name. Raises FileError if it is gone."""
+def file_names(category: str) -> list[str]:
+    """The .safetensors files of a category, as the host lists them."""
     import folder_paths
 
-    found = folder_paths.get_full_path("loras", name)
-    if found is None:
-        raise FileError(
-            f"There is no LoRA file '{name}' in models/loras; refresh the page and choose one from the list."
-        )
-    return Path(found)
+    roots(category)
+    return [n for n in folder_paths.get_filename_list(category) if n.lower().endswith(".safetensors")]
 
 
-def new_lora_folder() -> Path:
-    """Where new LoRA files go: the first of the host's LoRA folders."""
+def file_path(category: str, name: str, kind: str) -> Path:
+    """The file of a listed name. Raises FileError if it is not there. kind: what it is, for the error."""
     import folder_paths
 
-    return Path(os.path.abspath(folder_paths.get_folder_paths("loras")[0]))
+    path = folder_paths.get_full_path(category, name)
+    if path is None:
+        folder = roots(category)[0]
+        raise FileError(f"There is no {kind} '{name}' in {folder}; put it there and refresh the page.")
+    return Path(path)
 
 
 def inside(folder: Path, name: str) -> Path:

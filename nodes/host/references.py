@@ -6,13 +6,11 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...rechar_core.errors import FileError
 from ...rechar_core.images import rgb
 from ...rechar_core.synthesis.references.attention import Branch, Reference, acting, blend
 from ...rechar_core.synthesis.references.encoding import IPAdapters
@@ -20,6 +18,7 @@ from ...rechar_core.synthesis.references.errors import AdapterError
 from ...rechar_core.synthesis.references.layout import Layout
 from ...rechar_core.synthesis.references.projection import IPAdapter, Kind, read_adapter
 from .denoiser import computed_in
+from .folders import file_names, file_path
 from .inputs import check_sdxl
 from .layers import Layer, block_weights, layers_of
 
@@ -58,10 +57,7 @@ class HostIPAdapters(IPAdapters):
 
 def adapter_names() -> list[str]:
     """ "none", the adapter files in models/ipadapter, which other packs use as well, and the published ones."""
-    import folder_paths
-
-    folder_paths.add_model_folder_path(CATEGORY, str(Path(folder_paths.models_dir) / CATEGORY))
-    names = [name for name in folder_paths.get_filename_list(CATEGORY) if name.endswith(".safetensors")]
+    names = file_names(CATEGORY)
     return [NONE, *names, *(name for name in PUBLISHED if name not in names)]
 
 
@@ -73,15 +69,7 @@ def load_adapters(composition: str, style: str, encoder: Any) -> IPAdapters:
 
 
 def _read(name: str) -> IPAdapter | None:
-    import folder_paths
-
-    if name == NONE:
-        return None
-    path = folder_paths.get_full_path(CATEGORY, name)
-    if path is None:
-        folder = folder_paths.get_folder_paths(CATEGORY)[0]
-        raise FileError(f"There is no adapter '{name}' in {folder}; put it there and refresh the page.")
-    return read_adapter(path)
+    return None if name == NONE else read_adapter(file_path(CATEGORY, name, "adapter"))
 
 
 def check_adapters(model: Any, adapters: IPAdapters) -> None:

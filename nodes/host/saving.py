@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ...rechar_core.errors import LoraError
 from ...rechar_core.images import jpeg, rgb
 from ...rechar_core.lora import files
-from .folders import inside, new_lora_folder
+from .folders import LORAS, inside, roots
 
 if TYPE_CHECKING:
     from ...rechar_core.lora.blora import BLora
@@ -21,7 +21,7 @@ def save(name: str, parts: dict[str, BLora | None], thumbnail: Any = None) -> li
     given = {part: blora for part, blora in parts.items() if blora is not None}
     if not given:
         raise LoraError("There is nothing to save: connect a structure or a style BLORA.")
-    folder = new_lora_folder()
+    folder = roots(LORAS)[0]
     path = inside(folder, name)
     small = None if thumbnail is None else jpeg(rgb(thumbnail[0]))
     written = []

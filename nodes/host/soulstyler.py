@@ -19,6 +19,7 @@ from ...rechar_core.soulstyler.segment import Detection, Search
 from ...rechar_core.soulstyler.segment import find as find_object
 from ...rechar_core.soulstyler.segmenters import ClipSeg, Grounded
 from ...rechar_core.soulstyler.stylise import Restyling, StyleRecipe
+from .folders import roots
 from .progress import Progress
 
 if TYPE_CHECKING:
@@ -30,19 +31,11 @@ CLIP, VGG = "clip-vit-base-patch32", "vgg19.safetensors"
 _PREVIEWS = 40  # at most this many a run
 
 
-def roots(category: str = CATEGORY) -> list[Path]:
-    """The folders of a category, models/CATEGORY among them; the user may have set others."""
-    import folder_paths
-
-    folder_paths.add_model_folder_path(category, str(Path(folder_paths.models_dir) / category))
-    return [Path(root) for root in folder_paths.get_folder_paths(category)]
-
-
 def folder_names(kinds: Collection[str], *usual: str) -> list[str]:
     """Folders that hold a model of these types, and the usual ones, which are always offered: if one is missing, the
     error says where it belongs.
     """
-    return sorted({*usual, *(name for root in roots() for name in folders_of(root, kinds))})
+    return sorted({*usual, *(name for root in roots(CATEGORY) for name in folders_of(root, kinds))})
 
 
 def llm_names() -> list[str]:
@@ -52,7 +45,7 @@ def llm_names() -> list[str]:
 
 def vgg_names() -> list[str]:
     """The .safetensors files directly in models/soulstyler, and the usual one."""
-    return sorted({VGG, *(f.name for root in roots() for f in root.glob("*.safetensors"))})
+    return sorted({VGG, *(f.name for root in roots(CATEGORY) for f in root.glob("*.safetensors"))})
 
 
 def place(name: str, category: str = CATEGORY) -> Path:
