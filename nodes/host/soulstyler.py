@@ -59,7 +59,7 @@ def place(name: str, category: str = CATEGORY) -> Path:
 
 
 @contextmanager
-def on_device(model: Any) -> Iterator[torch.device]:
+def on_device(model: Any) -> Iterator[None]:
     """A torch model on the host's device; afterwards it waits on the CPU, so that samplers have the memory."""
     import comfy.model_management
 
@@ -70,7 +70,7 @@ def on_device(model: Any) -> Iterator[torch.device]:
     try:
         with torch.inference_mode(False):
             model.to(device)
-        yield device
+        yield
     finally:
         with torch.inference_mode(False):
             model.to("cpu")
@@ -97,10 +97,11 @@ def restyle(guide: Guide, restylings: Sequence[Restyling]) -> list[float]:
     progress = Progress(max(1, sum(each.total for each in restylings)))
     every, losses = max(1, progress.total // _PREVIEWS), []
     with on_device(guide.clip), on_device(guide.vgg):
-        for step in (step for each in restylings for step in each.steps()):
-            losses.append(step.loss)
-            shown = len(losses) % every == 0 or len(losses) == progress.total
-            progress.show(len(losses), to_pil(step.picture[0].movedim(0, -1)) if shown else None)
+        for each in restylings:
+            for step in each.steps():
+                losses.append(step.loss)
+                shown = len(losses) % every == 0 or len(losses) == progress.total
+                progress.show(len(losses), to_pil(step.picture[0].movedim(0, -1)) if shown else None)
     return losses
 
 
