@@ -82,8 +82,8 @@ def run_training(model, inputs):
             conditioning = host.ordinary(
                 values.Conditioning(inputs["context"], inputs["pooled"], size), denoiser.device
             )
-            run = training(denoiser, [moments], conditioning, recipe, mode=mode)
-            for _ in part("rechar_core.training.run").TrainingRun([run]).steps():
+            run = training(denoiser, [moments], conditioning, recipe)
+            for _ in part("rechar_core.training.run").TrainingRun([run], mode).steps():
                 pass
             found[f"{name}.losses"] = torch.tensor(run.loss_values())
             found |= {f"{name}.{path}": pair.delta() for path, pair in run.blora().pairs.items()}
