@@ -5,16 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ...rechar_core.errors import ModelError
+from ...rechar_core.lora import files
 from ...rechar_core.lora.blocks import block_of_host
-from ...rechar_core.lora.key_formats import format_key
+from ...rechar_core.lora.blora import BLora
 from .inputs import check_sdxl
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from ...rechar_core.lora.fusion import Fusion
 
-_HOST = "comfy"
 _PREFIX = "diffusion_model."
 
 
@@ -39,12 +37,15 @@ def patch_model(model: Any, fusion: Fusion) -> Any:
     check_sdxl(model)
     unet, modules = model.model.diffusion_model, block_paths(model)
     fusion.check({path: tuple(unet.get_submodule(name).weight.shape) for path, name in modules.items()})
-    patched, parts = model.clone(), (*fusion.pairs.items(), *fusion.passthrough.items())
-    strengths = {f"{_PREFIX}{modules[path]}": alpha for path, (_, alpha) in parts}
+    patched, layers = model.clone(), {**fusion.pairs, **fusion.passthrough}
+    strengths = {f"{_PREFIX}{modules[path]}": alpha for path, (_, alpha) in layers.items()}
     if not strengths:
         return patched
+    pairs = {path: pair for path, (pair, _) in fusion.pairs.items()}
+    others = {path: parts for path, (parts, _) in fusion.passthrough.items()}
+    state = files.convert(BLora(pairs, passthrough=others), "comfy")
     targets = {layer: f"{layer}.weight" for layer in strengths}
-    taken = patched.add_patches(comfy.lora.load_lora(_host_state(fusion), targets, log_missing=False))
+    taken = patched.add_patches(comfy.lora.load_lora(state, targets, log_missing=False))
     missed = sorted(set(targets.values()) - set(taken))
     if missed:
         raise ModelError(
@@ -54,20 +55,3 @@ def patch_model(model: Any, fusion: Fusion) -> Any:
         _, *rest = patched.patches[key][-1]
         patched.patches[key][-1] = (strengths[key.rpartition(".")[0]], *rest)
     return patched
-
-
-def _host_state(fusion: Fusion) -> dict[str, Tensor]:
-    """All weights under the host's keys."""
-    import torch
-
-    state: dict[str, Tensor | None] = {}
-    for path, (pair, _) in fusion.pairs.items():
-        state |= {
-            format_key(_HOST, path, "down"): pair.down,
-            format_key(_HOST, path, "up"): pair.up,
-            format_key(_HOST, path, "alpha"): torch.tensor(pair.network_alpha),
-            format_key(_HOST, path, "dora_scale"): pair.dora_scale,
-        }
-    for path, (parts, _) in fusion.passthrough.items():
-        state |= {format_key(_HOST, path, part): tensor for part, tensor in parts.items()}
-    return {key: tensor for key, tensor in state.items() if tensor is not None}
