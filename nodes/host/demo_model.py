@@ -11,16 +11,16 @@ from functools import lru_cache
 from typing import Any, ClassVar
 
 import comfy.diffusers_convert
-import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
 import comfy.sd
 import comfy.sdxl_clip
 import comfy.supported_models
-import comfy.supported_models_base
 import comfy.utils
 import folder_paths
 import torch
+from comfy.model_base import ModelType
+from comfy.supported_models_base import ClipTarget
 from torch import Tensor, nn
 
 from ...rechar_core.demo.build import demo_state, part_of
@@ -29,12 +29,7 @@ from ...rechar_core.errors import ModelError
 Config = Mapping[str, Any]
 State = Mapping[str, Tensor]
 
-# A text encoder's sizes, by the names that transformers and the host share.
-TEXT_SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_act")
-PREDICTIONS = {
-    "epsilon": comfy.model_base.ModelType.EPS,
-    "v_prediction": comfy.model_base.ModelType.V_PREDICTION,
-}
+PREDICTIONS = {"epsilon": ModelType.EPS, "v_prediction": ModelType.V_PREDICTION}
 
 
 def shared_demo() -> tuple[Any, Any, Any]:
@@ -118,14 +113,9 @@ class DemoSDXL(comfy.supported_models.SDXL):
             "linear_start": schedule["beta_start"],
             "linear_end": schedule["beta_end"],
             "timesteps": schedule["num_train_timesteps"],
-            "zsnr": schedule.get("rescale_betas_zero_snr", False),
         }
         self.latent_format.scale_factor = config["vae"]["scaling_factor"]
         self.latent_format.latent_channels = config["vae"]["latent_channels"]
-        colours = config.get("latent_preview")  # of latents of our own: none of SDXL's preview decoders fits
-        if colours:
-            self.latent_format.latent_rgb_factors, self.latent_format.latent_rgb_factors_bias = colours
-            self.latent_format.taesd_decoder_name = None
         self.prediction = PREDICTIONS[schedule["prediction_type"]]
 
     def inpaint_model(self) -> bool:
@@ -191,15 +181,14 @@ def load_clip(first: State, second: State, config: Config, disable_dynamic: bool
     and whose result SDXL does not use: the projection is the identity, the scale is as made.
     Raises: ModelError.
     """
-    options: dict[str, Any] = {"dtype": torch.float32}
-    for name, part in (("clip_l", "text_encoder"), ("clip_g", "text_encoder_2")):
-        options[f"{name}_model_config"] = {size: config[part][size] for size in TEXT_SIZES} | {
-            "max_position_embeddings": config[part]["max_position_embeddings"],
-            "eos_token_id": config[part]["eos_token_id"],
-        }
-    target = comfy.supported_models_base.ClipTarget(
-        comfy.sdxl_clip.SDXLTokenizer, comfy.sdxl_clip.SDXLClipModel
-    )
+    options = {
+        "dtype": torch.float32,
+        "clip_l_model_config": config[
+            "text_encoder"
+        ],  # the host has transformers' names for all that it reads
+        "clip_g_model_config": config["text_encoder_2"],
+    }
+    target = ClipTarget(comfy.sdxl_clip.SDXLTokenizer, comfy.sdxl_clip.SDXLClipModel)
     embeddings = folder_paths.get_folder_paths("embeddings")
     plain = {"disable_dynamic": True} if disable_dynamic else {}  # only hosts that know it ask for it
     clip = comfy.sd.CLIP(target, embedding_directory=embeddings, model_options=options, **plain)
