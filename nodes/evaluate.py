@@ -83,12 +83,7 @@ class ReCharBestOf(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls,
-        images: Tensor,
-        glyph_mask: Tensor,
-        rank_by: str,
-        count: int,
-        style_image: Tensor | None = None,
+        cls, images: Tensor, glyph_mask: Tensor, rank_by: str, count: int, style_image: Tensor | None = None
     ) -> io.NodeOutput:
         from ..rechar_core.metrics.report import to_json
         from ..rechar_core.metrics.score import best_of

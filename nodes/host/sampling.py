@@ -38,21 +38,17 @@ def sample(
     import comfy.sample
 
     noise = comfy.sample.prepare_noise(latent, settings["seed"])
-    out = comfy.sample.sample(
+    denoised = comfy.sample.sample(
         model,
         noise,
-        settings["steps"],
-        settings["cfg"],
-        settings["sampler_name"],
-        settings["scheduler"],
-        positive,
-        negative,
-        latent,
+        positive=positive,
+        negative=negative,
+        latent_image=latent,
         callback=_each_step(model, progress),
         disable_pbar=True,
-        seed=settings["seed"],
+        **settings,
     )
-    return vae.decode(out)[0]
+    return vae.decode(denoised)[0]
 
 
 def _each_step(model: Any, progress: Progress) -> Callable[[int, Tensor, Tensor, int], None]:
