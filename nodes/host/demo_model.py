@@ -82,6 +82,9 @@ def fill(module: nn.Module, tensors: State, part: str) -> None:
     """
     try:
         module.load_state_dict(dict(tensors))
+        for name, layer in module.named_modules():  # a layer that had no weights before took any shape
+            if isinstance(layer, nn.Linear) and layer.weight.shape != (layer.out_features, layer.in_features):
+                raise RuntimeError(f"the shape of {name}.weight is {tuple(layer.weight.shape)}")
     except RuntimeError as error:
         raise ModelError(
             f"The demo model's {part} does not fit this ComfyUI or its own configuration ({error}). Install ReChar "

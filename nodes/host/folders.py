@@ -33,7 +33,9 @@ def file_path(category: str, name: str, kind: str) -> Path:
     path = folder_paths.get_full_path(category, name)
     if path is None:
         folder = roots(category)[0]
-        raise FileError(f"There is no {kind} '{name}' in {folder}; put it there and refresh the page.")
+        raise FileError(
+            f"There is no {kind} '{name}' in {folder}; put it there, or refresh the page and choose one from the list."
+        )
     return Path(path)
 
 

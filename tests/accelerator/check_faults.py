@@ -52,7 +52,7 @@ def check_the_demo_loads() -> None:
     model, clip, vae = demo()
     kinds = {type(patcher).__name__ for patcher in (model, clip.patcher, vae.patcher)}
     assert kinds == {"ModelPatcherDynamic"}
-    fill, errors = part("nodes.host.demo_model")._fill, part("rechar_core.errors")
+    fill, errors = part("nodes.host.demo_model").fill, part("rechar_core.errors")
     for wrong in ({"weight": torch.zeros(3, 2)}, {"weight": torch.zeros(2, 2), "more": torch.zeros(1)}, {}):
         layer = comfy.ops.disable_weight_init.Linear(2, 2, bias=False)
         with pytest.raises(errors.ModelError, match="does not fit"):
