@@ -144,19 +144,17 @@ def _residual(block: Any, hidden: Tensor, skip: Tensor, embedding: Tensor) -> Te
 
 
 def _options(noisy: Tensor) -> dict[str, Any]:
-    """transformer_options of one call: the host counts in them as it goes along."""
+    """transformer_options of one call: the host counts in them as it goes along.
+
+    The attention is PyTorch's whatever the host chose: sage, flash and sub-quadratic kernels have no backward.
+    """
+    from comfy.ldm.modules.attention import attention_pytorch
+
     return {
-        "optimized_attention_override": _pytorch_attention,
+        "optimized_attention_override": lambda _chosen, *args, **kwargs: attention_pytorch(*args, **kwargs),
         "original_shape": list(noisy.shape),
         "transformer_index": 0,
     }
-
-
-def _pytorch_attention(_chosen: Any, *args: Any, **kwargs: Any) -> Tensor:
-    """PyTorch's attention whatever the host chose: sage, flash and sub-quadratic kernels have no backward here."""
-    from comfy.ldm.modules.attention import attention_pytorch
-
-    return attention_pytorch(*args, **kwargs)
 
 
 def computed_in(model: Any) -> torch.dtype:

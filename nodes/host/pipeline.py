@@ -50,6 +50,8 @@ class HostRenderer:
     def draw(self, drawing: RenderJob) -> Tensor:
         import torch
 
+        from nodes import ControlNetApplyAdvanced  # the host's
+
         model = patch_model(self.model, drawing.fusion)
         if drawing.references:
             model = apply_references(model, drawing.references, drawing.layout, drawing.scales)
@@ -57,8 +59,8 @@ class HostRenderer:
             model.set_model_sampler_post_cfg_function(lambda step: change(step["denoised"]))
         positive, negative = map(self._prompt, (drawing.positive, drawing.negative))
         if drawing.hint is not None:
-            positive, negative = controlled(
-                [positive, negative], self.control_net, drawing.hint, drawing.control
+            positive, negative = ControlNetApplyAdvanced().apply_controlnet(
+                positive, negative, self.control_net, drawing.hint, drawing.control, 0.0, 1.0
             )
         latent = torch.zeros(1, 4, drawing.size[0] // 8, drawing.size[1] // 8)
         settings = {"seed": drawing.seed, "steps": drawing.steps, "cfg": drawing.cfg, **_SAMPLER}
@@ -68,12 +70,3 @@ class HostRenderer:
         if words not in self._encoded:
             self._encoded[words] = element_conditioning(self.clip, words, None)
         return self._encoded[words]
-
-
-def controlled(
-    conditioning: list[list[Any]], control_net: Any, hint: Tensor, strength: float
-) -> list[list[Any]]:
-    """Both conditionings with a ControlNet on IMAGE `hint`, as the host's Apply ControlNet does for a bare prompt."""
-    control = control_net.copy().set_cond_hint(hint.movedim(-1, 1), strength, (0.0, 1.0))
-    options = {"control": control, "control_apply_to_uncond": False}
-    return [[[context, {**about, **options}] for context, about in part] for part in conditioning]
