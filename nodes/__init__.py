@@ -1,4 +1,7 @@
-"""The nodes in menu order. A new module's name goes into _MODULES; each lists its node classes in NODES."""
+"""The nodes in menu order. A new module's name goes into _MODULES; each lists its node classes in NODES.
+
+In a schema, an output is written X.Output(id, label, tooltip=...).
+"""
 
 from __future__ import annotations
 

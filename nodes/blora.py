@@ -48,13 +48,11 @@ def _load_schema(block: str, name: str) -> io.Schema:
             io.Combo.Input("file", options=file_names(LORAS), tooltip="A .safetensors file in models/loras.")
         ],
         outputs=[
-            BLORA.Output("blora", display_name="BLORA", tooltip=f"The {block} block."),
+            BLORA.Output("blora", "BLORA", tooltip=f"The {block} block."),
             io.String.Output(
-                "trigger",
-                display_name="trigger",
-                tooltip="The prompt it was trained with, if the file stores it.",
+                "trigger", "trigger", tooltip="The prompt it was trained with, if the file stores it."
             ),
-            io.String.Output("report", display_name="report", tooltip="What the whole file contains."),
+            io.String.Output("report", "report", tooltip="What the whole file contains."),
         ],
     )
 
@@ -108,9 +106,7 @@ class ReCharSaveBLoRA(io.ComfyNode):
             ],
             outputs=[
                 io.String.Output(
-                    "files",
-                    display_name="files",
-                    tooltip="The file names to choose in the load nodes, one per line.",
+                    "files", "files", tooltip="The file names to choose in the load nodes, one per line."
                 )
             ],
             is_output_node=True,
@@ -145,10 +141,8 @@ class ReCharInspectBLoRA(io.ComfyNode):
             ),
             inputs=[BLORA.Input("blora", tooltip="From a load or train node.")],
             outputs=[
-                io.String.Output("report", display_name="report", tooltip="The result as a table."),
-                io.Image.Output(
-                    "chart", display_name="IMAGE", tooltip="The norm of each layer's weight change."
-                ),
+                io.String.Output("report", "report", tooltip="The result as a table."),
+                io.Image.Output("chart", "IMAGE", tooltip="The norm of each layer's weight change."),
             ],
         )
 

@@ -22,13 +22,9 @@ class ReCharDemoModel(io.ComfyNode):
                 "Checkpoint."
             ),
             outputs=[
-                io.Model.Output("model", display_name="MODEL", tooltip="The UNet. Use latents of 256 x 256."),
-                io.Clip.Output(
-                    "clip", display_name="CLIP", tooltip="Both text encoders. They know only a few words."
-                ),
-                io.Vae.Output(
-                    "vae", display_name="VAE", tooltip="Turns 256 x 256 pictures into latents and back."
-                ),
+                io.Model.Output("model", "MODEL", tooltip="The UNet. Use latents of 256 x 256."),
+                io.Clip.Output("clip", "CLIP", tooltip="Both text encoders. They know only a few words."),
+                io.Vae.Output("vae", "VAE", tooltip="Turns 256 x 256 pictures into latents and back."),
             ],
         )
 
@@ -54,12 +50,8 @@ class ReCharDemoReferences(io.ComfyNode):
                 "only. For real pictures use Load Reference Adapters and Load ControlNet Model."
             ),
             outputs=[
-                ADAPTERS.Output(
-                    "adapters", display_name="adapters", tooltip="For Encode Reference and ReChar Pipeline."
-                ),
-                io.ControlNet.Output(
-                    "control_net", display_name="CONTROL_NET", tooltip="Takes white edges on black."
-                ),
+                ADAPTERS.Output("adapters", "adapters", tooltip="For Encode Reference and ReChar Pipeline."),
+                io.ControlNet.Output("control_net", "CONTROL_NET", tooltip="Takes white edges on black."),
             ],
         )
 

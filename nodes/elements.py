@@ -71,13 +71,9 @@ class ReCharElementPrompt(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Conditioning.Output(
-                    "conditioning", display_name="CONDITIONING", tooltip="For the sampler."
-                ),
+                io.Conditioning.Output("conditioning", "CONDITIONING", tooltip="For the sampler."),
                 io.String.Output(
-                    "kept",
-                    display_name="kept tokens",
-                    tooltip="The tokens that stay in the cross-attention.",
+                    "kept", "kept tokens", tooltip="The tokens that stay in the cross-attention."
                 ),
             ],
         )

@@ -31,13 +31,9 @@ class ReCharScore(io.ComfyNode):
             ],
             outputs=[
                 io.String.Output(
-                    "scores",
-                    display_name="scores",
-                    tooltip="The measures of all pictures and controls, as JSON.",
+                    "scores", "scores", tooltip="The measures of all pictures and controls, as JSON."
                 ),
-                io.Image.Output(
-                    "chart", display_name="chart", tooltip="Pictures and controls with their scores."
-                ),
+                io.Image.Output("chart", "chart", tooltip="Pictures and controls with their scores."),
             ],
         )
 
@@ -76,8 +72,8 @@ class ReCharBestOf(io.ComfyNode):
                 io.Int.Input("count", default=1, min=1, max=64, tooltip="How many to keep, the best first."),
             ],
             outputs=[
-                io.Image.Output("best", display_name="IMAGE", tooltip="The best pictures."),
-                io.String.Output("scores", display_name="scores", tooltip="Ranks and measures, as JSON."),
+                io.Image.Output("best", "IMAGE", tooltip="The best pictures."),
+                io.String.Output("scores", "scores", tooltip="Ranks and measures, as JSON."),
             ],
         )
 

@@ -51,8 +51,8 @@ class ReCharFuse(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Model.Output("fused", display_name="MODEL", tooltip="MODEL with both LoRAs."),
-                io.String.Output("report", display_name="report", tooltip="What was fused, as text."),
+                io.Model.Output("fused", "MODEL", tooltip="MODEL with both LoRAs."),
+                io.String.Output("report", "report", tooltip="What was fused, as text."),
             ],
         )
 

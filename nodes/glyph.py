@@ -118,15 +118,11 @@ class ReCharGlyph(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Image.Output(
-                    "image",
-                    display_name="image",
-                    tooltip="The glyph in the ink colour on the paper colour.",
-                ),
-                io.Mask.Output("mask", display_name="mask", tooltip="1 where the ink is."),
+                io.Image.Output("image", "image", tooltip="The glyph in the ink colour on the paper colour."),
+                io.Mask.Output("mask", "mask", tooltip="1 where the ink is."),
                 io.Mask.Output(
                     "characters",
-                    display_name="characters",
+                    "characters",
                     tooltip="One mask per character, in reading order. Together they make up the mask.",
                 ),
             ],
@@ -203,8 +199,8 @@ class ReCharGlyphFromImage(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Image.Output("glyph", display_name="image", tooltip="The glyph, black on white."),
-                io.Mask.Output("mask", display_name="mask", tooltip="1 where the ink is."),
+                io.Image.Output("glyph", "image", tooltip="The glyph, black on white."),
+                io.Mask.Output("mask", "mask", tooltip="1 where the ink is."),
             ],
         )
 

@@ -63,10 +63,8 @@ class ReCharAlphaGrid(io.ComfyNode):
                 io.Combo.Input("scheduler", options=schedulers, default="normal", tooltip="As in KSampler."),
             ],
             outputs=[
-                io.Image.Output("sheet", display_name="sheet", tooltip="All pictures with their labels."),
-                io.Image.Output(
-                    "images", display_name="IMAGE", tooltip="The pictures as a batch, row by row."
-                ),
+                io.Image.Output("sheet", "sheet", tooltip="All pictures with their labels."),
+                io.Image.Output("images", "IMAGE", tooltip="The pictures as a batch, row by row."),
             ],
         )
 

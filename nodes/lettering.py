@@ -115,14 +115,12 @@ class ReCharWord(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Image.Output("letters", display_name="IMAGE", tooltip="The characters as a batch."),
+                io.Image.Output("letters", "IMAGE", tooltip="The characters as a batch."),
                 io.Image.Output(
-                    "word",
-                    display_name="word",
-                    tooltip="The composed word, with alpha as the fourth channel.",
+                    "word", "word", tooltip="The composed word, with alpha as the fourth channel."
                 ),
-                io.Mask.Output("alpha", display_name="alpha", tooltip="The word's alpha: 1 is opaque."),
-                io.String.Output("settings", display_name="settings", tooltip="All settings, as JSON."),
+                io.Mask.Output("alpha", "alpha", tooltip="The word's alpha: 1 is opaque."),
+                io.String.Output("settings", "settings", tooltip="All settings, as JSON."),
             ],
         )
 

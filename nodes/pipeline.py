@@ -77,16 +77,12 @@ class ReCharPipeline(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Image.Output("decorated", display_name="IMAGE", tooltip="The decorated glyph."),
+                io.Image.Output("decorated", "IMAGE", tooltip="The decorated glyph."),
                 io.Image.Output(
-                    "structure_picture",
-                    display_name="structure image",
-                    tooltip="The picture of the first pass.",
+                    "structure_picture", "structure image", tooltip="The picture of the first pass."
                 ),
-                io.Image.Output(
-                    "style_picture", display_name="style image", tooltip="The picture of the second pass."
-                ),
-                io.String.Output("settings", display_name="settings", tooltip="All settings, as JSON."),
+                io.Image.Output("style_picture", "style image", tooltip="The picture of the second pass."),
+                io.String.Output("settings", "settings", tooltip="All settings, as JSON."),
             ],
         )
 

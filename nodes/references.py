@@ -49,7 +49,7 @@ class ReCharLoadAdapters(io.ComfyNode):
                     tooltip="The image encoder that both adapters were trained with, usually CLIP-ViT-H-14.",
                 ),
             ],
-            outputs=[ADAPTERS.Output("adapters", display_name="adapters", tooltip="For Encode Reference.")],
+            outputs=[ADAPTERS.Output("adapters", "adapters", tooltip="For Encode Reference.")],
         )
 
     @classmethod
@@ -102,9 +102,7 @@ class ReCharEncodeReference(io.ComfyNode):
                 REFERENCES.Input("previous", optional=True, tooltip="References to use with this one."),
             ],
             outputs=[
-                REFERENCES.Output(
-                    "references", display_name="references", tooltip="This reference and the previous ones."
-                )
+                REFERENCES.Output("references", "references", tooltip="This reference and the previous ones.")
             ],
         )
 
@@ -170,11 +168,9 @@ class ReCharLayout(io.ComfyNode):
                 ),
             ],
             outputs=[
-                LAYOUT.Output("layout", display_name="layout", tooltip="For Apply References."),
+                LAYOUT.Output("layout", "layout", tooltip="For Apply References."),
                 io.Image.Output(
-                    "preview",
-                    display_name="preview",
-                    tooltip="The weights of each branch; white is the strongest.",
+                    "preview", "preview", tooltip="The weights of each branch; white is the strongest."
                 ),
             ],
         )
@@ -233,9 +229,7 @@ class ReCharApplyReferences(io.ComfyNode):
                     ),
                 ),
             ],
-            outputs=[
-                io.Model.Output("referenced", display_name="MODEL", tooltip="MODEL with the references.")
-            ],
+            outputs=[io.Model.Output("referenced", "MODEL", tooltip="MODEL with the references.")],
         )
 
     @classmethod
@@ -280,7 +274,7 @@ class ReCharStructureMap(io.ComfyNode):
                     ),
                 ),
             ],
-            outputs=[io.Image.Output("map", display_name="IMAGE", tooltip="White on black.")],
+            outputs=[io.Image.Output("map", "IMAGE", tooltip="White on black.")],
         )
 
     @classmethod

@@ -69,9 +69,9 @@ class SoulstylerPrepare(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Model.Output("sampled_model", display_name="MODEL", tooltip="For KSampler."),
-                io.Latent.Output("latent", display_name="LATENT", tooltip="For KSampler."),
-                TARGET.Output("target", display_name="TARGET", tooltip="For Finish Restyle."),
+                io.Model.Output("sampled_model", "MODEL", tooltip="For KSampler."),
+                io.Latent.Output("latent", "LATENT", tooltip="For KSampler."),
+                TARGET.Output("target", "TARGET", tooltip="For Finish Restyle."),
             ],
         )
 
@@ -100,7 +100,7 @@ class SoulstylerFinish(io.ComfyNode):
                 io.Image.Input("image", tooltip="The sampled latent, decoded by VAE Decode."),
                 TARGET.Input("restyle_target", tooltip="From Prepare Restyle."),
             ],
-            outputs=[io.Image.Output("restyled", display_name="IMAGE", tooltip="The finished picture.")],
+            outputs=[io.Image.Output("restyled", "IMAGE", tooltip="The finished picture.")],
         )
 
     @classmethod
@@ -136,9 +136,7 @@ class SoulstylerLoadGuide(io.ComfyNode):
                     tooltip="VGG19 with torchvision's tensor names, in models/soulstyler.",
                 ),
             ],
-            outputs=[
-                GUIDE.Output("guide", display_name="GUIDE", tooltip="For Stylise by CLIP and Style Sweep.")
-            ],
+            outputs=[GUIDE.Output("guide", "GUIDE", tooltip="For Stylise by CLIP and Style Sweep.")],
         )
 
     @classmethod
@@ -198,10 +196,8 @@ class SoulstylerOptimise(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Image.Output("restyled", display_name="IMAGE", tooltip="The finished picture."),
-                io.Custom("LOSS_MAP").Output(
-                    "loss", display_name="LOSS_MAP", tooltip="The loss of every step."
-                ),
+                io.Image.Output("restyled", "IMAGE", tooltip="The finished picture."),
+                io.Custom("LOSS_MAP").Output("loss", "LOSS_MAP", tooltip="The loss of every step."),
             ],
         )
 
@@ -247,13 +243,9 @@ class SoulstylerSweep(io.ComfyNode):
             ],
             outputs=[
                 io.Image.Output(
-                    "sheet",
-                    display_name="sheet",
-                    tooltip="All pictures with their labels, one style per row.",
+                    "sheet", "sheet", tooltip="All pictures with their labels, one style per row."
                 ),
-                io.Image.Output(
-                    "images", display_name="IMAGE", tooltip="The pictures as a batch, row by row."
-                ),
+                io.Image.Output("images", "IMAGE", tooltip="The pictures as a batch, row by row."),
             ],
         )
 

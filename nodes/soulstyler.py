@@ -57,24 +57,14 @@ class SoulstylerInstruction(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.String.Output("style", display_name="style", tooltip="For the prompt or Stylise by CLIP."),
+                io.String.Output("style", "style", tooltip="For the prompt or Stylise by CLIP."),
+                io.String.Output("object", "object", tooltip="The object, in the words of the instruction."),
+                io.String.Output("head", "head noun", tooltip="The object's noun alone."),
+                io.String.Output("part", "part", tooltip="The part of the object that is meant, or empty."),
+                io.String.Output("pairs", "pairs", tooltip="All pairs of style and object, as JSON."),
+                io.Boolean.Output("found", "found", tooltip="Whether the instruction names an object."),
                 io.String.Output(
-                    "object", display_name="object", tooltip="The object, in the words of the instruction."
-                ),
-                io.String.Output("head", display_name="head noun", tooltip="The object's noun alone."),
-                io.String.Output(
-                    "part", display_name="part", tooltip="The part of the object that is meant, or empty."
-                ),
-                io.String.Output(
-                    "pairs", display_name="pairs", tooltip="All pairs of style and object, as JSON."
-                ),
-                io.Boolean.Output(
-                    "found", display_name="found", tooltip="Whether the instruction names an object."
-                ),
-                io.String.Output(
-                    "reader",
-                    display_name="read by",
-                    tooltip="What split the instruction: the rules or the LLM.",
+                    "reader", "read by", tooltip="What split the instruction: the rules or the LLM."
                 ),
             ],
         )
@@ -107,7 +97,7 @@ class SoulstylerLoadLLM(io.ComfyNode):
                     tooltip="A folder in models/LLM with config.json, tokenizer and .safetensors weights.",
                 )
             ],
-            outputs=[LLM.Output("llm", display_name="LLM", tooltip="For Instruction.")],
+            outputs=[LLM.Output("llm", "LLM", tooltip="For Instruction.")],
         )
 
     @classmethod
@@ -148,7 +138,7 @@ class SoulstylerLoadSegmenter(io.ComfyNode):
                     tooltip="A folder in models/soulstyler with SAM 2, for GroundingDINO; CLIPSeg needs none.",
                 ),
             ],
-            outputs=[SEGMENTER.Output("segmenter", display_name="SEGMENTER", tooltip="For Object Mask.")],
+            outputs=[SEGMENTER.Output("segmenter", "SEGMENTER", tooltip="For Object Mask.")],
         )
 
     @classmethod
@@ -215,13 +205,9 @@ class SoulstylerMask(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Mask.Output("mask", display_name="MASK", tooltip="1 on the object."),
-                io.Boolean.Output(
-                    "found", display_name="found", tooltip="Whether the object was found in every picture."
-                ),
-                io.Float.Output(
-                    "score", display_name="score", tooltip="The highest score of any pixel, 0 to 1."
-                ),
+                io.Mask.Output("mask", "MASK", tooltip="1 on the object."),
+                io.Boolean.Output("found", "found", tooltip="Whether the object was found in every picture."),
+                io.Float.Output("score", "score", tooltip="The highest score of any pixel, 0 to 1."),
             ],
         )
 

@@ -145,24 +145,16 @@ class ReCharTrainBLoRA(io.ComfyNode):
             ],
             outputs=[
                 BLORA.Output(
-                    "structure",
-                    display_name="structure BLORA",
-                    tooltip="The structure block of the trained LoRA.",
+                    "structure", "structure BLORA", tooltip="The structure block of the trained LoRA."
                 ),
-                BLORA.Output(
-                    "style", display_name="style BLORA", tooltip="The style block of the trained LoRA."
-                ),
+                BLORA.Output("style", "style BLORA", tooltip="The style block of the trained LoRA."),
                 io.LoraModel.Output(
-                    "lora_model",
-                    display_name="LORA_MODEL",
-                    tooltip="Both blocks for ComfyUI's own save and load nodes.",
+                    "lora_model", "LORA_MODEL", tooltip="Both blocks for ComfyUI's own save and load nodes."
                 ),
-                io.LossMap.Output(
-                    "loss_map", display_name="LOSS_MAP", tooltip="The losses, for ComfyUI's plot node."
-                ),
+                io.LossMap.Output("loss_map", "LOSS_MAP", tooltip="The losses, for ComfyUI's plot node."),
                 io.Image.Output(
                     "candidates",
-                    display_name="candidates",
+                    "candidates",
                     tooltip="A numbered picture from each LoRA, to choose from. With one trial: the training picture.",
                 ),
             ],

@@ -34,7 +34,7 @@ NODE_TREES = [tree for file, tree in TREES.items() if file.parent == ROOT / "nod
 
 @dataclass(frozen=True)
 class Node:
-    """What a schema says. inputs: their ids; outputs: their English labels, in order."""
+    """What a schema says. inputs: their ids; outputs: their English labels, in order, from X.Output(id, label, ...)."""
 
     id: str
     title: str
@@ -69,7 +69,7 @@ def read_schema(schema: ast.Call, known: Mapping[str, Any]) -> Node:
         text(given["display_name"], known),
         text(given["category"], known),
         tuple(text(named.get("id") or call.args[0], known) for call, named in inputs),
-        tuple(text(named.get("display_name") or call.args[0], known) for call, named in outputs),
+        tuple(text(call.args[-1], known) for call, _ in outputs),
     )
 
 
@@ -120,7 +120,7 @@ def test_a_schema_made_by_a_helper_is_read() -> None:
         "def _schema(word, node_id):\n"
         "    return io.Schema(node_id=node_id, display_name=f'Load {word}', category='A/B',\n"
         "        inputs=[io.Int.Input('n', **_N), T.Input(id='t')], outputs=[io.Int.Output('o'),\n"
-        "        io.Mask.Output('m', display_name='mask')])\n"
+        "        io.Mask.Output('m', 'mask')])\n"
         "def f(): return _schema('X', 'LoadX')\n"
         "def g(): return _schema('Y', node_id='LoadY')\n"
     )
