@@ -1,7 +1,7 @@
 """The demo model of rechar_core as ordinary host objects: MODEL, CLIP and VAE, in fp32 on every device.
 
-The host knows full-size SDXL alone, so each part is its own class with the demo's sizes put in; the weights go from
-diffusers' names to the host's by the host's own tables.
+The host has only full-size SDXL, so each part is built from the host's classes with the demo's sizes; the weights are
+renamed from diffusers' names by the host's own tables.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ PREDICTIONS = {"epsilon": ModelType.EPS, "v_prediction": ModelType.V_PREDICTION}
 def shared_demo() -> tuple[Any, Any, Any]:
     """MODEL, CLIP and VAE of the shipped demo model.
 
-    They are built once a process. Each call gives new clones of the two patchers over the same weights, as two
-    wires from one checkpoint loader would be: what a workflow patches stays in its own clone.
+    They are built once a process. Each call returns new clones of MODEL and CLIP over the same weights, so that the
+    patches of one workflow are not in another.
     Raises: ReCharError for damaged files, ModelError where weights and host do not fit.
     """
     model, clip, vae = _built()
@@ -68,8 +68,8 @@ def load_demo(state: State, config: Config, disable_dynamic: bool = False) -> tu
 def reload_demo(part: int, disable_dynamic: bool = False) -> Any:
     """The patcher of one part (0 MODEL, 1 CLIP, 2 VAE), loaded anew from the shipped files.
 
-    The host asks for it (`cached_patcher_init`) where it needs weights of its own: its Train LoRA, Select Device nodes
-    and MultiGPU.
+    The host calls it (`cached_patcher_init`) where it needs a copy of the weights: in Train LoRA, in the Select Device
+    nodes and for MultiGPU.
     """
     loaded = load_demo(*demo_state(), disable_dynamic=disable_dynamic)[part]
     return loaded if part == 0 else loaded.patcher
@@ -94,7 +94,7 @@ def fill(module: nn.Module, tensors: State, part: str) -> None:
 
 
 def keep_dtypes(module: nn.Module) -> None:
-    """Weights are used in the dtype they now have; dynamic VRAM would cast to the one that a layer was made with."""
+    """Sets the present dtype as the one to compute in; dynamic VRAM would cast to the one a layer was created with."""
     for layer in module.modules():
         for name, tensor in (*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)):
             setattr(layer, f"{name}_comfy_model_dtype", tensor.dtype)
@@ -106,7 +106,7 @@ def keep_dtypes(module: nn.Module) -> None:
 class DemoSDXL(comfy.supported_models.SDXL):
     """SDXL in another size, with the noise schedule and the latent scale of the demo's configuration."""
 
-    unet_extra_config: ClassVar[dict[str, Any]] = {}  # full SDXL's head width; unet_sizes says the demo's
+    unet_extra_config: ClassVar[dict[str, Any]] = {}  # full SDXL's head width; the demo's is in unet_sizes
 
     def __init__(self, config: Config):
         super().__init__(unet_sizes(config["unet"]))
@@ -122,11 +122,11 @@ class DemoSDXL(comfy.supported_models.SDXL):
         self.prediction = PREDICTIONS[schedule["prediction_type"]]
 
     def inpaint_model(self) -> bool:
-        """Never: the host takes more than four channels for a masked picture beside the latent."""
+        """Always False: the host would take more than four channels for an inpainting model."""
         return False
 
     def model_type(self, state_dict: Any, prefix: str = "") -> Any:
-        """Asked by the host; a checkpoint would be probed for it."""
+        """The prediction type, which the host would otherwise detect from a checkpoint."""
         return self.prediction
 
 
@@ -180,8 +180,8 @@ def load_unet(tensors: State, config: Config, disable_dynamic: bool = False) -> 
 def load_clip(first: State, second: State, config: Config, disable_dynamic: bool = False) -> Any:
     """The host's CLIP with its SDXL tokenizer over both encoders; tensors under transformers' names.
 
-    The host's class gives every encoder a projection and a logit scale that the first encoder's file does not have
-    and whose result SDXL does not use: the projection is the identity, the scale is as made.
+    The host's class has a projection in every encoder. The first encoder's file has none, and SDXL does not use its
+    result; it is set to the identity.
     Raises: ModelError.
     """
     options = {
@@ -193,7 +193,7 @@ def load_clip(first: State, second: State, config: Config, disable_dynamic: bool
     }
     target = ClipTarget(comfy.sdxl_clip.SDXLTokenizer, comfy.sdxl_clip.SDXLClipModel)
     embeddings = folder_paths.get_folder_paths("embeddings")
-    plain = {"disable_dynamic": True} if disable_dynamic else {}  # only hosts that know it ask for it
+    plain = {"disable_dynamic": True} if disable_dynamic else {}  # older hosts do not know the argument
     clip = comfy.sd.CLIP(target, embedding_directory=embeddings, model_options=options, **plain)
     identity = {"text_projection.weight": torch.eye(config["text_encoder"]["hidden_size"])}
     fill(clip.cond_stage_model.clip_l.transformer, {**first, **identity}, "first text encoder")

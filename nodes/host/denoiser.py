@@ -1,4 +1,4 @@
-"""The MODEL in the graph as a Denoiser, and what training needs of the host around it."""
+"""The MODEL in the graph as a Denoiser."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ _PRECISIONS: dict[torch.dtype, Precision] = {torch.float16: "fp16", torch.bfloat
 
 
 class HostDenoiser(Denoiser):
-    """A MODEL (ModelPatcher) whose weights are ours: its UNet is called directly with the schedule's own x_t.
+    """A MODEL (ModelPatcher) with plain weights (`weights.OwnWeights`). Its UNet is called directly with the x_t of the
+    noise schedule.
 
     calculate_input turns x0 + sigma * noise into sqrt(abar) x0 + sqrt(1 - abar) noise, which is the objective's x_t,
     so that the UNet sees the same numbers as through apply_model (comfy/model_base.py).
@@ -158,18 +159,18 @@ def _options(noisy: Tensor) -> dict[str, Any]:
 
 
 def computed_in(model: Any) -> torch.dtype:
-    """What a MODEL computes in, whatever its weights are stored in; a Model Compute Dtype node may have chosen it."""
+    """The dtype a MODEL computes in, whatever its weights are stored in; a Model Compute Dtype node may set it."""
     return model.get_model_object("manual_cast_dtype") or model.model.get_dtype()
 
 
 def precision_of(model: Any) -> Precision:
-    """Of a MODEL's computation: fp16 gradients need a scale, or they vanish."""
+    """The precision a MODEL computes in: gradients in fp16 need a scale, or they become 0."""
     return _PRECISIONS.get(computed_in(model), "no")
 
 
 @contextmanager
 def trainable(model: Any, each: Callable[[], None] = lambda: None) -> Iterator[HostDenoiser]:
-    """MODEL with weights of our own, usable in a backward pass; afterwards everything is as before.
+    """MODEL with plain weights that a backward pass can use; afterwards everything is as before.
 
     Conditioning and latents made by other nodes are inference tensors: copy them inside, see `ordinary`.
     """

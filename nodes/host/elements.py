@@ -1,4 +1,4 @@
-"""Words become CONDITIONING: tokens are encoded together, and dropped ones leave the context sequence."""
+"""CONDITIONING of a prompt: all tokens are encoded together, then the dropped ones are removed from the context."""
 
 from __future__ import annotations
 
@@ -30,33 +30,33 @@ def element_conditioning(clip: Any, words: tuple[PromptToken, ...], region: Tens
 
 
 def _encode(clip: Any, words: tuple[PromptToken, ...]) -> list[Any]:
-    tokens, kept = _tokens(clip, words)
+    tokens, rows = _tokens(clip, words)
     context, pooled = clip.encode_from_tokens(tokens, return_pooled=True)  # (1, 77 * chunks, width)
     if not all(w.kept for w in words):
-        context = context[:, kept]
+        context = context[:, rows]
     return [context, {"pooled_output": pooled}]
 
 
 def _tokens(clip: Any, words: tuple[PromptToken, ...]) -> tuple[Tokens, list[int]]:
     """What clip.tokenize would give for the prompt, and the rows of the kept words' tokens.
 
-    Row 0, the start token, always stays: it has seen no word and serves the attention as a sink. The end token and
-    the padding have seen all words, so they go with the dropped ones.
+    Row 0, the start token, always stays: it depends on no word, and the attention needs it as a sink. The end token and
+    the padding depend on all words, so they are dropped too.
     """
     empty = clip.tokenize("")
     per_word = [clip.tokenize(_escaped(w.text), return_word_ids=True) for w in words]
     tokens: Tokens = {key: [] for key in empty}
-    kept: list[int] = [0]
+    rows: list[int] = [0]
     for key, chunks in empty.items():
         start, end, pad, length = chunks[0][0], chunks[0][1], chunks[0][-1], len(chunks[0])
         groups = [
-            [(t, word.weight) for chunk in found[key] for t, _, i in chunk if i]
-            for word, found in zip(words, per_word, strict=True)
+            [(t, word.weight) for chunk in tokenized[key] for t, _, i in chunk if i]
+            for word, tokenized in zip(words, per_word, strict=True)
         ]
-        filled, rows = packed(groups, words, length)
+        filled, kept = packed(groups, words, length)
         tokens[key] = [[start, *chunk, end, *[pad] * (length - 2 - len(chunk))] for chunk in filled]
-        kept = [0, *rows]
-    return tokens, kept
+        rows = [0, *kept]
+    return tokens, rows
 
 
 def _escaped(text: str) -> str:

@@ -1,4 +1,4 @@
-"""CLIP and VAE asked once, in front of a training, and put away."""
+"""Encodes the prompt and the pictures of a training, once."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def encode_pictures(
 ) -> list[LatentMoments]:
     """The VAE's posterior of each picture of IMAGE (B, H, W, C) in 0..1, computed in fp32, scaled; on the CPU.
 
-    VAEEncode returns only the posterior's mode, and rounds to the VAE's own type; so the encoder is asked directly,
-    with fp32 weights of ours. Its weights are as the host holds them: rounded to 16 bits on most cards, unless started
-    with --fp32-vae. Where the card's memory does not suffice, the CPU computes the same, slowly.
-    progress: is told each layer, as a part of its next part, and may cancel.
+    VAEEncode returns only the posterior's mode, rounded to the VAE's dtype; so the encoder is called directly, on fp32
+    copies of its weights. The host has rounded them to 16 bits on most cards, unless it was started with --fp32-vae.
+    If the card's memory does not suffice, the CPU computes the same, slowly.
+    progress: shows each layer, as a part of its next part, and may cancel.
     Raises ImageError if there is no picture.
     """
     if not len(images):

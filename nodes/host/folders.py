@@ -42,9 +42,11 @@ def file_path(category: str, name: str, kind: str) -> Path:
 def inside(folder: Path, name: str) -> Path:
     """`folder / name`, for an absolute folder. Raises FileError if the name is empty or leads out of it."""
     clean = name.strip().replace("\\", "/").removesuffix(".safetensors")
-    path = Path(os.path.normpath(folder / clean))  # links inside the folder are the user's own and stay
-    odd = any(c in '<>:"|?*' or ord(c) < 32 for c in clean)
-    if not clean or clean.endswith("/") or odd or folder not in path.parents:
+    path = Path(
+        os.path.normpath(folder / clean)
+    )  # symbolic links inside the folder are followed: the user made them
+    forbidden = any(c in '<>:"|?*' or ord(c) < 32 for c in clean)
+    if not clean or clean.endswith("/") or forbidden or folder not in path.parents:
         raise FileError(
             f"'{name}' cannot be a file name in {folder.name}; use letters, digits and '/' for a subfolder."
         )

@@ -19,7 +19,7 @@ def all_fonts() -> dict[str, Path]:
     folders = [Path(folder_paths.models_dir) / "fonts"]
     if CATEGORY in folder_paths.folder_names_and_paths:
         folders += map(Path, folder_paths.get_folder_paths(CATEGORY))
-    own: dict[str, Path] = {}
+    fonts: dict[str, Path] = {}
     for folder in reversed(list(dict.fromkeys(folders))):  # of two of the same name, the first folder's
-        own |= fonts_in(folder)
-    return known(own)
+        fonts |= fonts_in(folder)
+    return known(fonts)

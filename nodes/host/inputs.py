@@ -1,4 +1,4 @@
-"""What comes in over MODEL, CLIP and VAE wires: SDXL's own, or refused in one sentence before any work is done."""
+"""Checks that MODEL, CLIP and VAE are SDXL's before any work is done, and reads the prediction type and schedule."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def check_sdxl(model: Any) -> None:
 
 
 def check_trainable(model: Any, clip: Any, vae: Any) -> None:
-    """Raises ModelError unless all three are SDXL's, and MODEL one that is drawn with from noise alone."""
+    """Raises ModelError unless all three are SDXL's, and MODEL generates from noise alone."""
     check_sdxl(model)
     prediction_of(model)
     channels = model.model.diffusion_model.in_channels
@@ -41,8 +41,8 @@ def check_trainable(model: Any, clip: Any, vae: Any) -> None:
     check_clip(clip)
     encoder = getattr(vae, "first_stage_model", None)
     if getattr(encoder, "quant_conv", None) is None or vae.latent_channels != _LATENT_CHANNELS:
-        found = "missing" if vae is None else f"a {type(encoder).__name__}"
-        raise ModelError(f"The VAE is {found}; training needs SDXL's own: use Load VAE with sdxl_vae.")
+        kind = "missing" if vae is None else f"a {type(encoder).__name__}"
+        raise ModelError(f"The VAE is {kind}; training needs SDXL's own: use Load VAE with sdxl_vae.")
 
 
 def prediction_of(model: Any) -> Prediction:
@@ -66,8 +66,8 @@ def prediction_of(model: Any) -> Prediction:
 def alphas_cumprod(model: Any) -> Tensor:
     """MODEL's noise schedule (T,), fp32 on the CPU: 1 / (1 + sigma^2) of its own sampling.
 
-    Made anew where the host can make it: with dynamic VRAM, ComfyUI copies the sigmas of one sampling into another
-    when it unloads a model (Comfy-Org/ComfyUI#16490), so that what the object holds may be another graph's schedule.
+    Computed again where possible: with dynamic VRAM, ComfyUI copies the sigmas of one sampling object into another when
+    it unloads a model (Comfy-Org/ComfyUI#16490), so that the object may contain another workflow's schedule.
     """
     import torch
     from comfy import model_base
@@ -79,17 +79,19 @@ def alphas_cumprod(model: Any) -> Tensor:
     if name not in model.object_patches:
         sigmas = model_base.model_sampling(base.model_config, base.model_type).sigmas
     else:  # a Model Sampling node's, or another pack's with sigmas of its own
-        known = {zsnr: ModelSamplingDiscrete(base.model_config, zsnr=zsnr).sigmas for zsnr in (False, True)}
-        if any(torch.equal(sigmas, each) for each in known.values()):
-            sigmas = known[bool(getattr(sampling, "zsnr", False))]
+        schedules = {
+            zsnr: ModelSamplingDiscrete(base.model_config, zsnr=zsnr).sigmas for zsnr in (False, True)
+        }
+        if any(torch.equal(sigmas, each) for each in schedules.values()):
+            sigmas = schedules[bool(getattr(sampling, "zsnr", False))]
     return 1 / (1 + sigmas.detach().clone().float().cpu() ** 2)
 
 
 def check_clip(clip: Any) -> None:
     """Raises ModelError unless a CLIP has SDXL's two text encoders."""
-    found = [] if clip is None else sorted(clip.tokenize(""))
-    if found != ["g", "l"]:
+    encoders = [] if clip is None else sorted(clip.tokenize(""))
+    if encoders != ["g", "l"]:
         raise ModelError(
-            f"The CLIP is {'missing' if clip is None else 'not that of SDXL (it has ' + ', '.join(found) + ')'}; "
+            f"The CLIP is {'missing' if clip is None else 'not that of SDXL (it has ' + ', '.join(encoders) + ')'}; "
             "use the checkpoint's, or Load Dual CLIP with clip_l, clip_g and type sdxl."
         )

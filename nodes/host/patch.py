@@ -1,4 +1,4 @@
-"""A fusion becomes host-native patches on a clone of a MODEL, checked before they are applied."""
+"""Applies a fusion to a clone of a MODEL as the host's own patches, after checking that it fits."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def patch_model(model: Any, fusion: Fusion) -> Any:
     others = {path: parts for path, (parts, _) in fusion.passthrough.items()}
     state = files.convert(BLora(pairs, passthrough=others), "comfy")
     targets = {layer: f"{layer}.weight" for layer in strengths}
-    taken = patched.add_patches(comfy.lora.load_lora(state, targets, log_missing=False))
-    missed = sorted(set(targets.values()) - set(taken))
-    if missed:
+    applied = patched.add_patches(comfy.lora.load_lora(state, targets, log_missing=False))
+    missing = sorted(set(targets.values()) - set(applied))
+    if missing:
         raise ModelError(
-            f"ComfyUI could not use {len(missed)} layers of the LoRA, {missed[0]} first; update ComfyUI."
+            f"ComfyUI could not use {len(missing)} layers of the LoRA, {missing[0]} first; update ComfyUI."
         )
-    for key in taken:  # a call for each strength would list the whole model's weights again
+    for key in applied:  # a call for each strength would list the whole model's weights again
         _, *rest = patched.patches[key][-1]
         patched.patches[key][-1] = (strengths[key.rpartition(".")[0]], *rest)
     return patched

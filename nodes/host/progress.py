@@ -25,7 +25,7 @@ class Progress:
         self.bar = comfy.utils.ProgressBar(total)
 
     def say(self, text: str) -> None:
-        """What is under way, shown on the node and in the log."""
+        """Shows on the node and in the log what is being done."""
         import logging
 
         from comfy_execution.utils import get_executing_context

@@ -24,7 +24,7 @@ from .layers import Layer, block_weights, layers_of
 
 CATEGORY = "ipadapter"
 NONE = "none"
-# The published names are offered before the files are there: a workflow that asks for them says where they belong.
+# The published names are listed even if the files are missing: the error then says where they belong.
 PUBLISHED = ("ip_plus_composition_sdxl.safetensors", "ip-adapter_sdxl_vit-h.safetensors")
 Patch = Callable[[Tensor, Tensor, Tensor, dict[str, Any]], Tensor]
 
@@ -91,14 +91,14 @@ def apply_references(
     end: float = 1.0,
     weights: str = "",
 ) -> Any:
-    """A clone of MODEL whose cross-attentions look at the references as well; MODEL itself is unchanged.
+    """A clone of MODEL whose cross-attentions also attend to the references; MODEL itself is unchanged.
 
     scales: by role. start, end: part of the sampling, 0..1. weights: of the blocks, as `block_weights` reads them.
     What has scale 0 is left out altogether. Raises ModelError, AdapterError.
     """
     check_sdxl(model)
     layers, layout = _layers(model), layout or Layout()
-    _say_what_is_ignored(model)
+    _log_ignored_attention(model)
     by_block = block_weights(weights, layers)
     strong = acting(references, scales, tuple(layer.width for layer in layers))
     patched = model.clone()
@@ -116,10 +116,10 @@ def apply_references(
     return patched
 
 
-def _say_what_is_ignored(model: Any) -> None:
+def _log_ignored_attention(model: Any) -> None:
     """A line in the log, once, if the checkpoint chooses an attention for some layers (ComfyUI 0.34 and newer).
 
-    There it is the parameterless module comfy_attention of a layer; the references' layers compute their own way.
+    There the choice is the layer's module comfy_attention, which has no parameters. Layers with references ignore it.
     """
     modules = model.model.diffusion_model.named_modules()
     chosen = [n for n, m in modules if n.endswith("attn2.comfy_attention") and getattr(m, "config", None)]
@@ -143,7 +143,7 @@ def _window(model: Any, start: float, end: float) -> tuple[float, float] | None:
         )
     if (start, end) == (0, 1):
         return None
-    sampling = model.get_model_object("model_sampling")  # of a Model Sampling node, where there is one
+    sampling = model.get_model_object("model_sampling")  # of a Model Sampling node, if there is one
     return sampling.percent_to_sigma(start), sampling.percent_to_sigma(end)
 
 
@@ -151,7 +151,7 @@ def _window(model: Any, start: float, end: float) -> tuple[float, float] | None:
 class ReferencePatch:
     """One cross-attention with references, inside a window of sigmas.
 
-    previous: the patch that was there before; it still runs, as the text's attention. joined: see `add`.
+    previous: an earlier patch of this layer; it still runs, as the text's attention. joined: see `add`.
     """
 
     branches: Sequence[Branch]
@@ -177,7 +177,7 @@ class ReferencePatch:
         return attended
 
     def add(self, callback: Any, **options: Any) -> None:
-        """How IPAdapter_plus joins a patch that it finds: what its callback gives is added to ours."""
+        """IPAdapter_plus calls this on an existing patch: the output of its callback is added to ours."""
         self.joined.append((callback, options))
 
 

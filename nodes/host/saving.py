@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 
 
 def save(name: str, parts: dict[str, BLora | None], thumbnail: Any = None) -> list[str]:
-    """Writes each given part as NAME_PART.safetensors; returns the names as the load nodes list them.
+    """Writes each B-LoRA as NAME_PART.safetensors; returns the names as the load nodes list them.
 
-    thumbnail: IMAGE (B, H, W, C) in 0..1, or None. Raises LoraError if no part is given, FileError on a bad name.
+    thumbnail: IMAGE (B, H, W, C) in 0..1, or None. Raises LoraError if there is none, FileError on a bad name.
     """
-    given = {part: blora for part, blora in parts.items() if blora is not None}
-    if not given:
+    connected = {part: blora for part, blora in parts.items() if blora is not None}
+    if not connected:
         raise LoraError("There is nothing to save: connect a structure or a style BLORA.")
     folder = roots(LORAS)[0]
     path = inside(folder, name)
-    small = None if thumbnail is None else jpeg(rgb(thumbnail[0]))
-    written = []
-    for part, blora in given.items():
+    preview = None if thumbnail is None else jpeg(rgb(thumbnail[0]))
+    names = []
+    for part, blora in connected.items():
         file = path.with_name(f"{path.name}_{part}.safetensors")
-        files.write(blora, file, thumbnail=small, title=file.stem)
-        written.append(str(file.relative_to(folder)))
-    return written
+        files.write(blora, file, thumbnail=preview, title=file.stem)
+        names.append(str(file.relative_to(folder)))
+    return names

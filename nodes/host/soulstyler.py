@@ -60,7 +60,7 @@ def place(name: str, category: str = CATEGORY) -> Path:
 
 @contextmanager
 def on_device(model: Any) -> Iterator[None]:
-    """A torch model on the host's device; afterwards it waits on the CPU, so that samplers have the memory."""
+    """A torch model on the host's device; afterwards it is moved to the CPU, to leave the memory to samplers."""
     import comfy.model_management
 
     device = comfy.model_management.get_torch_device()
@@ -77,7 +77,7 @@ def on_device(model: Any) -> Iterator[None]:
 
 
 def read_instruction(instruction: str, mode: str, llm: Any, answer: str) -> Request:
-    """What an instruction asks for; a language model works on the host's device, an answer is one's output."""
+    """Splits an instruction. A language model runs on the host's device; an answer replaces a language model's."""
     from ...rechar_core.soulstyler.llm import read_in_mode  # compiles a grammar: not at start-up
 
     if answer or llm is None or mode == "rules":
@@ -126,7 +126,10 @@ def sweep(
 
 
 def prepare(model: Any, vae: Any, target: ObjectRegion) -> tuple[Any, dict[str, Tensor]]:
-    """MODEL with differential denoising, and the LATENT of the picture with the mask on it."""
+    """MODEL with differential denoising, and the LATENT of the picture with the mask on it.
+
+    The latent's mask is a cell wider than the region's, so that the whole edge is generated; `finish` cuts it off.
+    """
     image, mask = target.for_latents()
     patched = model.clone()
     patched.set_model_denoise_mask_function(_release)
@@ -134,7 +137,7 @@ def prepare(model: Any, vae: Any, target: ObjectRegion) -> tuple[Any, dict[str, 
 
 
 def _release(sigma: Tensor, denoise_mask: Tensor, extra_options: dict[str, Any]) -> Tensor:
-    """Differential diffusion (Levin and Fried, 2023): a cell is drawn from the step on at which its mask says so.
+    """Differential diffusion (Levin and Fried, 2023): a cell is generated from the step on that its mask sets.
 
     denoise_mask: 1 = from the first step, 0 = never, between: the later the lower.
     """

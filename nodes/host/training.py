@@ -1,4 +1,4 @@
-"""Training on the MODEL in the graph: encode, train, show, keep. An unchanged job is never trained twice."""
+"""Training on the MODEL in the graph, with previews and a cache: an unchanged job is never trained twice."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from .weights import is_quantised
 
 _SETUP_PARTS = 3  # of the first progress bar: the prompt, the pictures, the UNet
 _PREVIEWS = 40  # at most this many a run; each costs one forward pass
-_PREVIEW_TIMESTEP = 700  # noisy enough that what is drawn comes from the LoRA, not from the picture
+_PREVIEW_TIMESTEP = 700  # with so much noise, the preview shows the LoRA and not the picture
 _LOSSES = "training_losses"  # the field of a cached file's metadata
 _CACHE_BYTES = 10_000_000_000  # some 90 trainings at rank 64
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a run gave. losses: one a step."""
+    """The result of one training. losses: one a step."""
 
     blora: BLora
     losses: list[float]
@@ -63,7 +63,7 @@ def train(
     moments = encode_pictures(vae, images, recipe.resolution, scale, setup)
     setup.show(2)
     setup.say("Loading the UNet")
-    recipe = replace(recipe, precision=precision_of(model))  # the MODEL's own, not the user's to choose
+    recipe = replace(recipe, precision=precision_of(model))  # the MODEL's, not the user's
     with trainable(model, throw_if_cancelled) as denoiser:
         mode = _mode(recipe, denoiser, moments, seeds)
         pictures = [ordinary(each, denoiser.device) for each in moments]
@@ -82,7 +82,7 @@ def train(
 
 
 def _run(run: TrainingRun, cached: list[Path]) -> dict[Path, Trained]:
-    """Trains all to the end and writes each to its file, or keeps the states beside them."""
+    """Trains all to the end and writes each to its file, or keeps the states next to them."""
     first, trained = run.trainings[0], {}
     progress, every = Progress(run.total), max(1, run.total // _PREVIEWS)
 
@@ -103,7 +103,7 @@ def _run(run: TrainingRun, cached: list[Path]) -> dict[Path, Trained]:
 
 
 def _preview(training: Training) -> Any:
-    """What the UNet now makes of the first picture under much noise, beside the loss so far."""
+    """The UNet's present prediction of the first picture from much noise, next to a chart of the loss."""
     from latent_preview import Latent2RGBPreviewer
 
     picture, denoiser = training.pictures[0], cast(HostDenoiser, training.denoiser)
@@ -138,8 +138,8 @@ def _mode(
     weights = list(denoiser.model.diffusion_model.parameters())
     base = sum(weight.numel() for weight in weights) * dtype.itemsize
     # of the weights that are on the device already, those that are not copied to be computed with
-    there = [w for w in weights if w.device == device and w.dtype == dtype and not is_quantised(w)]
-    free = int(comfy.model_management.get_free_memory(device)) + sum(weight.nbytes for weight in there)
+    in_use = [w for w in weights if w.device == device and w.dtype == dtype and not is_quantised(w)]
+    free = int(comfy.model_management.get_free_memory(device)) + sum(weight.nbytes for weight in in_use)
     area = max(p.mean.shape[-2] * p.mean.shape[-1] for p in pictures)
     rank = recipe.rank * loras
     mode, why = choose_mode(free, base, area, recipe.batch_size, rank, dtype.itemsize, in_ram(device))
@@ -152,7 +152,7 @@ def _job_hash(training: Training) -> str:
 
 
 def _read(file: Path) -> Trained | None:
-    """What was trained before, as when it was; None if there is no such file, or a damaged one, to be trained anew."""
+    """The result of an earlier training; None if there is no such file, or it is damaged (then it is trained again)."""
     if not file.is_file():
         return None
     try:
@@ -163,5 +163,5 @@ def _read(file: Path) -> Trained | None:
     except (ReCharError, KeyError, ValueError) as error:
         logging.getLogger(__name__).warning("ReChar: %s It is trained anew.", error)
         return None
-    file.touch()  # what is used is kept longest
+    file.touch()  # the files used last are kept longest
     return trained

@@ -1,4 +1,4 @@
-"""The weights of a host's model while we compute with it: plain tensors of ours in the place of the host's."""
+"""Replaces the weights of a host's model by plain tensors while we compute with it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _CAST_SWITCHES = {"comfy_cast_weights": False, "_full_precision_mm": True}
 
 
 class OwnWeights:
-    """Every weight of some modules as a plain tensor, usable in a backward pass, on the device that we choose.
+    """Every weight of some modules as a plain tensor that a backward pass can use, on a device that we choose.
 
     The host may hold a weight with or without its LoRA patches, on any device, mapped from a file, quantised, or as an
     inference tensor, which cannot be saved for a backward pass. Ours is what the host would compute with: dequantised,
@@ -65,7 +65,7 @@ class _Weight:
         self, table: Table, name: str, compute: Callable[[Tensor], Tensor] | None, dtype: torch.dtype
     ):
         self.table, self.name, self.host = table, name, table[name]
-        self.home = self.host.device
+        self.first_device = self.host.device
         self.compute, self.dtype = compute, dtype
         self.own: Tensor | None = None
         self.on_cpu: Tensor | None = None  # kept, once it was there: coming back from a GPU costs no copy
@@ -99,9 +99,11 @@ class _Weight:
         """As it is used, but in the host's dtype where nothing is computed; the same wherever ours is kept."""
         return self.host if self.compute is None else self.compute(self.host)
 
-    def give_back(self) -> None:
-        at_home = self.host.device == self.home
-        self.table[self.name] = self.host if at_home else like(self.host, self.host.detach().to(self.home))
+    def restore(self) -> None:
+        unmoved = self.host.device == self.first_device
+        self.table[self.name] = (
+            self.host if unmoved else like(self.host, self.host.detach().to(self.first_device))
+        )
         self.own = self.on_cpu = None
 
 
@@ -131,8 +133,8 @@ def own_weights(patcher: Any, roots: Iterable[str], dtype: torch.dtype) -> Itera
                     asides.append(_set_aside(module))
         yield OwnWeights(weights)
     finally:
-        for give_back in (*[weight.give_back for weight in weights.values()], *asides):
-            give_back()
+        for restore in (*[weight.restore for weight in weights.values()], *asides):
+            restore()
         patcher.unpatch_model(device_to=None, unpatch_weights=False)
 
 
@@ -171,11 +173,11 @@ def _computation(
     if not (quantised or scale or patches or functions):
         return None
 
-    def compute(held: Tensor) -> Tensor:
+    def compute(weight: Tensor) -> Tensor:
         import comfy.lora
 
         with torch.inference_mode(False), torch.no_grad():
-            values: Any = held.to(patcher.load_device)
+            values: Any = weight.to(patcher.load_device)
             values = (
                 values.to(torch.float32).dequantize() if quantised else values.to(torch.float32, copy=True)
             )
@@ -201,20 +203,20 @@ def is_quantised(tensor: Tensor) -> bool:
 
 
 def _set_aside(module: nn.Module) -> Callable[[], None]:
-    """Let `module` compute with the tensors that it holds; the result puts the host's ways of casting back."""
-    held = module.__dict__
+    """Makes `module` compute with its own tensors, without the host's casting; the result restores the casting."""
+    attributes = module.__dict__
     switches = _CAST_SWITCHES if hasattr(module, "comfy_cast_weights") else {}
-    before = {name: held[name] for name in (*_CAST_STATE, *switches) if name in held}
+    before = {name: attributes[name] for name in (*_CAST_STATE, *switches) if name in attributes}
     for name in _CAST_STATE:
-        held.pop(name, None)
-    held.update(switches)
+        attributes.pop(name, None)
+    attributes.update(switches)
 
-    def give_back() -> None:
+    def restore() -> None:
         for name in switches:
-            held.pop(name, None)
-        held.update(before)
+            attributes.pop(name, None)
+        attributes.update(before)
 
-    return give_back
+    return restore
 
 
 def bypass_adapters(model: nn.Module) -> Iterator[Any]:
