@@ -154,7 +154,9 @@ def quantised(model):
             setattr(block, name, layer)
             with_quantised = losses(model)
             held = isinstance(layer.weight, QuantizedTensor)
-            there = part("nodes.host.training")._there([layer.weight, plain.weight], CPU, torch.float32)
+            there = part("nodes.host.training").bytes_used_as_they_are(
+                [layer.weight, plain.weight], CPU, torch.float32
+            )
             with owned(model) as own:
                 own.place([unet], CPU)
                 equal = bool(torch.equal(layer.weight, values))

@@ -137,14 +137,20 @@ def _mode(
     device, dtype = denoiser.device, computed_in(denoiser.patcher)
     weights = list(denoiser.model.diffusion_model.parameters())
     base = sum(weight.numel() for weight in weights) * dtype.itemsize
-    # of the weights that are on the device already, those that are not copied to be computed with
-    in_use = [w for w in weights if w.device == device and w.dtype == dtype and not is_quantised(w)]
-    free = int(comfy.model_management.get_free_memory(device)) + sum(weight.nbytes for weight in in_use)
+    free = int(comfy.model_management.get_free_memory(device)) + bytes_used_as_they_are(
+        weights, device, dtype
+    )
     area = max(p.mean.shape[-2] * p.mean.shape[-1] for p in pictures)
     rank = recipe.rank * loras
     mode, why = choose_mode(free, base, area, recipe.batch_size, rank, dtype.itemsize, in_ram(device))
     logging.getLogger(__name__).info(why)
     return mode
+
+
+def bytes_used_as_they_are(weights: list[Tensor], device: torch.device, dtype: torch.dtype) -> int:
+    """Bytes of the weights that are on `device` in the dtype of the computation, so that they are not copied."""
+    plain = [weight for weight in weights if weight.dtype == dtype and not is_quantised(weight)]
+    return sum(weight.nbytes for weight in plain if weight.device == device)
 
 
 def _job_hash(training: Training) -> str:
