@@ -22,7 +22,7 @@ def file_names(category: str) -> list[str]:
     """The .safetensors files of a category, as the host lists them."""
     import folder_paths
 
-    roots(category)
+    roots(category)  # the host must know the category
     return [n for n in folder_paths.get_filename_list(category) if n.lower().endswith(".safetensors")]
 
 
@@ -42,9 +42,7 @@ def file_path(category: str, name: str, kind: str) -> Path:
 def inside(folder: Path, name: str) -> Path:
     """`folder / name`, for an absolute folder. Raises FileError if the name is empty or leads out of it."""
     clean = name.strip().replace("\\", "/").removesuffix(".safetensors")
-    path = Path(
-        os.path.normpath(folder / clean)
-    )  # symbolic links inside the folder are followed: the user made them
+    path = Path(os.path.normpath(folder / clean))  # not resolved: symbolic links in the folder are the user's
     forbidden = any(c in '<>:"|?*' or ord(c) < 32 for c in clean)
     if not clean or clean.endswith("/") or forbidden or folder not in path.parents:
         raise FileError(

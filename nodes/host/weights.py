@@ -82,9 +82,7 @@ class _Weight:
     def _to_cpu(self) -> Tensor:
         if self.on_cpu is not None:
             return self.on_cpu
-        if (
-            self.host.device.type != "cpu"
-        ):  # --highvram: the host keeps it on the GPU; it must make room there
+        if self.host.device.type != "cpu":  # --highvram: the host keeps it on the GPU, where we need the room
             self.host = like(self.host, self.host.detach().to(_CPU))
         return self._made(_CPU) if self.own is None else self.own.to(_CPU)
 
@@ -166,9 +164,8 @@ def _computation(
     the type that the weight is stored in.
     """
     quantised = is_quantised(tensor)
-    scale = getattr(
-        module, f"convert_{name}", None
-    )  # before ComfyUI's quantised tensors: fp8 times its scale
+    # Before ComfyUI had quantised tensors, it stored fp8 values and a function that scales them.
+    scale = getattr(module, f"convert_{name}", None)
     patches, functions = patcher.patches.get(key, ()), patcher.weight_wrapper_patches.get(key, ())
     if not (quantised or scale or patches or functions):
         return None
