@@ -65,7 +65,7 @@ class _Weight:
         self, table: Table, name: str, compute: Callable[[Tensor], Tensor] | None, dtype: torch.dtype
     ):
         self.table, self.name, self.host = table, name, table[name]
-        self.first_device = self.host.device
+        self.origin = self.host.device
         self.compute, self.dtype = compute, dtype
         self.own: Tensor | None = None
         self.on_cpu: Tensor | None = None  # kept, once it was there: coming back from a GPU costs no copy
@@ -98,10 +98,8 @@ class _Weight:
         return self.host if self.compute is None else self.compute(self.host)
 
     def restore(self) -> None:
-        unmoved = self.host.device == self.first_device
-        self.table[self.name] = (
-            self.host if unmoved else like(self.host, self.host.detach().to(self.first_device))
-        )
+        moved = self.host.device != self.origin
+        self.table[self.name] = like(self.host, self.host.detach().to(self.origin)) if moved else self.host
         self.own = self.on_cpu = None
 
 
