@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..rechar_core.soulstyler.compositing import ObjectRegion
     from ..rechar_core.soulstyler.guide import Guide
 
-# What both nodes of the CLIP-guided engine ask for
+# Inputs that both nodes of the CLIP-guided engine have
 _MASK: dict[str, Any] = {
     "tooltip": "The object's mask, from any node. With an empty mask the picture is returned unchanged."
 }
