@@ -58,13 +58,10 @@ def _numbers(kinds: list[str], base: int) -> list[str]:
             resolved[i] = "AN"
         elif kind in ("ES", "CS") and 0 < i < len(kinds) - 1 and kinds[i + 1] == "EN" == kinds[i - 1]:
             resolved[i] = resolved[i - 1]
-    for order in (
-        range(1, len(resolved)),
-        range(len(resolved) - 2, -1, -1),
-    ):  # signs next to a number belong to it
-        step = -1 if order.step > 0 else 1
+    # signs next to a number belong to it: first those after it, then those before
+    for order, neighbour in ((range(1, len(kinds)), -1), (range(len(kinds) - 2, -1, -1), 1)):
         for i in order:
-            if resolved[i] == "ET" and resolved[i + step] == "EN":
+            if resolved[i] == "ET" and resolved[i + neighbour] == "EN":
                 resolved[i] = "EN"
     strong = "LR"[base]
     for i, kind in enumerate(resolved):

@@ -119,10 +119,9 @@ def _runs(text: str, where: tuple[int, int], direction: str) -> list[_Run]:
 def _scripts(line: str) -> list[str | None]:
     """The script of every character; punctuation, digits and marks get that of the letter before, else after."""
     scripts = [_script(character) for character in line]
-    for order in (range(1, len(scripts)), range(len(scripts) - 2, -1, -1)):
-        step = -1 if order.step > 0 else 1
+    for order, neighbour in ((range(1, len(scripts)), -1), (range(len(scripts) - 2, -1, -1), 1)):
         for i in order:
-            scripts[i] = scripts[i] or scripts[i + step]
+            scripts[i] = scripts[i] or scripts[i + neighbour]
     return scripts
 
 
