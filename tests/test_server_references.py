@@ -480,7 +480,7 @@ def test_scores_and_the_best_of_a_batch(host: Server):
     }
     made = done(host.run(demo(**nodes)))
     found = json.loads(made.text("json"))
-    assert found["pictures"][1]["iou"] > 0.99 > 0.6 > found["pictures"][0]["iou"]
+    assert found["pictures"][1]["iou"] > 0.95 > 0.6 > found["pictures"][0]["iou"]
     assert found["controls"]["blank"]["iou"] == 0 and 0 < found["leak"] < 0.6
     assert json.loads(made.text("ranks"))["best_first"] == [1, 0]
     assert np.array_equal(made.images["kept"], made.images["wanted"])

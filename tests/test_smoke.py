@@ -163,7 +163,7 @@ def test_references_lead_and_scores_are_given(host: Server):
     made = done(host.run(references()))
     assert not np.array_equal(made.images["picture"], made.images["without"])
     assert made.images["cut_image"].min() == 0 and made.images["map_image"].max() == 255
-    assert json.loads(made.text("scores"))["pictures"][0]["iou"] > 0.99
+    assert json.loads(made.text("scores"))["pictures"][0]["iou"] > 0.95
     assert made.images["best_image"].shape == (1, SIDE, SIDE, 3)
 
 

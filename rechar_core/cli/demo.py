@@ -57,7 +57,9 @@ def run_demo(output: Path, seed: int = 0) -> Path:
         trained[kind] = _train(pipeline, kind, recipe[kind], seed, output)
         seconds[f"training {kind}"] = time.perf_counter() - began
     plans = list(_plans(trained["structure"], trained["style"]))
-    inputs = [(f"{kind} picture (input)", Image.open(build.SAMPLES[name])) for kind, name in PICTURES.items()]
+    inputs: list[tuple[str, Image.Image]] = [
+        (f"{kind} picture (input)", Image.open(build.SAMPLES[name])) for kind, name in PICTURES.items()
+    ]
     rows = [inputs, *_draw(pipeline, plans, seed)]
     for y, row in enumerate(rows):
         for x, (_, picture) in enumerate(row):
