@@ -2,7 +2,7 @@
 
     python tests/suite.py [--bounds PYTHON]
 
-All tests of the nodes in the newest ComfyUI; on a core of their own those without a ComfyUI. Then, on whichever core is
+All tests of the nodes in the newest ComfyUI (but for the smoke set, which repeats a little of each); on a core of their own those without a ComfyUI. Then, on whichever core is
 free: the pages (marker `browser`) behind the newest frontend, every node once (marker `smoke`) in each older ComfyUI,
 and a set (marker `bounds`) by PYTHON, whose packages are exactly the lower bounds of requirements.txt. hosts.py finds
 the ComfyUI folders.
@@ -76,7 +76,7 @@ def steps(found: Sequence[hosts.Host], bounds: str) -> Iterator[Step]:
         if number:
             yield Step(f"every node in ComfyUI {host.version}", sys.executable, "smoke", there)
             continue
-        marker = "host and not newest_frontend" if newer else "host"
+        marker = "host and not smoke" + (" and not newest_frontend" if newer else "")
         yield Step(f"all tests in ComfyUI {host.version}", sys.executable, marker, there)
         if newer:
             title = f"the pages of ComfyUI {host.version} behind frontend {newer[0]}"

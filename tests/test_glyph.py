@@ -631,7 +631,7 @@ given = dict(text="春", font="mine/a.otf", width=320, height=256, direction="au
 given |= dict(outline_only=False, ink="#ff0000", paper="#ffffff")
 with torch.inference_mode():
     result = glyph.execute(**given).result
-    second = picture.execute(result[0], 128, 64, "auto", 0.5, "auto", 0.1).result
+    second = picture.execute(result[0], 128, 64, "auto", 0.5, invert="auto", margin=0.1).result
 out["shapes"] = [list(t.shape) for t in (*result, *second)]
 out["corner"] = result[0][0, 0, 0].tolist()
 try:

@@ -81,7 +81,7 @@ def test_the_newest_host_runs_all_and_the_older_ones_every_node(
     steps = list(suite.steps(hosts.hosts(siblings=True), "python"))
     assert [(s.marker, Path(s.environment.get("COMFYUI_PATH", "")).name) for s in steps] == [
         ("not host", ""),
-        ("host and not newest_frontend", "ComfyUI-b"),
+        ("host and not smoke and not newest_frontend", "ComfyUI-b"),
         ("browser", "ComfyUI-b"),
         ("smoke", "ComfyUI"),
         ("smoke", "ComfyUI-c"),
@@ -89,7 +89,7 @@ def test_the_newest_host_runs_all_and_the_older_ones_every_node(
     ]
     assert steps[2].environment["COMFYUI_FRONTEND"] == "static" and "1.99.0" in steps[2].title
     monkeypatch.setattr(hosts, "newer_frontend", lambda: None)
-    assert [s.marker for s in suite.steps(hosts.hosts(), "")] == ["not host", "host"]
+    assert [s.marker for s in suite.steps(hosts.hosts(), "")] == ["not host", "host and not smoke"]
 
 
 def test_the_last_lines_say_what_ran_and_what_did_not(several: Path, monkeypatch: pytest.MonkeyPatch):
