@@ -17,6 +17,8 @@ class ReCharTrainBLoRA(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
+        from ..rechar_core.training.recipes import RECIPES
+
         return io.Schema(
             node_id="ReCharTrainBLoRA",
             display_name="Train B-LoRA",
@@ -114,7 +116,7 @@ class ReCharTrainBLoRA(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "recipe",
-                    options=["b-lora", "consislora", "consislora-style", "quick"],
+                    options=list(RECIPES),
                     default="b-lora",
                     optional=True,
                     tooltip=(

@@ -1,4 +1,4 @@
-"""The key grammars, against the examples of the formats' own writers (spec/blora.md) and against themselves."""
+"""The key formats, against the examples of their own writers (docs/blora.md) and against themselves."""
 
 from __future__ import annotations
 
@@ -152,16 +152,16 @@ def test_other_keys_are_not_understood(key):
 SPOKEN = [(g, m) for g in keys.KEY_FORMATS for m in MODULES if g.name != "diffusers-processor" or ".to_" in m]
 
 
-@pytest.mark.parametrize(("grammar", "module"), SPOKEN)
-def test_parsing_undoes_formatting(grammar, module):
-    for part in grammar.suffixes:
-        parsed = keys.parse(keys.format_key(grammar.name, module, part))
+@pytest.mark.parametrize(("key_format", "module"), SPOKEN)
+def test_parsing_undoes_formatting(key_format, module):
+    for part in key_format.suffixes:
+        parsed = keys.parse(keys.format_key(key_format.name, module, part))
         assert (parsed.module, parsed.part, parsed.inside) == (module, part, True)
 
 
 def test_formatted_keys_never_collide():
-    for grammar in keys.KEY_FORMATS:
-        names = [grammar.format(m, p) for m in MODULES for p in grammar.holds if "to_" in m]
+    for key_format in keys.KEY_FORMATS:
+        names = [key_format.format(m, p) for m in MODULES for p in key_format.holds if "to_" in m]
         assert len(names) == len(set(names))
 
 

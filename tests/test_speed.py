@@ -436,6 +436,8 @@ def test_x0_loss_and_min_snr_are_their_definitions(pipe):
         min_snr = objective.weights(prediction, abar, "prediction", 5.0)
         assert torch.allclose(difference * min_snr, squares * snr.clamp(max=5.0))
         assert objective.weights(prediction, abar, "prediction", 0) is None
+        with pytest.raises(ValueError, match="loss is 'v'"):  # not trained as another loss
+            objective.weights(prediction, abar, "v", 0)
         question = objective.NoisedBatch(noisy, None, question.target.float(), abar)
         found = objective.error(answer, question, as_x0)
         assert float(found) == pytest.approx(float(squares.mean()), rel=1e-5)

@@ -64,7 +64,7 @@ def weights_size(*modules: Any) -> int:
 
 
 def device_of(part: Any) -> torch.device:
-    """Where a part of a pipeline computes; it may lie elsewhere until then (offload.py)."""
+    """Where a part of a pipeline computes; it may lie elsewhere until then (placement.py)."""
     hook = getattr(part, "_hf_hook", None)
     return getattr(hook, "execution_device", None) or part.device
 

@@ -64,8 +64,8 @@ def decorate(job: DecorateJob) -> list[Path]:
     from tqdm import tqdm
 
     from ..backend.ip_adapters import control_net, ip_adapters
-    from ..backend.offload import place
     from ..backend.pipeline import load
+    from ..backend.placement import place
     from ..backend.processes import processes
     from ..backend.renderer import DiffusersRenderer
     from .generate import check_series, check_side

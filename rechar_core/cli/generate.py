@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..backend.offload import place
 from ..backend.pipeline import decode_latent, load
+from ..backend.placement import place
 from ..backend.processes import processes
 from ..device import RenderPrecision, render_dtype
 from ..errors import FileError, RecipeError

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 import torch.nn.functional as F
 
-from ..backend.offload import place
 from ..backend.pipeline import decode_latent, encode_picture, load
+from ..backend.placement import place
 from ..backend.processes import processes, say
 from ..device import RenderPrecision, render_dtype
 from ..errors import ImageError, RecipeError

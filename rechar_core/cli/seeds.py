@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..backend.defaults import drawing
-from ..backend.offload import place
+from ..backend.placement import place
 from ..backend.processes import processes
 from ..errors import RecipeError
 from ..images import png, sheet

@@ -44,8 +44,11 @@ def add_options(sub: argparse.ArgumentParser) -> None:
 
 
 def _add_recipe_options(sub: argparse.ArgumentParser) -> None:
+    from ..training.memory import Memory
+    from ..training.recipe import Loss, Optimizer, TrainedBlocks
+
     add, unset = sub.add_argument, argparse.SUPPRESS
-    add("--target", choices=("both", "structure", "style"), default=unset, help="blocks to train (both)")
+    add("--target", choices=get_args(TrainedBlocks), default=unset, help="blocks to train (both)")
     add("--rank", type=int, default=unset, help="(64)")
     add("--steps", type=int, default=unset, help="(the recipe's: 1000 in b-lora)")
     add("--learning-rate", type=float, default=unset, help="(5e-5 in b-lora); a first stage's moves with it")
@@ -54,8 +57,8 @@ def _add_recipe_options(sub: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=unset, help="(0)")
     add("--seeds", help="one LoRA each, side by side, with a sheet to choose from: 0,1,2,3")
     add("--noise-seed", type=int, default=unset, help="of the noises, where it is not --seed")
-    add("--optimizer", choices=("adamw", "adamw8bit", "prodigy"), default=unset, help="(adamw)")
-    add("--loss", choices=("prediction", "x0"), default=unset, help="(the recipe's; x0 is ConsisLoRA's)")
+    add("--optimizer", choices=get_args(Optimizer), default=unset, help="(adamw)")
+    add("--loss", choices=get_args(Loss), default=unset, help="(the recipe's; x0 is ConsisLoRA's)")
     add("--min-snr-gamma", type=float, default=unset, help="min-SNR weighting; 5 is usual (off)")
     add("--noise-offset", type=float, default=unset, help="(the recipe's)")
     add(
@@ -65,7 +68,7 @@ def _add_recipe_options(sub: argparse.ArgumentParser) -> None:
         help="of the frozen base; the LoRA is fp32 always. auto: bf16 on a GPU that computes in it, fp16 on other "
         "NVIDIA and AMD GPUs (as published), no (fp32, twice the memory) on a CPU and where fp16 fails",
     )
-    add("--memory", choices=("auto", "fast", "normal", "low"), default="auto", help="speed against memory")
+    add("--memory", choices=get_args(Memory), default="auto", help="speed against memory")
     add("--fp8-base", action="store_true", help="base weights in 8 bits: half the memory, another result")
 
 

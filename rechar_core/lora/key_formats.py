@@ -1,10 +1,10 @@
-"""LoRA key formats: one row of `KEY_FORMATS` per format. To support another format, add a row.
+"""LoRA key formats: one row of `KEY_FORMATS` per format. A key goes to the first row that can read it.
 
 A key is prefix + module + suffix. Prefix and suffix are literal. The module is written in one of a few spellings, which
 are resolved exactly against the layers of the two blocks, so that "attentions.1" never matches "attentions.10" and
 "to_out_0" means "to_out.0".
 
-The formats, who writes them and examples: docs/blora.md, "Key formats".
+The formats, who writes them, examples, and what else a new one needs: docs/blora.md, "Key formats".
 """
 
 from __future__ import annotations

@@ -58,7 +58,10 @@ def weights(prediction: Prediction, abar: Tensor, loss: Loss, min_snr_gamma: flo
 
     x0: || x0hat - x0 ||^2 = (1 - abar) / abar || eps_hat - eps ||^2 = (1 - abar) || v_hat - v ||^2 (ConsisLoRA).
     Min-SNR (Hang et al. 2023): min(snr, gamma) || x0hat - x0 ||^2, snr = abar / (1 - abar).
+    Raises ValueError for a loss that has no formula here.
     """
+    if loss not in ("prediction", "x0"):  # a new name in Loss must not be trained as one of these
+        raise ValueError(f"loss is {loss!r}; write its weights here.")
     if loss == "prediction" and not min_snr_gamma:
         return None
     in_x0 = (1 - abar) / abar if prediction == "epsilon" else 1 - abar
@@ -73,7 +76,11 @@ def error(model_output: Tensor, noised: NoisedBatch, weight: Tensor | None = Non
 
 
 def loss(denoiser: Denoiser, latents: Tensor, step_noise: StepNoise, conditioning: Conditioning) -> Tensor:
-    """The published loss in one go, unweighted; latents: (B, 4, h, w) fp32. A scalar with gradient."""
+    """The published loss in one go, unweighted; latents: (B, 4, h, w) fp32. A scalar with gradient.
+
+    For tests and benchmarks. Training computes its loss in two parts, `add_noise` in prefetch.py, and `weights` and
+    `error` in loop.py, because the first part does not depend on the LoRA.
+    """
     abar = denoiser.alphas_cumprod.to(latents.device)[step_noise.timesteps]
     noised = add_noise(denoiser.prediction, latents, step_noise, abar)
     return error(denoiser.predict(noised.noisy, noised.timesteps, conditioning), noised)

@@ -21,7 +21,7 @@ from PIL import Image  # noqa: E402
 
 from accelerator import checking  # noqa: E402
 from accelerator.device import DEVICE, memory  # noqa: E402
-from rechar_core.backend import offload  # noqa: E402
+from rechar_core.backend import placement  # noqa: E402
 from rechar_core.backend.processes import processes  # noqa: E402
 from rechar_core.cli.main import main  # noqa: E402
 from rechar_core.demo.build import SAMPLES  # noqa: E402
@@ -152,7 +152,7 @@ def card_of(size: int) -> Iterator[None]:
 
 def on_a_small_card(draw: Callable[[str], None], size: int, name: str) -> None:
     """The same picture on a card of so many bytes; all weights at once there would be too much."""
-    told, offload.free_memory = offload.free_memory, lambda _: 1 << 40
+    told, placement.free_memory = placement.free_memory, lambda _: 1 << 40
     try:
         with card_of(size):
             draw("sim")
@@ -160,7 +160,7 @@ def on_a_small_card(draw: Callable[[str], None], size: int, name: str) -> None:
     except torch.OutOfMemoryError:
         pass
     finally:
-        offload.free_memory = told
+        placement.free_memory = told
     gc.collect()
     with card_of(size):
         draw("sim")
