@@ -26,8 +26,8 @@ def owned(model, dtype=torch.float32):
     return part("nodes.host.weights").own_weights(model.clone(), ["diffusion_model"], dtype)
 
 
-def with_lora(model, strength=0.7):
-    """MODEL with an ordinary LoRA of rank 4 on one layer, as LoraLoader adds it."""
+def with_lora(model, strength=0.7, **more):
+    """MODEL with an ordinary LoRA of rank 4 on one layer, as LoraLoader adds it. more: of its file, name -> tensor."""
     import comfy.lora
 
     width, draw = (
@@ -35,19 +35,19 @@ def with_lora(model, strength=0.7):
         torch.Generator().manual_seed(2),
     )
     pair = {"q.lora_up.weight": (width, 4), "q.lora_down.weight": (4, width)}
-    state = {name: torch.randn(*shape, generator=draw) * 0.3 for name, shape in pair.items()}
+    state = {name: torch.randn(*shape, generator=draw) * 0.3 for name, shape in pair.items()} | more
     patched = model.clone()
     patched.add_patches(comfy.lora.load_lora(state, {"q": KEY}), strength)
     return patched
 
 
-def bypassed(model, strength=0.7):
+def bypassed(model, strength=0.7, key=KEY, **more):
     """The same LoRA in the host's bypass mode."""
     from comfy.weight_adapter.bypass import BypassInjectionManager
 
-    adapter = with_lora(model).patches[KEY][0][1]
+    adapter = with_lora(model, **more).patches[KEY][0][1]
     manager = BypassInjectionManager()
-    manager.add_adapter(KEY, adapter, strength)
+    manager.add_adapter(key, adapter, strength)
     patched = model.clone()
     patched.set_injections("bypass_lora", manager.create_injections(patched.model))
     return patched
@@ -267,9 +267,9 @@ def main():
             about["quantised"] = None
         try:
             about["bypass"] = {"apart": difference(bypassed(model), with_lora(model))}
-            about["bypass"]["hashes"] = [
-                losses(each)[1] for each in (bypassed(model), bypassed(model, 0.3), model)
-            ]
+            alphas = [bypassed(model, **{"q.alpha": torch.tensor(alpha)}) for alpha in (4.0, 8.0)]
+            others = bypassed(model, 0.3), bypassed(model, key=KEY.replace("to_q", "to_k")), *alphas, model
+            about["bypass"]["hashes"] = [losses(each)[1] for each in (bypassed(model), *others)]
         except ImportError:
             about["bypass"] = None
     (FOLDER / "about.json").write_text(json.dumps(about))

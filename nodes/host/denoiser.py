@@ -45,12 +45,15 @@ class HostDenoiser(Denoiser):
         paths = self._paths.items()
         return {path: self.unet.get_submodule(host) for path, host in paths if path.endswith(ATTENTION)}
 
-    def weights(self) -> Iterator[Tensor]:
-        """All weights of the UNet, with other LoRAs' patches in them, in model order; those of bypassed LoRAs last."""
+    def weights(self) -> Iterator[Tensor | str]:
+        """All weights of the UNet, with other LoRAs' patches in them, in model order; those of bypassed LoRAs last.
+
+        Of a bypassed LoRA, its layer, kind and numbers as well: the host keeps its alpha outside the tensors.
+        """
         yield from self._own.values()
-        for adapter in bypass_adapters(self.model):
-            yield torch.tensor(float(adapter.multiplier))
-            yield from (weight for weight in adapter.weights if isinstance(weight, Tensor))
+        for path, adapter in bypass_adapters(self.model):
+            yield f"{path} {type(adapter).__name__} {float(adapter.multiplier)!r}"
+            yield from (value if isinstance(value, Tensor) else repr(value) for value in adapter.weights)
 
     def load(self) -> None:
         """The whole UNet onto the device."""

@@ -121,7 +121,7 @@ def own_weights(patcher: Any, roots: Iterable[str], dtype: torch.dtype) -> Itera
     try:
         with torch.inference_mode(False), torch.no_grad():
             patcher.patch_model(load_weights=False)  # object patches and injections, no weights
-            for adapter in bypass_adapters(patcher.model):
+            for _, adapter in bypass_adapters(patcher.model):
                 adapter.weights = type(adapter.weights)(map(_usable, adapter.weights))
             for root in roots:
                 for path, module in patcher.model.get_submodule(root).named_modules(prefix=root):
@@ -214,13 +214,13 @@ def _set_aside(module: nn.Module) -> Callable[[], None]:
     return restore
 
 
-def bypass_adapters(model: nn.Module) -> Iterator[Any]:
-    """The LoRAs that the host's bypass mode has put into the forward of modules; each holds a tuple of weights."""
-    for module in model.modules():
+def bypass_adapters(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Module path and LoRA, where the host's bypass mode has put one into a forward; it holds a tuple of weights."""
+    for path, module in model.named_modules():
         hook = getattr(module.__dict__.get("forward"), "__self__", None)
         adapter = getattr(hook, "adapter", None)
         if isinstance(getattr(adapter, "weights", None), (tuple, list)):
-            yield adapter
+            yield path, adapter
 
 
 def _usable(value: Any) -> Any:

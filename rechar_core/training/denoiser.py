@@ -105,8 +105,8 @@ class Denoiser(ABC):
         """Diffusers module path -> linear layer, for the attention projections of both blocks, in model order."""
 
     @abstractmethod
-    def weights(self) -> Iterable[Tensor]:
-        """All weights of the UNet, in model order: they tell one base from another."""
+    def weights(self) -> Iterable[Tensor | str]:
+        """All weights of the UNet, in model order, and words on them: they tell one base from another."""
 
     def use(self, mode: MemoryMode | None) -> None:
         """Run in this memory mode from now on; None takes back everything that training attached or moved."""

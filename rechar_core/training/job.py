@@ -43,10 +43,14 @@ def model_hash(denoiser: Denoiser) -> str:
     return _MODELS[denoiser]
 
 
-def _hash(tensors: Iterable[Tensor], values: int = 4096) -> str:
-    """Of `values` to twice as many numbers of each tensor: they tell two of a kind apart and cost little on a GPU."""
+def _hash(parts: Iterable[Tensor | str], values: int = 4096) -> str:
+    """Of whole strings, and of `values` to twice as many numbers of each tensor: they tell two of a kind apart and
+    cost little on a GPU."""
     digest = hashlib.sha256()
-    for tensor in tensors:
-        flat = tensor.detach().reshape(-1)
+    for part in parts:
+        if isinstance(part, str):
+            digest.update(part.encode())
+            continue
+        flat = part.detach().reshape(-1)
         digest.update(flat[:: max(1, len(flat) // values)].float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
