@@ -234,11 +234,17 @@ def test_out_of_memory_goes_down_one_rung_and_on_from_the_last_step(pipe):
     assert (deltas(run.blora()) - theirs).norm() / theirs.norm() < 1e-4
 
 
+def fused(training):
+    """A training whose AdamW is that of CUDA cards; torch has one for the CPU, too."""
+    training.optimizer.param_groups[0].update(fused=True, foreach=False)
+    return training
+
+
 def test_out_of_memory_in_the_optimizer_is_survived_where_nothing_was_changed_yet(pipe, monkeypatch):
     """A failure means that parameters are updated twice, or processes wait for each other for ever."""
     straight = tiny.finish(tiny.training(pipe, {"steps": 4}))
     for distributed in (DistributedContext(), DistributedContext(0, 2)):
-        run = tiny.training(pipe, {"steps": 4}, distributed=distributed)
+        run = fused(tiny.training(pipe, {"steps": 4}, distributed=distributed))
         step, failed = run.optimizer.step, []
 
         def once(*rest, step=step, failed=failed):
@@ -260,7 +266,7 @@ def test_out_of_memory_in_the_optimizer_is_survived_where_nothing_was_changed_ye
 def test_out_of_memory_while_the_optimizer_makes_its_state_leaves_none_of_it(pipe, monkeypatch):
     """A failure means a KeyError in the repeated step: some moments are there, others not."""
     straight = tiny.finish(tiny.training(pipe, {"steps": 4}))
-    run, whole, calls = tiny.training(pipe, {"steps": 4}), torch.zeros_like, []
+    run, whole, calls = fused(tiny.training(pipe, {"steps": 4})), torch.zeros_like, []
 
     def scarce(*args, **kwargs):
         calls.append(len(run.optimizer.state))
@@ -273,6 +279,41 @@ def test_out_of_memory_while_the_optimizer_makes_its_state_leaves_none_of_it(pip
     assert calls[3] == 2  # the second parameter had half of its state
     theirs = deltas(straight.blora())
     assert (deltas(run.blora()) - theirs).norm() / theirs.norm() < 1e-4
+
+
+def test_out_of_memory_in_the_midst_of_an_update_is_not_repeated(pipe, monkeypatch, tmp_path):
+    """A failure means moments that were updated twice, in a LoRA or in a state: other GPUs than CUDA's have no fused
+    AdamW, and the others change the moments before they have all of their memory."""
+    run = tiny.training(pipe, {"steps": 4})
+    run.states = (tmp_path / "state",)
+    assert run.optimizer.param_groups[0]["foreach"]
+
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("XPU out of memory")
+
+    def stepped(step):
+        if step.number == 2:
+            monkeypatch.setattr(torch, "_foreach_sqrt", full)
+
+    with pytest.raises(torch.OutOfMemoryError):
+        run.train(lambda bloras: None, stepped)
+    assert run.done == 2 and not run.states[0].exists()
+
+
+def test_a_state_is_resumed_with_the_optimizer_of_the_device(pipe, tmp_path):
+    """A failure means that a card goes on in the way of the CPU on which the state was saved, or the other way."""
+    straight = tiny.finish(tiny.training(pipe, {"steps": 6}))
+    run = tiny.training(pipe, {"steps": 6})
+    for step in run.steps():
+        if step.number == 3:
+            break
+    checkpoint.save(run, tmp_path / "state")
+    again = fused(tiny.training(pipe, {"steps": 6}))
+    checkpoint.resume(again, tmp_path / "state")
+    group = again.optimizer.param_groups[0]
+    assert group["fused"] and not group["foreach"]
+    theirs = deltas(straight.blora())
+    assert (deltas(tiny.finish(again).blora()) - theirs).norm() / theirs.norm() < 1e-4
 
 
 @pytest.mark.parametrize(

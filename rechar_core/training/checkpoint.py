@@ -60,7 +60,7 @@ def resume(training: Training, path: Path) -> None:
         for module, layer in training.lora_layers.by_path.items():
             layer.down.copy_(tensors[f"adapter.{module}.down"])
             layer.up.copy_(tensors[f"adapter.{module}.up"])
-    training.optimizer.load_state_dict(_optimizer_state(tensors, metadata))
+    training.optimizer.load_state_dict(_optimizer_state(training.optimizer, tensors, metadata))
     if training.scaler.is_enabled():
         training.scaler.load_state_dict(json.loads(metadata["scaler"]))
     training.losses.extend(tensors["losses"].to(training.denoiser.device).unbind())
@@ -74,10 +74,16 @@ def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     ]
 
 
-def _optimizer_state(tensors: dict[str, Tensor], metadata: dict[str, str]) -> dict[str, Any]:
+def _optimizer_state(
+    optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], metadata: dict[str, str]
+) -> dict[str, Any]:
+    """The state as saved, but computed in the way of `optimizer`: another device may have saved it."""
     state: dict[int, dict[str, Any]] = {}
     for key, value in [*tensors.items(), *json.loads(metadata["optimizer_numbers"]).items()]:
         if key.startswith("optimizer."):
             _, index, name = key.split(".", 2)
             state.setdefault(int(index), {})[name] = value
-    return {"state": state, "param_groups": json.loads(metadata["optimizer_groups"])}
+    groups = json.loads(metadata["optimizer_groups"])
+    for saved, group in zip(groups, optimizer.param_groups, strict=True):
+        saved |= {name: group[name] for name in ("foreach", "fused") if name in group}
+    return {"state": state, "param_groups": groups}

@@ -110,8 +110,8 @@ class Training:
         try:
             self._update(loss)
         except OutOfMemory:
-            # torch's AdamW reserves all its memory before it changes anything; other processes must not be ahead
-            if self.recipe.optimizer != "adamw" or self.distributed.world > 1:
+            # Fused alone reserves all its memory before it changes anything; other processes must not be ahead.
+            if not self.optimizer.param_groups[0].get("fused") or self.distributed.world > 1:
                 raise
             if not self.losses:  # it makes its moments in the first step, and some are there already
                 self.optimizer.state.clear()
