@@ -7,20 +7,25 @@ device that torch knows. Which training mode fits into that memory says training
 from __future__ import annotations
 
 import platform
+import re
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 if TYPE_CHECKING:
     import torch
 
+Result = TypeVar("Result")
 Precision = Literal["no", "fp16", "bf16"]  # accelerate's names; "no" is fp32
 Float = Literal["fp32", "fp16", "bf16"]
 RenderPrecision = Literal["auto", "fp32", "fp16", "bf16"]
 TrainingPrecision = Literal["auto", "no", "fp16", "bf16"]
 # Cards of Nvidia's Turing generation without tensor cores, whose fp16 convolutions give NaN, by a part of their names
 _FP16_GIVES_NAN = ("GTX 16", "T500", "T550", "T600", "T1000", "T1200", "T2000", "MX450", "MX550", "CMP 30HX")
+# MPS, cuBLAS and cuDNN raise a plain RuntimeError, which only its text tells from others
+_NO_MEMORY = re.compile(r"out of memory|_STATUS_ALLOC_FAILED|_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED")
 
 
 def best_device() -> torch.device:
@@ -74,6 +79,32 @@ def empty_cache(device: torch.device) -> None:
         torch.mps.empty_cache()
     elif device.type != "cpu":
         _module(device).empty_cache()
+
+
+def ran_out(error: RuntimeError) -> bool:
+    """Whether the error says that the device's memory does not suffice."""
+    import torch
+
+    # every device's, in spite of the name; the other name, torch.OutOfMemoryError, came with torch 2.5
+    return isinstance(error, torch.cuda.OutOfMemoryError) or bool(_NO_MEMORY.search(str(error)))
+
+
+def or_on_cpu(
+    compute: Callable[[torch.device], Result], device: torch.device, what: str, tell: Callable[[str], None]
+) -> Result:
+    """compute(device), or compute(CPU) if the device's memory does not suffice, which `tell` is told.
+
+    what: follows "to" in the sentence, such as "encode the picture".
+    """
+    import torch
+
+    try:
+        return compute(device)
+    except RuntimeError as error:  # dropped here: it holds on to the tensors
+        if device.type == "cpu" or not ran_out(error):
+            raise
+    tell(f"The card's memory does not suffice to {what}; the CPU does it, slowly.")
+    return compute(torch.device("cpu"))
 
 
 def forget_peak(device: torch.device) -> None:

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rechar_core.device import empty_cache
+from rechar_core.device import empty_cache, ran_out
 from rechar_core.images import fit, read
-from rechar_core.training.loop import ran_out
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline

@@ -17,7 +17,6 @@ from benchmarks.measure import matmul_rate
 from rechar_core.backend.pipeline import cast, encode_prompt
 from rechar_core.cli.train import RunContext, prepare
 from rechar_core.device import empty_cache, float_named, forget_peak, peak_memory, training_precision
-from rechar_core.training.loop import OutOfMemory
 from rechar_core.training.memory import LADDER, MemoryMode
 from rechar_core.training.recipe import TrainingRecipe
 
@@ -71,7 +70,7 @@ class Bench:
         run = self._training(mode, self.task.size.groups)
         for step in run.steps():
             if run.mode != mode:
-                raise OutOfMemory(f"It went on in memory mode {run.mode}.")
+                raise torch.cuda.OutOfMemoryError(f"It went on in memory mode {run.mode}.")
             clock.stepped(step.number)
         (training,) = run.trainings
         return {"precision": training.recipe.precision, **clock.row(self, training.loss_values())}
@@ -89,7 +88,7 @@ class Bench:
             for _ in run.steps():
                 pass
         if run.mode != "fast":
-            raise OutOfMemory(f"It went on in memory mode {run.mode}.")
+            raise torch.cuda.OutOfMemoryError(f"It went on in memory mode {run.mode}.")
         self.flop = counter.get_total_flops() / self.task.size.group
         return {"flop": self.flop, "what": COUNTED}
 

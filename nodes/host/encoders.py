@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...rechar_core.device import or_on_cpu
 from ...rechar_core.errors import ImageError
 from ...rechar_core.images import fit, rgb
 from ...rechar_core.training.denoiser import Conditioning, LatentMoments
-from ...rechar_core.training.loop import ran_out
 from ...rechar_core.training.progress import watched
 from .progress import Progress
 from .weights import own_weights
@@ -46,19 +46,14 @@ def encode_pictures(
             progress.within(len(moments) * layers + done, len(pictures) * layers)
 
     with own_weights(vae.patcher.clone(), ["encoder", "quant_conv"], torch.float32) as own, torch.no_grad():
-        device = vae.device
-        while len(moments) < len(pictures):
-            try:
-                own.place([encoder, quant_conv], device)
+
+        def encode(device: torch.device) -> None:
+            own.place([encoder, quant_conv], device)
+            while len(moments) < len(pictures):
                 with watched(encoder, ran):
                     mean, logvar = quant_conv(encoder(pictures[len(moments)].to(device))).chunk(2, dim=1)
                 std = logvar.clamp(-30, 20).mul(0.5).exp()
                 moments.append(LatentMoments((mean * scale).cpu(), (std * scale).cpu()))
-            except RuntimeError as error:
-                if device.type == "cpu" or not ran_out(error):
-                    raise
-                logging.getLogger(__name__).warning(
-                    "ReChar: the card's memory does not suffice to encode the picture; the CPU does it, slowly."
-                )
-                device = torch.device("cpu")
+
+        or_on_cpu(encode, vae.device, "encode the picture", logging.getLogger(__name__).warning)
     return moments

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import NoReturn, get_args
 
 from ..backend import defaults
-from ..device import RenderPrecision
-from ..errors import ReCharError, RecipeError
+from ..device import RenderPrecision, ran_out
+from ..errors import ReCharError, RecipeError, first_line
 from ..lora.key_formats import WRITABLE
 from . import train_options
 from .options import job_from
@@ -36,6 +36,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except ModuleNotFoundError as error:
         print(f"error: {_without(error)}", file=sys.stderr)
+        return 1
+    except RuntimeError as error:
+        if not ran_out(error):
+            raise
+        print(
+            f"error: The memory does not suffice ({first_line(error)}). Close other programs that use it, "
+            "or choose a smaller picture or resolution.",
+            file=sys.stderr,
+        )
         return 1
     except KeyboardInterrupt as stop:
         print(str(stop) or "Interrupted.", file=sys.stderr)  # a training says what it saved

@@ -19,14 +19,14 @@ from torch.nn.utils import parameters_to_vector
 from ..backend.denoiser import DiffusersDenoiser
 from ..backend.pipeline import cast, encode_picture, encode_prompt, load, weights_size
 from ..backend.processes import processes, say, shown
-from ..device import empty_cache, float_named, forget_peak, free_memory, in_ram, peak_memory
+from ..device import empty_cache, float_named, forget_peak, free_memory, in_ram, or_on_cpu, peak_memory
 from ..errors import RecipeError
 from ..images import fit, jpeg, list_pictures, read
 from ..lora import files
 from ..lora.blora import BLora
 from ..lora.fusion import applied, fuse
 from ..storage import write_bytes
-from ..training.denoiser import LatentMoments
+from ..training.denoiser import Conditioning, LatentMoments
 from ..training.fp8 import shrink
 from ..training.loop import DistributedContext, Training
 from ..training.memory import MemoryMode, choose_mode
@@ -168,20 +168,8 @@ def prepare(
     computes where the pipeline is. `pipeline` keeps only its UNet on the device afterwards.
     """
     context = context or RunContext(pipeline.unet.device)
-    device, bar, recipe = context.device, context.bar, recipes[0]
-    encoders = torch.nn.ModuleList((pipeline.text_encoder, pipeline.text_encoder_2))
-    for part in (pipeline.vae, *encoders):
-        cast(part, device)
-    with shown("Encoding the prompt", bar) as ran, watched(encoders, ran):
-        conditioning = encode_prompt(pipeline, recipe.prompt, recipe.resolution)
-    for part in encoders:
-        cast(part, torch.device("cpu"))
-    moments = []
-    for number, picture in enumerate(pixels, start=1):
-        what = f"Encoding picture {number} of {len(pixels)}"
-        with shown(what, bar) as ran, watched(pipeline.vae.encoder, ran):
-            moments.append(encode_picture(pipeline, picture))
-    cast(pipeline.vae, torch.device("cpu"))
+    device, recipe = context.device, recipes[0]
+    conditioning, moments = _encoded(pipeline, pixels, recipe, context)
     gc.collect()
     denoiser = DiffusersDenoiser(pipeline.unet, pipeline.scheduler.config, device)
     mode, why = _mode(recipe, pipeline.unet, device, moments, len(recipes))
@@ -191,6 +179,33 @@ def prepare(
         Training(denoiser, moments, conditioning, each, distributed=context.distributed) for each in recipes
     ]
     return TrainingRun(trainings, mode=mode, tell=context.tell)
+
+
+def _encoded(
+    pipeline: StableDiffusionXLPipeline, pixels: list[Tensor], recipe: TrainingRecipe, context: RunContext
+) -> tuple[Conditioning, list[LatentMoments]]:
+    """Prompt and pictures, encoded where the run computes if there is room, else on the CPU, where the encoders go."""
+    encoders = torch.nn.ModuleList((pipeline.text_encoder, pipeline.text_encoder_2))
+    moments: list[LatentMoments] = []
+
+    def encode_words(device: torch.device) -> Conditioning:
+        cast(torch.nn.ModuleList((pipeline.vae, *encoders)), device)  # a pipeline computes where its VAE is
+        with shown("Encoding the prompt", context.bar) as ran, watched(encoders, ran):
+            return encode_prompt(pipeline, recipe.prompt, recipe.resolution)
+
+    def encode_pictures(device: torch.device) -> None:
+        cast(pipeline.vae, device)
+        while len(moments) < len(pixels):
+            what = f"Encoding picture {len(moments) + 1} of {len(pixels)}"
+            with shown(what, context.bar) as ran, watched(pipeline.vae.encoder, ran):
+                made = encode_picture(pipeline, pixels[len(moments)])
+            moments.append(LatentMoments(made.mean.to(context.device), made.std.to(context.device)))
+
+    conditioning = or_on_cpu(encode_words, context.device, "encode the prompt", context.tell)
+    cast(encoders, torch.device("cpu"))
+    or_on_cpu(encode_pictures, context.device, "encode the pictures", context.tell)
+    cast(pipeline.vae, torch.device("cpu"))
+    return conditioning, moments
 
 
 def inputs(job: TrainJob) -> dict[str, str]:

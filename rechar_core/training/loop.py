@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..device import ran_out
 from ..errors import TrainingError
 from ..lora.blora import BLora
 from . import optimizer
@@ -21,10 +21,6 @@ from .noise import SeededNoise
 from .objective import PrefetchedStep, error, weights
 from .recipe import TrainingRecipe
 
-# every device's, in spite of the name; the other name, torch.OutOfMemoryError, came with torch 2.5
-OutOfMemory = torch.cuda.OutOfMemoryError
-# MPS, cuBLAS and cuDNN raise a plain RuntimeError instead, which only its text tells from others
-_NO_MEMORY = re.compile(r"out of memory|_STATUS_ALLOC_FAILED|_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED")
 _CHECK_EVERY = 25  # steps between looks at the loss: reading it makes a GPU wait
 
 
@@ -109,9 +105,10 @@ class Training:
         self._updating = True
         try:
             self._update(loss)
-        except OutOfMemory:
+        except RuntimeError as error:
             # Fused alone reserves all its memory before it changes anything; other processes must not be ahead.
-            if not self.optimizer.param_groups[0].get("fused") or self.distributed.world > 1:
+            fused = self.optimizer.param_groups[0].get("fused")
+            if not ran_out(error) or not fused or self.distributed.world > 1:
                 raise
             if not self.losses:  # it makes its moments in the first step, and some are there already
                 self.optimizer.state.clear()
@@ -167,8 +164,3 @@ class Training:
     def blora(self) -> BLora:
         """The B-LoRA as trained so far. Raises TrainingError if it is unusable (NaN, or nothing learnt)."""
         return self.lora_layers.to_blora(self.recipe)
-
-
-def ran_out(error: RuntimeError) -> bool:
-    """Whether the error says that the device's memory does not suffice."""
-    return isinstance(error, OutOfMemory) or bool(_NO_MEMORY.search(str(error)))
