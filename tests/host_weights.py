@@ -125,6 +125,53 @@ def traces(model):
     return sum(a != b for a, b in zip(before, after, strict=True))
 
 
+def left_by_a_failure(model):
+    """What is left behind if one weight cannot be given back; and whether that is said."""
+    unet, kind = model.model.diffusion_model, part("nodes.host.weights")._Weight
+    before, whole, calls = [snapshot(module) for module in unet.modules()], kind.restore, []
+
+    def failing(weight):
+        calls.append(1)
+        if len(calls) == 3:
+            raise RuntimeError("broken off")
+        whole(weight)
+
+    patched, said = with_lora(model), ""
+    kind.restore = failing
+    try:
+        with owned(patched) as own:
+            own.place([unet], CPU)
+    except RuntimeError as error:
+        said = str(error)
+    finally:
+        kind.restore = whole
+    after = [snapshot(module) for module in unet.modules()]
+    return {"said": said, "traces": sum(a != b for a, b in zip(before, after, strict=True))}
+
+
+def patched_without_room(model):
+    """Whether a LoRA's patches are the CPU's where the card is full."""
+    import comfy.lora
+
+    patched, whole, full = with_lora(model), comfy.lora.calculate_weight, []
+
+    def scarce(patches, weight, *rest, **more):
+        if weight.is_meta:
+            full.append(1)
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return whole(patches, weight, *rest, **more)
+
+    with owned(patched) as own:
+        wanted = [value.clone() for value in own.values()]
+    patched.load_device, comfy.lora.calculate_weight = torch.device("meta"), scarce
+    try:
+        with owned(patched) as own:
+            equal = all(torch.equal(a, b) for a, b in zip(own.values(), wanted, strict=True))
+    finally:
+        comfy.lora.calculate_weight = whole
+    return {"equal": equal, "full": len(full)}
+
+
 def snapshot(module):
     """Which objects a module holds, by name."""
     tables = ("_parameters", "_buffers")
@@ -256,6 +303,7 @@ def main():
         for tensor in model.model.diffusion_model.parameters():  # the shipped ones are partly silent
             tensor.add_(torch.randn(tensor.shape, generator=draw) * (0.1 if tensor.ndim == 1 else 0.02))
         about = {"patched": patched_values(model), "wrapped": wrapped_value(model), "traces": traces(model)}
+        about["failure"], about["no_room"] = left_by_a_failure(model), patched_without_room(model)
         about["hashes"] = [
             losses(each)[1] for each in (model, with_lora(model), with_lora(model, 0.3), model)
         ]

@@ -37,6 +37,16 @@ def test_every_module_is_the_hosts_own_again(about):
     assert about["encoded"]["traces"] == 0
 
 
+def test_a_weight_that_cannot_be_given_back_keeps_none_of_the_others(about):
+    """A failure means a host whose layers keep our tensors, or do not cast, after its card was full."""
+    assert about["failure"] == {"said": "broken off", "traces": 0}
+
+
+def test_patches_are_computed_on_the_cpu_where_the_card_is_full(about):
+    """A failure means a raw error before the memory modes have begun, or other weights."""
+    assert about["no_room"] == {"equal": True, "full": 1}
+
+
 def test_a_quantised_base_is_trained_on_as_if_dequantised(about):
     """A failure means a LoRA of other weights than those drawn with, or a MODEL that is no longer quantised."""
     if about["quantised"] is None:

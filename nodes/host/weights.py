@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ...rechar_core.device import or_on_cpu
 from ...rechar_core.errors import ModelError
 from ...rechar_core.training.offload import Table, like, tables
 
+_LOG = logging.getLogger(__name__)
 _CPU = torch.device("cpu")
 # How the host has a weight cast at each call: by patches and functions that wait on the module, into memory (_v)
 # that it may take back at any time. Set aside, the module computes with the tensors that it holds.
@@ -97,10 +100,16 @@ class _Weight:
         """As it is used, but in the host's dtype where nothing is computed; the same wherever ours is kept."""
         return self.host if self.compute is None else self.compute(self.host)
 
-    def restore(self) -> None:
-        moved = self.host.device != self.origin
-        self.table[self.name] = like(self.host, self.host.detach().to(self.origin)) if moved else self.host
+    def drop(self) -> None:
+        """The host's own again, but where it is now: `restore`, for which there is room then, takes it back."""
+        self.table[self.name] = self.host
         self.own = self.on_cpu = None
+
+    def restore(self) -> None:
+        """The host's own to where it was, or left on the CPU where there is no room: the host moves what it uses."""
+        if self.host.device != self.origin:
+            at = or_on_cpu(self.host.detach().to, self.origin, "take back a weight", _LOG.warning)
+            self.table[self.name] = like(self.host, at)
 
 
 @contextmanager
@@ -129,9 +138,12 @@ def own_weights(patcher: Any, roots: Iterable[str], dtype: torch.dtype) -> Itera
                     asides.append(_set_aside(module))
         yield OwnWeights(weights)
     finally:
-        for restore in (*[weight.restore for weight in weights.values()], *asides):
-            restore()
-        patcher.unpatch_model(device_to=None, unpatch_weights=False)
+        for weight in weights.values():
+            weight.drop()
+        with ExitStack() as last:  # whatever one of them raises, the others are called, too
+            last.callback(patcher.unpatch_model, device_to=None, unpatch_weights=False)
+            for restore in (*asides, *[weight.restore for weight in weights.values()]):
+                last.callback(restore)
 
 
 def _weights_of(
@@ -169,10 +181,15 @@ def _computation(
         return None
 
     def compute(weight: Tensor) -> Tensor:
+        return or_on_cpu(
+            lambda device: computed(weight, device), patcher.load_device, f"patch {key}", _LOG.info
+        )
+
+    def computed(weight: Tensor, device: torch.device) -> Tensor:
         import comfy.lora
 
         with torch.inference_mode(False), torch.no_grad():
-            values: Any = weight.to(patcher.load_device)
+            values: Any = weight.to(device)
             values = (
                 values.to(torch.float32).dequantize() if quantised else values.to(torch.float32, copy=True)
             )
