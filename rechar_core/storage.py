@@ -123,9 +123,13 @@ def make_folder(path: Path) -> None:
 
 def drop_oldest(folder: Path, most: int) -> None:
     """Deletes the least recently used files of a folder until at most `most` bytes are left."""
-    total = 0
-    for file in sorted((f for f in folder.iterdir() if f.is_file()), key=lambda f: -f.stat().st_mtime):
-        total += file.stat().st_size
+    found, total = [], 0
+    for file in folder.iterdir():
+        with suppress(OSError):  # gone meanwhile
+            if file.is_file():
+                found.append((file.stat(), file))
+    for about, file in sorted(found, key=lambda each: -each[0].st_mtime):
+        total += about.st_size
         if total > most:
             with suppress(OSError):  # in use, on Windows; deleted next time
                 file.unlink()

@@ -614,6 +614,24 @@ def test_what_was_read_is_not_tied_to_the_file(tmp_path):
     assert torch.equal(back.pairs[f"{STRUCTURE}.proj_in"].down, pair().down)
 
 
+def test_a_file_that_vanishes_from_the_cache_does_not_end_a_finished_training(tmp_path, monkeypatch):
+    """A failure means that a training is lost, at its end, because another process tidies up the same folder."""
+    for name in ("here", "gone"):
+        (tmp_path / name).write_bytes(bytes(10))
+    whole = type(tmp_path).stat
+
+    def stat(path, **options):
+        if path.name == "gone":
+            raise FileNotFoundError(path)
+        return whole(path, **options)
+
+    monkeypatch.setattr(type(tmp_path), "is_file", lambda path: True)
+    monkeypatch.setattr(type(tmp_path), "stat", stat)
+    storage.drop_oldest(tmp_path, 5)
+    monkeypatch.undo()
+    assert [file.name for file in tmp_path.iterdir()] == ["gone"]
+
+
 def test_a_folder_keeps_what_was_used_last(tmp_path: Path) -> None:
     """A failure means that the cache of trainings grows for ever, or forgets what was used a moment ago."""
     for number in range(4):
