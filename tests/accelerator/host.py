@@ -26,9 +26,6 @@ def finish() -> Any:
     """What can only be answered once comfy.model_management is there, which is returned."""
     import comfy.model_management as management
 
-    management.get_all_torch_devices = lambda exclude_current=False: (
-        [] if exclude_current else [device.DEVICE]
-    )
     if hasattr(management, "STREAMS"):
         management.STREAMS[device.DEVICE] = [cuda.Stream(), cuda.Stream()]  # as many as on an NVIDIA card
     if hasattr(
