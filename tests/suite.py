@@ -2,10 +2,10 @@
 
     python tests/suite.py [--bounds PYTHON]
 
-All tests of the nodes in the newest ComfyUI (but for the smoke set, which repeats a little of each); on a core of their own those without a ComfyUI. Then, on whichever core is
-free: the pages (marker `browser`) behind the newest frontend, every node once (marker `smoke`) in each older ComfyUI,
-and a set (marker `bounds`) by PYTHON, whose packages are exactly the lower bounds of requirements.txt. hosts.py finds
-the ComfyUI folders.
+All tests of the nodes in the newest ComfyUI, without the smoke set, which repeats a little of each; on a core of their
+own those without a ComfyUI. Then, on whichever core is free: the pages (marker `browser`) behind the newest frontend,
+every node once (marker `smoke`) in each older ComfyUI, and a set (marker `bounds`) by PYTHON, whose packages are
+exactly the lower bounds of requirements.txt. hosts.py finds the ComfyUI folders.
 """
 
 from __future__ import annotations
