@@ -7,7 +7,7 @@ import tiny
 import torch
 
 from rechar_core.backend.denoiser import DiffusersDenoiser
-from rechar_core.errors import RecipeError, TrainingError
+from rechar_core.errors import ReCharError, RecipeError, TrainingError
 from rechar_core.training.loop import Training
 from rechar_core.training.run import TrainingRun
 
@@ -106,3 +106,17 @@ def test_running_out_of_memory_takes_all_down_one_rung(pipe, alone):
 def test_what_they_share_must_be_the_same(pipe, changes, words):
     with pytest.raises(RecipeError, match=f"same {words}"):
         side_by_side(pipe, ({"seed": 3}, changes))
+
+
+def test_a_state_that_cannot_be_used_is_set_aside(pipe, alone, tmp_path):
+    """A failure means that a damaged file ends this job in ComfyUI for ever, where nobody can pass --fresh."""
+    states, told = [tmp_path / "0.state", tmp_path / "1.state"], []
+    states[0].write_bytes(b"cut")
+    with pytest.raises(ReCharError):
+        side_by_side(pipe, CHANGES[:2]).resume(states)
+    run = side_by_side(pipe, CHANGES[:2], told=told)
+    run.resume(states, set_aside=True)
+    assert (tmp_path / "0.unusable").read_bytes() == b"cut" and "starts anew" in told[0]
+    run.train(lambda bloras: None)
+    assert run.trainings[0].loss_values() == pytest.approx(alone[0].loss_values(), abs=1e-6)
+    assert not any(state.exists() for state in states)

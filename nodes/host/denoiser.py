@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ...rechar_core.errors import ModelError
 from ...rechar_core.training.context import forward_replaced
 from ...rechar_core.training.denoiser import ATTENTION, Conditioning, Denoiser, LatentMoments, Prefix
 from ...rechar_core.training.frozen_layers import normed_conv, plain_conv, upsampled
@@ -167,8 +168,17 @@ def computed_in(model: Any) -> torch.dtype:
 
 
 def precision_of(model: Any) -> Precision:
-    """The precision a MODEL computes in: gradients in fp16 need a scale, or they become 0."""
-    return _PRECISIONS.get(computed_in(model), "no")
+    """The precision a MODEL computes in: gradients in fp16 need a scale, or they become 0.
+
+    Raises ModelError for fp16 on a Mac, where torch cannot scale gradients.
+    """
+    precision = _PRECISIONS.get(computed_in(model), "no")
+    if precision == "fp16" and model.load_device.type == "mps":
+        raise ModelError(
+            "This MODEL computes in fp16, in which a Mac cannot train. Put a Model Compute Dtype node with fp32 or "
+            "bf16 before this node, or start ComfyUI with --fp32-unet."
+        )
+    return precision
 
 
 @contextmanager

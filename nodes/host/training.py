@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,12 +14,12 @@ import torch
 from torch import Tensor
 
 from ...rechar_core import charts
-from ...rechar_core.device import in_ram
+from ...rechar_core.device import in_ram, ran_out
 from ...rechar_core.errors import ReCharError
 from ...rechar_core.lora import files
 from ...rechar_core.lora.blora import BLora
 from ...rechar_core.storage import drop_oldest
-from ...rechar_core.training.denoiser import LatentMoments
+from ...rechar_core.training.denoiser import LatentMoments, Prefix
 from ...rechar_core.training.loop import Training
 from ...rechar_core.training.memory import MemoryMode, choose_mode
 from ...rechar_core.training.recipe import TrainingRecipe
@@ -31,7 +32,7 @@ from .progress import Progress, throw_if_cancelled
 from .weights import is_quantised
 
 _SETUP_PARTS = 3  # of the first progress bar: the prompt, the pictures, the UNet
-_PREVIEWS = 40  # at most this many a run; each costs one forward pass
+_PREVIEWS = 40  # at most this many a run; each costs half a forward pass
 _PREVIEW_TIMESTEP = 700  # with so much noise, the preview shows the LoRA and not the picture
 _LOSSES = "training_losses"  # the field of a cached file's metadata
 _CACHE_BYTES = 10_000_000_000  # some 90 trainings at rank 64
@@ -83,12 +84,12 @@ def train(
 
 def _run(run: TrainingRun, cached: list[Path]) -> dict[Path, Trained]:
     """Trains all to the end and writes each to its file, or keeps the states next to them."""
-    first, trained = run.trainings[0], {}
+    preview, trained = _Preview(run.trainings[0]), {}
     progress, every = Progress(run.total), max(1, run.total // _PREVIEWS)
 
     def stepped(step: Step) -> None:
         shown = step.number % every == 0 or step.number == step.total
-        progress.show(step.number, _preview(first) if shown else None)
+        progress.show(step.number, preview.picture() if shown else None)
 
     def write(bloras: list[BLora]) -> None:
         for blora, training, file in zip(bloras, run.trainings, cached, strict=True):
@@ -97,33 +98,59 @@ def _run(run: TrainingRun, cached: list[Path]) -> dict[Path, Trained]:
             files.write(blora, file)
             trained[file] = Trained(blora, losses)
 
-    run.resume([file.with_suffix(".state") for file in cached])
+    run.resume([file.with_suffix(".state") for file in cached], set_aside=True)
     run.train(write, stepped)
     return trained
 
 
-def _preview(training: Training) -> Any:
-    """The UNet's present prediction of the first picture from much noise, next to a chart of the loss."""
-    from latent_preview import Latent2RGBPreviewer
+class _Preview:
+    """Pictures of a training under way: the UNet's prediction of the first picture, and a chart of the loss.
 
-    picture, denoiser = training.pictures[0], cast(HostDenoiser, training.denoiser)
-    with torch.no_grad(), training.lora_layers.attached():
-        t = torch.tensor([_PREVIEW_TIMESTEP], device=denoiser.device)
-        abar = denoiser.alphas_cumprod.to(denoiser.device)[t].view(-1, 1, 1, 1)
-        noise = training.noise_source.step(0, tuple(picture.mean.shape), 1000).noise.to(denoiser.device)
-        noisy = abar.sqrt() * picture.mean + (1 - abar).sqrt() * noise
-        out = denoiser.predict(noisy, t, training.conditioning)
-        if denoiser.prediction == "epsilon":
+    What the UNet computes before the LoRA is computed once, and waits on the CPU: in memory mode low each preview would
+    move both halves of the UNet otherwise.
+    """
+
+    def __init__(self, training: Training) -> None:
+        self._training, self._denoiser = training, cast(HostDenoiser, training.denoiser)
+        self._t = torch.tensor([_PREVIEW_TIMESTEP], device=self._denoiser.device)
+        self._abar = self._denoiser.alphas_cumprod.to(self._denoiser.device)[self._t].view(-1, 1, 1, 1)
+
+    @cached_property
+    def _start(self) -> tuple[Tensor, Prefix]:
+        """The first picture under noise, and the prefix of its prediction on the CPU."""
+        mean, abar = self._training.pictures[0].mean, self._abar
+        noise = self._training.noise_source.step(0, tuple(mean.shape), 1000).noise.to(mean.device)
+        noisy = abar.sqrt() * mean + (1 - abar).sqrt() * noise
+        prefix = self._denoiser.prefix(noisy, self._t, self._training.conditioning)
+        return noisy, prefix.to(torch.device("cpu"))
+
+    def picture(self) -> Any:
+        """The picture of now; None if there is no memory for it, which ends no training."""
+        try:
+            with torch.no_grad(), self._training.lora_layers.attached():
+                noisy, prefix = self._start
+                out = self._denoiser.suffix(prefix.to(self._denoiser.device), self._training.conditioning)
+        except RuntimeError as error:
+            if not ran_out(error):
+                raise
+            return None
+        abar = self._abar
+        if self._denoiser.prediction == "epsilon":
             x0 = (noisy - (1 - abar).sqrt() * out) / abar.sqrt()
         else:
             x0 = abar.sqrt() * noisy - (1 - abar).sqrt() * out
-    colours = denoiser.model.latent_format
-    previewer = Latent2RGBPreviewer(colours.latent_rgb_factors, colours.latent_rgb_factors_bias)
-    rough = previewer.decode_latent_to_preview(x0)
-    return charts.beside(
-        rough.resize((256, 256 * rough.height // rough.width)),
-        charts.loss_chart(training.loss_values(), training.recipe.steps),
-    )
+        return self._beside_losses(x0)
+
+    def _beside_losses(self, latent: Tensor) -> Any:
+        from latent_preview import Latent2RGBPreviewer
+
+        colours = self._denoiser.model.latent_format
+        previewer = Latent2RGBPreviewer(colours.latent_rgb_factors, colours.latent_rgb_factors_bias)
+        rough = previewer.decode_latent_to_preview(latent)
+        return charts.beside(
+            rough.resize((256, 256 * rough.height // rough.width)),
+            charts.loss_chart(self._training.loss_values(), self._training.recipe.steps),
+        )
 
 
 def _mode(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..device import empty_cache
-from ..errors import RecipeError, TrainingError
+from ..errors import ReCharError, RecipeError, TrainingError
 from ..lora.blora import BLora
 from . import checkpoint
 from .loop import Training
@@ -77,16 +77,24 @@ class TrainingRun:
         """Steps that all have taken."""
         return min(training.done for training in self.trainings)
 
-    def resume(self, states: Sequence[Path]) -> None:
+    def resume(self, states: Sequence[Path], set_aside: bool = False) -> None:
         """Goes on from the states that are there of these files, one a LoRA, and keeps them there from now on.
 
-        Raises RecipeError if one is another job's, FileError if it is damaged.
+        Raises RecipeError if one is another job's, FileError if it is damaged. set_aside: such a file is renamed
+        instead, to `.unusable`, and its training starts anew.
         """
         self.states = tuple(states)
         for training, state in zip(self.trainings, self.states, strict=True):
-            if state.is_file():
+            if not state.is_file():
+                continue
+            try:
                 checkpoint.resume(training, state)
                 self.tell(f"Going on from step {training.done} of {self.total} ({state}).")
+            except ReCharError as error:
+                if not set_aside:
+                    raise
+                state.replace(state.with_suffix(".unusable"))
+                self.tell(f"{error} It is renamed to .unusable, and this training starts anew.")
 
     def train(
         self, write: Callable[[list[BLora]], None], stepped: Callable[[Step], None] = lambda step: None
