@@ -184,11 +184,9 @@ def load_clip(first: State, second: State, config: Config, disable_dynamic: bool
     result; it is set to the identity.
     Raises: ModelError.
     """
-    options = {
+    options = {  # the host has transformers' names for all that it reads of the two configurations
         "dtype": torch.float32,
-        "clip_l_model_config": config[
-            "text_encoder"
-        ],  # the host has transformers' names for all that it reads
+        "clip_l_model_config": config["text_encoder"],
         "clip_g_model_config": config["text_encoder_2"],
     }
     target = ClipTarget(comfy.sdxl_clip.SDXLTokenizer, comfy.sdxl_clip.SDXLClipModel)
@@ -233,7 +231,10 @@ def load_vae(tensors: State, vae: Config) -> Any:
     }
     converted = comfy.diffusers_convert.convert_vae_state_dict(dict(tensors))
     params = {"params": {"ddconfig": sizes, "embed_dim": vae["latent_channels"]}}
-    loaded = comfy.sd.VAE(sd=converted, config=params, dtype=torch.float32)
+    try:
+        loaded = comfy.sd.VAE(sd=converted, config=params, dtype=torch.float32)
+    except RuntimeError as error:  # a shape
+        raise ModelError(f"The demo model's VAE does not fit its own configuration: {error}") from error
     fill(loaded.first_stage_model, converted, "VAE")  # once more: the host only logs a missing name
     loaded.latent_channels = vae["latent_channels"]
     return loaded

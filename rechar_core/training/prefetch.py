@@ -23,15 +23,10 @@ class Prefetcher:
     """
 
     def __init__(self, training: Training, mode: MemoryMode):
-        self.training, self.denoiser, self.recipe, self.mode = (
-            training,
-            training.denoiser,
-            training.recipe,
-            mode,
-        )
-        self._abar = (
-            self.denoiser.alphas_cumprod.cpu()
-        )  # looked up here: on a GPU that would make us wait for it
+        self.training, self.mode = training, mode
+        self.denoiser, self.recipe = training.denoiser, training.recipe
+        # looked up here: on a GPU that would make us wait for it
+        self._abar = self.denoiser.alphas_cumprod.cpu()
         area = max(p.mean.shape[-2] * p.mean.shape[-1] for p in training.pictures)
         self.grouping = grouping(mode, area, self.recipe.batch_size, self.denoiser.device.type != "cpu")
         self._prefetched: deque[PrefetchedStep] = deque()
