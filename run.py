@@ -20,7 +20,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -48,10 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "demo" and rest:
             raise RunError(f"demo knows no {' '.join(rest)}; 'run.py demo --help' shows all options")
         check_python(sys.version_info[:2])
+        if options.command == "test" and not rest:
+            return test_all(options.here)
         python = Path(sys.executable) if options.here else ready_environment(ROOT / ".venv", options.command)
-        if options.command == "demo":
-            return demo(python, options)
-        return test(python, rest) if rest else test_all(python, options.here)
+        return demo(python, options) if options.command == "demo" else test(python, rest)
     except RunError as error:
         say(f"error: {error}")
         return 2
@@ -190,7 +191,8 @@ def install(python: Path, kind: str) -> None:
     say(f"installing {len(wanted)} packages and what they need; the first time this takes some minutes")
     if sys.platform == "linux" and not shutil.which("nvidia-smi") and "PIP_EXTRA_INDEX_URL" not in os.environ:
         say("note: no NVIDIA driver is found; the top of run.py says how to get PyTorch's small CPU build")
-    options = ["--disable-pip-version-check", "--progress-bar", "off"]
+    # Python compiles what is used; compiling all takes half as long again
+    options = ["--disable-pip-version-check", "--progress-bar", "off", "--no-compile"]
     if kind != "bounds":
         options += ["--constraint", str(ROOT / CONSTRAINTS)]
     if subprocess.run([python, "-m", "pip", "install", *options, *wanted], check=False).returncode != 0:
@@ -222,14 +224,22 @@ def test(python: Path, rest: Sequence[str]) -> int:
     return call([python, "-m", "pytest", *([] if named else ["tests"]), *rest], ROOT)
 
 
-def test_all(python: Path, here: bool) -> int:
+def test_all(here: bool) -> int:
     """Run lint, types and all tests, also in an environment with exactly the lower bounds where there can be one.
 
-    here: make no environment. Raises: RunError.
+    That one is made meanwhile. here: make no environment. Raises: RunError.
     """
-    options: list[str | Path] = []
-    if not here and sys.version_info[:2] in BOUNDS_EXIST:
-        options = ["--bounds", ready_environment(ROOT / ".venv-bounds", "bounds")]
+    if here:
+        return checked(Path(sys.executable), list)
+    if sys.version_info[:2] not in BOUNDS_EXIST:
+        return checked(ready_environment(ROOT / ".venv", "test"), list)
+    with ThreadPoolExecutor(1) as beside:
+        bounds = beside.submit(ready_environment, ROOT / ".venv-bounds", "bounds")
+        return checked(ready_environment(ROOT / ".venv", "test"), lambda: ["--bounds", bounds.result()])
+
+
+def checked(python: Path, options: Callable[[], list[str | Path]]) -> int:
+    """Lint and types, then the test suite with these options."""
     ruff: list[str | Path] = [python, "-m", "ruff"]
     checks = {
         "lint": lambda: call([*ruff, "check", "."], ROOT),
@@ -242,7 +252,7 @@ def test_all(python: Path, here: bool) -> int:
         if status != 0:
             say(f"{name} failed: see above" if status != STOPPED else "stopped")
             return status
-    return call([python, "tests/suite.py", *options], ROOT)
+    return call([python, "tests/suite.py", *options()], ROOT)
 
 
 def types(python: Path) -> int:

@@ -26,6 +26,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import preloaded
 import pytest
 from hosts import Host, absent, hosts
 from PIL import Image
@@ -59,7 +60,7 @@ def run_inside(script: Path, folder: Path) -> tuple[dict[str, Any], dict[str, An
     from safetensors.torch import load_file
 
     host = find_host()
-    command = [str(host.python), "-s", str(script), str(ROOT), str(folder)]
+    command = [*preloaded.python(host.python, *preloaded.HOST), str(script), str(ROOT), str(folder)]
     done = subprocess.run(command, cwd=host.folder, env=host_environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     about = json.loads((folder / "about.json").read_text())
@@ -142,7 +143,8 @@ class Server:
         options += ["--preview-method", "latent2rgb", "--disable-api-nodes"]
         if frontend := os.environ.get("COMFYUI_FRONTEND"):
             options += ["--front-end-root", frontend]
-        command = [str(host.python), "-s", *(launcher or [str(ATTACHED)]), "main.py", *options]
+        python = preloaded.python(host.python, *preloaded.HOST) if launcher else (str(host.python), "-s")
+        command = [*python, *(launcher or [str(ATTACHED)]), "main.py", *options]
         # the pipe, which nobody writes to, is what ties its life to ours
         streams = {"stdout": self._log, "stderr": subprocess.STDOUT, "stdin": subprocess.PIPE}
         self.process = subprocess.Popen(command, cwd=host.folder, env=host_environment(), **streams)

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import preloaded
 import pytest
 import tiny
 import torch
@@ -186,33 +187,17 @@ def command(*arguments: str, launcher: tuple[str, ...] = ()) -> list[str]:
     ]
 
 
-def long_training(output: Path, steps: int) -> list[str]:
-    options = [
-        "train",
-        "--model",
-        str(tiny.MODEL),
-        "--image",
-        str(GLYPH),
-        "--prompt",
-        "A [v]",
-        "--output",
-        str(output),
-    ]
-    return command(*options, *SMALL, "--steps", str(steps))
+def long_training(output: Path) -> list[str]:
+    options = ["train", "--model", str(tiny.MODEL), "--image", str(GLYPH), "--prompt", "A [v]"]
+    return [*options, "--output", str(output), *SMALL, "--steps", "50"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot send Ctrl-C to one child process only")
 def test_ctrl_c_keeps_a_state_that_goes_on_to_the_same_result(tmp_path):
     """A failure means that cancelling loses work, leaves half a file, or changes the result."""
     straight, stopped = tmp_path / "straight.safetensors", tmp_path / "stopped.safetensors"
-    child = subprocess.Popen(
-        long_training(stopped, 80),
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        env=one_thread(),
-        # a test run in the background ignores Ctrl-C, and its children would inherit that
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    run = [*preloaded.python(sys.executable, preloaded.SDXL), "-m", "rechar_core", *long_training(stopped)]
+    child = subprocess.Popen(run, cwd=ROOT, stderr=subprocess.PIPE, env=one_thread())
     seen = b""
     while b"loss=" not in seen:  # the bar shows a loss from step 10 on
         seen += child.stderr.read1(200)
@@ -223,7 +208,7 @@ def test_ctrl_c_keeps_a_state_that_goes_on_to_the_same_result(tmp_path):
     assert not any(line.startswith((b"Stopped", b"Interrupted")) for line in told[:-1])
     assert [p.name for p in tmp_path.iterdir()] == ["stopped.safetensors.state"]
     for output in (stopped, straight):
-        assert main(long_training(output, 80)[3:]) == 0
+        assert main(long_training(output)) == 0
     ours, theirs = load_file(stopped), load_file(straight)  # not the bytes: the title in the metadata differs
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["stopped.safetensors", "straight.safetensors"]

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from preloaded import SDXL, python
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -21,7 +23,7 @@ def run_both(said: Path, module: str, *arguments: str) -> str:
     with said.open("ab") as printed:
         processes = [
             subprocess.Popen(
-                [sys.executable, "-m", module, *arguments],
+                [*python(sys.executable, SDXL), "-m", module, *arguments],
                 cwd=ROOT,
                 stdout=printed,
                 stderr=printed,

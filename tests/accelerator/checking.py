@@ -38,6 +38,7 @@ def results(script: str, folder: Path, *options: str, in_host: bool = False) -> 
 
     in_host: with the host's Python in the host's folder; skips if there is no host.
     """
+    import preloaded
     import pytest
     import server
 
@@ -45,9 +46,12 @@ def results(script: str, folder: Path, *options: str, in_host: bool = False) -> 
         pytest.skip("the simulated card needs Linux or macOS")
 
     host = server.find_host() if in_host else None
-    python, place = (host.python, host.folder) if host else (sys.executable, server.ROOT)
+    if host:
+        python, place = preloaded.python(host.python, *preloaded.HOST), host.folder
+    else:
+        python, place = preloaded.python(sys.executable, preloaded.SDXL), server.ROOT
     environment = server.host_environment() if host else dict(os.environ)
-    command = [str(python), "-s", str(HERE / script), str(server.ROOT), str(folder), *options]
+    command = [*python, str(HERE / script), str(server.ROOT), str(folder), *options]
     done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True)
     if "cannot import name '_setup_privateuseone_for_python_backend'" in done.stderr:
         pytest.skip("the simulated card needs a newer torch")
