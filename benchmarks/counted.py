@@ -71,7 +71,7 @@ def drawing(pixels: int) -> Iterator[str]:
         count.reset()
         renderer = _painter(pipeline)
         yield f"drawing: weights with ControlNet {_gb(count.alive)}"
-        renderer.draw(_tuned(renderer, pixels))
+        renderer.render(_tuned(renderer, pixels))
         yield f"drawing, tuned with ControlNet and adapters: {_gb(count.peak)} at most"
 
 

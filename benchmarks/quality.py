@@ -193,7 +193,7 @@ class Run:
             "model": self.model,
             "side": self.side,
             "elements": o.elements,
-            "recipes": self.trainings.told(),
+            "recipes": self.trainings.recipes(),
             **{name: shown(getattr(o, name)) for name in names},
             **({"vgg": shown(o.vgg)} if o.vgg else {}),
         }

@@ -50,7 +50,7 @@ class Trainings:
         settings = {"resolution": self.side, "precision": precision, **demo, **steps}
         return recipe(self.options.recipe or "b-lora", settings)
 
-    def told(self) -> dict[str, Any]:
+    def recipes(self) -> dict[str, Any]:
         """Both recipes, for the settings."""
         return {kind: told_of(self.recipe(kind)) for kind in ("structure", "style")}
 

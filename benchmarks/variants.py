@@ -98,17 +98,17 @@ class Remembering:
         self.control_net, self.adapter = renderer.control_net, renderer.adapter
         self.check, self.encode_reference = renderer.check, renderer.encode_reference
 
-    def draw(self, drawing: RenderJob) -> Tensor:
-        if drawing.references:
-            return self.renderer.draw(drawing)
-        hint = None if drawing.hint is None else drawing.hint.numpy().tobytes()
-        fusion = tuple((path, id(pair), strength) for path, (pair, strength) in drawing.fusion.pairs.items())
-        words = (drawing.positive, drawing.negative, drawing.size, drawing.seed, drawing.steps, drawing.cfg)
-        key = (fusion, words, hint, drawing.control)
+    def render(self, job: RenderJob) -> Tensor:
+        if job.references:
+            return self.renderer.render(job)
+        hint = None if job.hint is None else job.hint.numpy().tobytes()
+        fusion = tuple((path, id(pair), strength) for path, (pair, strength) in job.fusion.pairs.items())
+        words = (job.positive, job.negative, job.size, job.seed, job.steps, job.cfg)
+        key = (fusion, words, hint, job.control)
         if key not in self.remembered:
             while len(self.remembered) >= _KEPT_PICTURES:
                 self.remembered.pop(next(iter(self.remembered)))
-            self.remembered[key] = self.renderer.draw(drawing)
+            self.remembered[key] = self.renderer.render(job)
         return self.remembered[key]
 
 

@@ -46,7 +46,7 @@ class Extras:
             "size": (256, 256),
         }
         fixed |= {"steps": recipe["sampler_steps"], "cfg": recipe["guidance"], "seed": 100 * number}
-        return halve(self.renderer.draw(RenderJob(fuse(None, None), **fixed, **options))[0].numpy())
+        return halve(self.renderer.render(RenderJob(fuse(None, None), **fixed, **options))[0].numpy())
 
     def encode_reference(self, picture: np.ndarray, role: str) -> dict[str, object]:
         pixels = torch.from_numpy(np.ascontiguousarray(enlarge(picture)))[None]

@@ -93,8 +93,8 @@ class ReCharSaveBLoRA(io.ComfyNode):
             inputs=[
                 io.String.Input(
                     "name",
-                    default="my_glyph",
-                    tooltip="File name without extension; 'folder/name' for a subfolder.",
+                    default="",
+                    tooltip="File name without extension; 'folder/name' for a subfolder. Empty: from the trigger.",
                 ),
                 BLORA.Input("structure", optional=True, tooltip="Saved as NAME_structure."),
                 BLORA.Input("style", optional=True, tooltip="Saved as NAME_style."),
@@ -102,6 +102,13 @@ class ReCharSaveBLoRA(io.ComfyNode):
                     "thumbnail",
                     optional=True,
                     tooltip="A picture that LoRA managers show, for example the training picture.",
+                ),
+                io.Combo.Input(
+                    "if_exists",
+                    options=["next free name", "overwrite", "error"],
+                    default="next free name",
+                    optional=True,
+                    tooltip="If a file of this name exists: save as NAME_2 (and so on), replace it, or stop.",
                 ),
             ],
             outputs=[
@@ -119,10 +126,11 @@ class ReCharSaveBLoRA(io.ComfyNode):
         structure: BLora | None = None,
         style: BLora | None = None,
         thumbnail: Tensor | None = None,
+        if_exists: str = "next free name",
     ) -> io.NodeOutput:
         from .host.saving import save
 
-        names = save(name, {"structure": structure, "style": style}, thumbnail)
+        names = save(name, {"structure": structure, "style": style}, thumbnail, if_exists)
         return io.NodeOutput("\n".join(names), ui={"text": names})
 
 

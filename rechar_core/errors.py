@@ -5,11 +5,25 @@ Every message says what is wrong, with which file or value, and what to do. Noth
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable
+
+# Control characters, lone surrogates, and what turns the direction of the text around it.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_LONGEST = 400  # characters of a message
+
+
+def readable(text: str) -> str:
+    """One line of at most 400 characters, whatever a file or a graph put into it: the middle is left out."""
+    text = _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 153]} ... {text[-148:]}"
 
 
 class ReCharError(Exception):
-    """Base class of all errors that a user can cause and fix."""
+    """Base class of all errors that a user can cause and fix. message: made `readable`."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(readable(message))
 
 
 class FileError(ReCharError):

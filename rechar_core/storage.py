@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import socket
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -91,10 +92,18 @@ def header(table: Mapping[str, Any], metadata: Mapping[str, str]) -> bytes:
 
 
 def write_bytes(pieces: tuple[bytes | memoryview, ...], path: str | os.PathLike[str]) -> Path:
-    """Writes the pieces to `path` through a temporary file in the same folder. Raises FileError."""
+    """Writes the pieces to `path` through a temporary file in the same folder. Raises FileError.
+
+    Temporary files that killed processes of this machine left in the folder are deleted.
+    """
     path = Path(path)
     make_folder(path.parent)
-    temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
+    for left in path.parent.glob(".rechar *.tmp"):
+        if _left_over(left.name):
+            with suppress(OSError):
+                left.unlink()
+    temporary = path.parent / f".rechar {socket.gethostname()} {os.getpid()} {secrets.token_hex(8)}.tmp"
+    _being_written.add(temporary.name)
     try:
         with open(temporary, "xb") as file:
             for piece in pieces:
@@ -108,7 +117,23 @@ def write_bytes(pieces: tuple[bytes | memoryview, ...], path: str | os.PathLike[
         # After os.replace it no longer exists; after an error or Ctrl-C it may be incomplete.
         with suppress(OSError):
             temporary.unlink()
+        _being_written.discard(temporary.name)
     return path
+
+
+_being_written: set[str] = set()  # the names of this process's temporary files
+
+
+def _left_over(temporary: str) -> bool:
+    """Whether nobody writes this temporary file any more; False for files of other machines, as on a network drive."""
+    import psutil
+
+    host, _, number = temporary.removeprefix(".rechar ").rpartition(" ")[0].rpartition(" ")
+    if host != socket.gethostname() or not number.isdigit():
+        return False
+    if int(number) == os.getpid():  # in a container every process may have the number of the one before
+        return temporary not in _being_written
+    return not psutil.pid_exists(int(number))
 
 
 def make_folder(path: Path) -> None:

@@ -23,6 +23,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import preloaded
+
 ROOT = Path(__file__).resolve().parents[1]
 COMPARISONS = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
@@ -150,25 +152,19 @@ def nearest(file: str) -> Iterator[str]:
 
 def killer(copy_of: Path, file: str) -> str:
     """The first test that fails; "" if all pass. A run that never ends has noticed the fault too."""
-    for test in nearest(file):
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", test]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        try:
-            done = subprocess.run(
-                command,
-                cwd=copy_of,
-                env=environment,
-                capture_output=True,
-                text=True,
-                timeout=900,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            return f"{test} (does not end)"
-        if done.returncode not in (0, 5):
-            named = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
-            return named[1] if named else f"{test} (does not start)"
-    return ""
+    python = preloaded.python(sys.executable, preloaded.SDXL, "pytest")
+    command = [*python, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *nearest(file)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    try:
+        done = subprocess.run(
+            command, cwd=copy_of, env=environment, capture_output=True, text=True, timeout=1800, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return "a test does not end"
+    if done.returncode == 0:
+        return ""
+    named = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
+    return named[1] if named else "the tests do not start"
 
 
 def main() -> int:

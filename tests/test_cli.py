@@ -203,9 +203,9 @@ def test_ctrl_c_keeps_a_state_that_goes_on_to_the_same_result(tmp_path):
         seen += child.stderr.read1(200)
     child.send_signal(signal.SIGINT)
     assert child.wait(timeout=60) == 130
-    told = (seen + child.stderr.read()).splitlines()
-    assert told[-1].startswith(b"Stopped at step ") and b"the same command goes on" in told[-1]
-    assert not any(line.startswith((b"Stopped", b"Interrupted")) for line in told[:-1])
+    messages = (seen + child.stderr.read()).splitlines()
+    assert messages[-1].startswith(b"Stopped at step ") and b"the same command goes on" in messages[-1]
+    assert not any(line.startswith((b"Stopped", b"Interrupted")) for line in messages[:-1])
     assert [p.name for p in tmp_path.iterdir()] == ["stopped.safetensors.state"]
     for output in (stopped, straight):
         assert main(long_training(output)) == 0
@@ -388,18 +388,18 @@ def test_the_demo_models_own_settings_stand_in_for_what_is_not_given(tmp_path, c
 )
 def test_what_a_training_of_the_demo_model_takes(tmp_path, given, taken):
     values = {"model": "demo", "image": "a.png", "prompt": "A", "output": str(tmp_path / "x"), **given}
-    told = []
-    recipe = train_options.job_of({**UNSET, **values}, told.append).recipe
+    messages = []
+    recipe = train_options.job_of({**UNSET, **values}, messages.append).recipe
     assert {name: getattr(recipe, name) for name in taken} == taken
-    assert len(told) == (given != {"recipe": "b-lora", "resolution": 64})
+    assert len(messages) == (given != {"recipe": "b-lora", "resolution": 64})
 
 
 def test_other_models_keep_the_published_settings(tmp_path, capsys):
     """A failure means that a script's training is no longer the one that issue 2 lays down."""
     values = {"model": str(tiny.MODEL), "image": "a.png", "prompt": "A [v]", "output": str(tmp_path / "x")}
-    told = []
-    assert train_options.job_of({**UNSET, **values}, told.append).recipe == TrainingRecipe()
-    assert told == [] and defaults.drawing(str(tiny.MODEL), {}) == {}
+    messages = []
+    assert train_options.job_of({**UNSET, **values}, messages.append).recipe == TrainingRecipe()
+    assert messages == [] and defaults.drawing(str(tiny.MODEL), {}) == {}
     parsed = vars(cli.parser().parse_args(["train"]))
     assert {name: parsed[name] for name in UNSET} == UNSET
 

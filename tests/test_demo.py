@@ -21,7 +21,7 @@ from rechar_core.lora import files
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory) -> Path:
+def made(tmp_path_factory) -> Path:
     """What `python -m rechar_core demo` leaves behind; what it said meanwhile is in said.txt beside the folder.
 
     With the ends of the alphas alone and half the sampler's steps, which is half the time.
@@ -48,43 +48,43 @@ def agreement(picture: np.ndarray, mask: np.ndarray) -> float:
     return float(np.corrcoef(contrast.ravel(), mask.ravel())[0, 1])
 
 
-def test_the_demo_writes_all_it_promises(told: Path):
-    names = {p.name for p in told.iterdir()}
+def test_the_demo_writes_all_it_promises(made: Path):
+    names = {p.name for p in made.iterdir()}
     rows = {"1": "ab", "2": "abcd", "3": "abcd", "4": "ab", "5": "ab", "6": "ab"}
     pictures = {f"{row}{column}.png" for row, columns in rows.items() for column in columns}
     assert names == pictures | {"sheet.png", "log.json", "structure.safetensors", "style.safetensors"}
-    assert json.loads((told / "log.json").read_text(encoding="utf-8"))["seconds"]["all"] > 0
-    assert [b.name for b in files.read(told / "structure.safetensors").blocks] == ["structure"]
+    assert json.loads((made / "log.json").read_text(encoding="utf-8"))["seconds"]["all"] > 0
+    assert [b.name for b in files.read(made / "structure.safetensors").blocks] == ["structure"]
 
 
-def test_it_says_on_the_way_what_it_does(told: Path):
+def test_it_says_on_the_way_what_it_does(made: Path):
     """A failure means minutes of silence."""
-    said = told.with_name("said.txt").read_text(encoding="utf-8")
+    said = made.with_name("said.txt").read_text(encoding="utf-8")
     assert said.isascii()
     steps = ("Loading the model demo", "Training structure: 100%", "Training style: 100%", "Drawing: 100%")
     assert sorted(steps, key=said.index) == list(steps)
     assert said.count("Drawing:") > 10
 
 
-def test_the_structure_lora_draws_the_unseen_glyph(told: Path):
+def test_the_structure_lora_draws_the_unseen_glyph(made: Path):
     """A failure means that the demo no longer shows what it claims: without a LoRA, the glyph is unknown to it."""
     mask = 1 - pixels(build.SAMPLES[demo.PICTURES["structure"]]).mean(-1)
-    control, drawn = (agreement(pixels(told / name), mask) for name in ("2a.png", "2b.png"))
+    control, drawn = (agreement(pixels(made / name), mask) for name in ("2a.png", "2b.png"))
     assert drawn > 0.6
     assert drawn > control + 0.2
 
 
-def test_the_style_lora_brings_the_pictures_colours(told: Path):
+def test_the_style_lora_brings_the_pictures_colours(made: Path):
     """Mean colour of the style picture: nearer with the style LoRA than without."""
     target = pixels(build.SAMPLES[demo.PICTURES["style"]]).mean((0, 1))
-    control, drawn = (np.linalg.norm(pixels(told / n).mean((0, 1)) - target) for n in ("3a.png", "3b.png"))
+    control, drawn = (np.linalg.norm(pixels(made / n).mean((0, 1)) - target) for n in ("3a.png", "3b.png"))
     assert drawn < 0.6 * control
 
 
-def test_alphas_at_their_ends_are_the_controls(told: Path):
+def test_alphas_at_their_ends_are_the_controls(made: Path):
     """Row 4 ends where row 5 ends: both alphas 1."""
-    assert np.array_equal(pixels(told / "4b.png"), pixels(told / "5b.png"))
-    assert not np.array_equal(pixels(told / "4a.png"), pixels(told / "4b.png"))
+    assert np.array_equal(pixels(made / "4b.png"), pixels(made / "5b.png"))
+    assert not np.array_equal(pixels(made / "4a.png"), pixels(made / "4b.png"))
 
 
 def test_the_model_is_small_and_has_sdxls_topology():

@@ -29,7 +29,7 @@ def renderer() -> DiffusersRenderer:
 def drawn(renderer: DiffusersRenderer, **options: object) -> np.ndarray:
     words = {"positive": (PromptToken("A [v]", "normal"),), "negative": (PromptToken("", "normal"),)}
     settings = {"size": (256, 256), "seed": 0, "steps": 16, "cfg": 1.0}
-    return renderer.draw(RenderJob(fuse(None, None), **words, **settings, **options))[0].double().numpy()
+    return renderer.render(RenderJob(fuse(None, None), **words, **settings, **options))[0].double().numpy()
 
 
 def sample(name: str) -> torch.Tensor:

@@ -16,7 +16,7 @@ GIB = 2**30
 
 def card(monkeypatch, name="NVIDIA GeForce RTX 3060", capability=(8, 6), arch=None, **memory):
     """What torch.cuda would say of such a card; arch: an AMD card's."""
-    told = types.SimpleNamespace(
+    module = types.SimpleNamespace(
         get_device_name=lambda _: name,
         get_device_capability=lambda _: capability,
         get_device_properties=lambda _: types.SimpleNamespace(
@@ -26,10 +26,10 @@ def card(monkeypatch, name="NVIDIA GeForce RTX 3060", capability=(8, 6), arch=No
         memory_allocated=lambda _: memory.get("allocated", 0),
     )
     if "free" in memory:
-        told.mem_get_info = lambda _: (memory["free"], memory["total"])
-    monkeypatch.setattr(device, "_module", lambda _: told)
+        module.mem_get_info = lambda _: (memory["free"], memory["total"])
+    monkeypatch.setattr(device, "_module", lambda _: module)
     for method in ("get_device_capability", "get_device_properties"):
-        monkeypatch.setattr(torch.cuda, method, getattr(told, method))
+        monkeypatch.setattr(torch.cuda, method, getattr(module, method))
     monkeypatch.setattr(torch.version, "hip", "6.4" if arch else None)
     return torch.device("cuda", 0)
 

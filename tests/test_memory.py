@@ -64,20 +64,20 @@ def test_each_layer_is_told_and_what_is_raised_there_stops_the_pass() -> None:
     model = nn.Sequential(
         nn.Conv2d(3, 4, 1), nn.SiLU(), nn.Sequential(nn.Conv2d(4, 4, 1), nn.Flatten(), nn.Linear(4, 2))
     )
-    told: list[tuple[int, int]] = []
-    with watched(model, lambda *now: told.append(now)):
+    seen: list[tuple[int, int]] = []
+    with watched(model, lambda *now: seen.append(now)):
         model(torch.zeros(1, 3, 1, 1))
-    assert told == [(1, 3), (2, 3), (3, 3)]
+    assert seen == [(1, 3), (2, 3), (3, 3)]
 
     def stop(done: int, total: int) -> None:
-        told.append((done, total))
+        seen.append((done, total))
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt), watched(model, stop):
         model(torch.zeros(1, 3, 1, 1))
-    assert told[3:] == [(1, 3)]
+    assert seen[3:] == [(1, 3)]
     model(torch.zeros(1, 3, 1, 1))
-    assert len(told) == 4 and not any(part._forward_hooks for part in model.modules())
+    assert len(seen) == 4 and not any(part._forward_hooks for part in model.modules())
 
 
 def test_set_up_shows_its_phases_and_a_cancelled_one_leaves_nothing(tmp_path, monkeypatch, capsys) -> None:

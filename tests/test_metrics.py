@@ -245,10 +245,10 @@ def test_transparency_counts_as_white(luo: np.ndarray):
 
 def test_each_picture_is_told_when_it_is_done(luo: np.ndarray):
     """A failure means no progress and no cancel within a batch."""
-    images, mask, told = torch.ones(2, *luo.shape, 3), torch.from_numpy(luo).float(), []
-    score_batch(images, mask, None, told.append)
-    best_of(images, mask, None, "structure", 1, told.append)
-    assert told == [1, 2, 1, 2]
+    images, mask, seen = torch.ones(2, *luo.shape, 3), torch.from_numpy(luo).float(), []
+    score_batch(images, mask, None, seen.append)
+    best_of(images, mask, None, "structure", 1, seen.append)
+    assert seen == [1, 2, 1, 2]
 
 
 def test_nonsense_is_refused(luo: np.ndarray):

@@ -44,9 +44,9 @@ class Notebook:
         self.seen[role] = (picture, keep)
         return Reference(self.ip_adapters[role], role, torch.zeros(1, 8), torch.zeros(1, 8))
 
-    def draw(self, drawing: RenderJob) -> Tensor:
-        self.drawings.append(drawing)
-        return torch.full((1, *drawing.size, 3), len(self.drawings) / 10)
+    def render(self, job: RenderJob) -> Tensor:
+        self.drawings.append(job)
+        return torch.full((1, *job.size, 3), len(self.drawings) / 10)
 
 
 def glyph() -> dict[str, Tensor]:

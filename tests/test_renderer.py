@@ -134,7 +134,7 @@ def test_emphasis_moves_a_word_away_from_the_empty_prompt(pipe: Any):
 def test_without_anything_it_is_diffusers_own_picture(pipe: Any):
     from diffusers import StableDiffusionXLPipeline
 
-    ours = DiffusersRenderer(pipe).draw(drawing())
+    ours = DiffusersRenderer(pipe).render(drawing())
     assert distance(ours, theirs(pipe, StableDiffusionXLPipeline)) < 1e-4
 
 
@@ -143,8 +143,8 @@ def test_a_fused_lora_draws_another_picture_and_leaves_no_trace(pipe: Any):
     path = "up_blocks.0.attentions.1.transformer_blocks.0.attn1.to_q"
     width = pipe.unet.get_submodule(path).in_features
     style = loras.blora({path: None}, pairs={path: loras.pair(out=width, width=width)})
-    plain = DiffusersRenderer(pipe).draw(drawing())
-    assert (DiffusersRenderer(pipe).draw(drawing(fusion=fuse(None, style))) - plain).abs().max() > 1e-3
+    plain = DiffusersRenderer(pipe).render(drawing())
+    assert (DiffusersRenderer(pipe).render(drawing(fusion=fuse(None, style))) - plain).abs().max() > 1e-3
     assert all(torch.equal(before[k], v) for k, v in pipe.unet.state_dict().items())
 
 
@@ -152,11 +152,11 @@ def test_a_controlnet_is_diffusers_own(pipe: Any, control_net: Any):
     from diffusers import StableDiffusionXLControlNetPipeline
 
     hint = (picture(9) > 0.5).float()
-    ours = DiffusersRenderer(pipe, control_net=control_net).draw(drawing(hint=hint, control=0.5))
+    ours = DiffusersRenderer(pipe, control_net=control_net).render(drawing(hint=hint, control=0.5))
     given = {"image": hint.movedim(-1, 1), "controlnet_conditioning_scale": 0.5}
     expected = theirs(pipe, StableDiffusionXLControlNetPipeline, parts={"controlnet": control_net}, **given)
     assert distance(ours, expected) < 1e-4
-    assert (DiffusersRenderer(pipe).draw(drawing()) - ours).abs().max() > 1e-3
+    assert (DiffusersRenderer(pipe).render(drawing()) - ours).abs().max() > 1e-3
 
 
 @pytest.mark.filterwarnings("ignore:The aspect ratio of the mask")
@@ -175,7 +175,7 @@ def test_the_last_official_pass_is_diffusers_own(
         renderer.encode_reference(p, role, None)
         for p, role in zip(pictures, ("structure", "style"), strict=True)
     )
-    ours = renderer.draw(
+    ours = renderer.render(
         drawing(
             references=references,
             layout=Layout({"structure": edges}, "off", mask_mode="official"),
@@ -205,7 +205,7 @@ def test_the_last_official_pass_is_diffusers_own(
         cross_attention_kwargs={"ip_adapter_masks": masks},
     )
     assert distance(ours, expected) < 1e-4
-    assert (DiffusersRenderer(pipe).draw(drawing()) - ours).abs().max() > 1e-2
+    assert (DiffusersRenderer(pipe).render(drawing()) - ours).abs().max() > 1e-2
 
 
 def test_scale_zero_is_no_reference_and_processors_are_put_back(
@@ -216,8 +216,8 @@ def test_scale_zero_is_no_reference_and_processors_are_put_back(
     )
     before = dict(pipe.unet.attn_processors)
     given = (renderer.encode_reference(picture(1), "style", None),)
-    zero, one = (renderer.draw(drawing(references=given, scales={"style": s})) for s in (0.0, 1.0))
-    assert torch.equal(zero, renderer.draw(drawing())) and not torch.equal(zero, one)
+    zero, one = (renderer.render(drawing(references=given, scales={"style": s})) for s in (0.0, 1.0))
+    assert torch.equal(zero, renderer.render(drawing())) and not torch.equal(zero, one)
     assert pipe.unet.attn_processors == before
 
 
@@ -225,7 +225,7 @@ def test_adapters_that_do_not_fit_are_refused(pipe: Any, encoder: Any, states: l
     short = ip_adapter_of(adapters.plain([8] * 16, 80), "short")
     renderer = DiffusersRenderer(pipe, DiffusersIPAdapters(style=short, encoder=encoder))
     with pytest.raises(AdapterError, match="SD 1.5"):
-        renderer.draw(
+        renderer.render(
             drawing(references=(renderer.encode_reference(picture(1), "style", None),), scales={"style": 1.0})
         )
     wide = ip_adapter_of(adapters.plain([8], 80, embedding=1024), "wide")
@@ -244,7 +244,7 @@ def test_adapters_that_do_not_fit_are_refused(pipe: Any, encoder: Any, states: l
             DiffusersRenderer(pipe, ip_adapters).check()
     DiffusersRenderer(pipe, DiffusersIPAdapters(*(ip_adapter_of(s, "x") for s in states), encoder)).check()
     with pytest.raises(RecipeError, match="shared look"):
-        renderer.draw(drawing(each_step=lambda latent: latent))
+        renderer.render(drawing(each_step=lambda latent: latent))
 
 
 def test_the_encoder_sees_what_transformers_would_show_it():
@@ -369,6 +369,6 @@ def test_half_precision_draws_almost_the_same(encoder: Any, control_net: Any, st
         scales = {"structure": 0.5, "style": 0.5}
         hint = (picture(9) > 0.5).float()
         more = {"references": given, "layout": layout, "scales": scales, "hint": hint, "control": 0.5}
-        drawn.append(renderer.draw(drawing(**more)))
+        drawn.append(renderer.render(drawing(**more)))
     assert drawn[1].dtype == torch.float32
     assert (drawn[0] - drawn[1]).abs().mean() < 0.03 < drawn[0].std()

@@ -212,18 +212,18 @@ class Small(DiffusersDenoiser):
 
 
 def small(pipe, fails, mode="fast", **changes):
-    told: list[str] = []
+    messages: list[str] = []
     denoiser = Small(pipe.unet, pipe.scheduler.config, [list(f) for f in fails])
-    run = tiny.training(pipe, {"steps": 9, **changes}, denoiser=denoiser, mode=mode, tell=told.append)
-    return run, told
+    run = tiny.training(pipe, {"steps": 9, **changes}, denoiser=denoiser, mode=mode, tell=messages.append)
+    return run, messages
 
 
 def test_out_of_memory_goes_down_one_rung_and_on_from_the_last_step(pipe):
     """A failure means that a card that is a little too small loses the work, or learns something else."""
     straight = tiny.finish(tiny.training(pipe, {"steps": 9}))
-    run, told = small(pipe, [("fast", 4), ("normal", 2)])
+    run, messages = small(pipe, [("fast", 4), ("normal", 2)])
     assert [step.number for step in run.steps()] == list(range(1, 10))
-    assert told == [
+    assert messages == [
         "Memory ran out at step 5: going on in memory mode normal instead of fast.",
         "Memory ran out at step 7: going on in memory mode low instead of normal.",
     ]
@@ -344,10 +344,10 @@ def test_out_of_memory_by_its_other_names(pipe, error, survived):
 
 
 def test_out_of_memory_on_the_last_rung_is_one_sentence(pipe):
-    run, told = small(pipe, [("normal", 0), ("low", 0)], mode="normal")
+    run, messages = small(pipe, [("normal", 0), ("low", 0)], mode="normal")
     with pytest.raises(TrainingError, match="memory mode low; choose a lower resolution, rank or batch_size"):
         tiny.finish(run)
-    assert len(told) == 1 and run.done == 0
+    assert len(messages) == 1 and run.done == 0
     assert not any("forward" in m.__dict__ or m._forward_hooks for m in pipe.unet.modules())
 
 
@@ -429,6 +429,15 @@ def test_auto_counts_the_base_as_it_is_held():
 def test_auto_says_where_nothing_fits():
     mode, why = choose_mode(2 * 2**30, SDXL, 128 * 128, 1, 64, 2)
     assert mode == "low" and "may run out" in why and "8 bits" in why
+
+
+def test_a_mode_by_name_is_taken_and_warned_of_where_it_does_not_fit():
+    """Windows' driver does not run out: it goes on in RAM, many times slower."""
+    asked = (SDXL, 128 * 128, 1, 64, 2, False)
+    assert choose_mode(12 * 2**30, *asked, "fast") == ("fast", "")
+    mode, why = choose_mode(6 * 2**30, *asked, "fast")
+    assert mode == "fast" and "8.4 GB, and 6.0 GB of GPU memory" in why and "Windows" in why
+    assert choose_mode(12 * 2**30, *asked[:-1], True, "low") == ("low", "")
 
 
 def test_without_a_gpu_auto_looks_at_ram():

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 import tiny
 import torch
 
 from rechar_core.backend.denoiser import DiffusersDenoiser
-from rechar_core.errors import ReCharError, RecipeError, TrainingError
+from rechar_core.errors import FileError, ReCharError, RecipeError, TrainingError
+from rechar_core.training import checkpoint
+from rechar_core.training import run as training_run
 from rechar_core.training.loop import Training
 from rechar_core.training.run import TrainingRun
 
@@ -46,13 +51,13 @@ class Counting(DiffusersDenoiser):
         return super().suffix(prefix, conditioning)
 
 
-def side_by_side(pipe, changes, mode="fast", fails=(), told=None) -> TrainingRun:
+def side_by_side(pipe, changes, mode="fast", fails=(), messages=None) -> TrainingRun:
     denoiser = Counting(pipe.unet, pipe.scheduler.config)
     denoiser.fails = fails
     first = tiny.training(pipe, {"steps": 6, **changes[0]}, denoiser=denoiser)
     shared = denoiser, first.pictures, first.conditioning
     trainings = [Training(*shared, tiny.recipe(**{"steps": 6, **c})) for c in changes]
-    return TrainingRun(trainings, mode, (told if told is not None else []).append)
+    return TrainingRun(trainings, mode, (messages if messages is not None else []).append)
 
 
 def deltas(training) -> torch.Tensor:
@@ -89,10 +94,10 @@ def test_the_noise_seed_is_of_the_noises_alone(pipe):
 
 
 def test_running_out_of_memory_takes_all_down_one_rung(pipe, alone):
-    told: list[str] = []
-    run = side_by_side(pipe, CHANGES[:2], fails=(("fast", 4),), told=told)
+    messages: list[str] = []
+    run = side_by_side(pipe, CHANGES[:2], fails=(("fast", 4),), messages=messages)
     assert len(list(run.steps())) == 6
-    assert told == ["Memory ran out at step 2: going on in memory mode normal instead of fast."]
+    assert messages == ["Memory ran out at step 2: going on in memory mode normal instead of fast."]
     assert run.mode == "normal"
     for together, single in zip(run.trainings, alone[:2], strict=True):
         assert (deltas(together) - deltas(single)).norm() / deltas(single).norm() < 1e-4
@@ -110,13 +115,80 @@ def test_what_they_share_must_be_the_same(pipe, changes, words):
 
 def test_a_state_that_cannot_be_used_is_set_aside(pipe, alone, tmp_path):
     """A failure means that a damaged file ends this job in ComfyUI for ever, where nobody can pass --fresh."""
-    states, told = [tmp_path / "0.state", tmp_path / "1.state"], []
+    states, messages = [tmp_path / "0.state", tmp_path / "1.state"], []
     states[0].write_bytes(b"cut")
     with pytest.raises(ReCharError):
         side_by_side(pipe, CHANGES[:2]).resume(states)
-    run = side_by_side(pipe, CHANGES[:2], told=told)
+    run = side_by_side(pipe, CHANGES[:2], messages=messages)
     run.resume(states, set_aside=True)
-    assert (tmp_path / "0.unusable").read_bytes() == b"cut" and "starts anew" in told[0]
+    assert (tmp_path / "0.unusable").read_bytes() == b"cut" and "starts anew" in messages[0]
     run.train(lambda bloras: None)
     assert run.trainings[0].loss_values() == pytest.approx(alone[0].loss_values(), abs=1e-6)
     assert not any(state.exists() for state in states)
+
+
+@pytest.fixture
+def spares(tmp_path, monkeypatch):
+    """In place of the system's folder for temporary files."""
+    monkeypatch.setattr(checkpoint, "_spares", lambda: tmp_path / "spares")
+    return tmp_path / "spares"
+
+
+def no_folder(tmp_path) -> list[Path]:
+    """States in a folder that cannot be made: there is a file of its name."""
+    (tmp_path / "gone").write_bytes(b"")
+    return [tmp_path / "gone" / "0.state", tmp_path / "gone" / "1.state"]
+
+
+def fails(bloras) -> None:
+    raise FileError("'x.safetensors' cannot be written: No space left on device.")
+
+
+def test_a_result_that_cannot_be_written_costs_no_step(pipe, alone, tmp_path, spares):
+    """A failure means hours lost to a full disk: the states have no room beside the result either."""
+    states, messages = no_folder(tmp_path), []
+    run = side_by_side(pipe, CHANGES[:2], messages=messages)
+    run.resume(states)
+    with pytest.raises(FileError, match=r"No space left on device. What was trained is kept in '.*spares.*'"):
+        run.train(fails)
+    assert len(messages) == 2 and len(list(spares.iterdir())) == 2
+    again = side_by_side(pipe, CHANGES[:2])
+    again.resume(states)
+    assert again.done == 6
+    written = []
+    again.train(written.extend)
+    for together, single in zip(again.trainings, alone[:2], strict=True):
+        assert together.loss_values() == pytest.approx(single.loss_values(), abs=1e-6)
+    assert len(written) == 2 and not list(spares.iterdir())
+
+
+def test_the_later_state_is_gone_on_from_and_both_are_forgotten(pipe, tmp_path, spares):
+    """A failure means that a safety copy from before the disk was full wins over all that came after it."""
+    states = [tmp_path / "0.state", tmp_path / "1.state"]
+    run = side_by_side(pipe, CHANGES[:2])
+    run.resume(states)
+    for step in run.steps():
+        if step.number == 2:
+            assert run.save() == states
+        if step.number == 4:
+            run.states = tuple(checkpoint.spare(training) for training in run.trainings)
+            assert [path.parent for path in run.save()] == [spares, spares]
+    for state in states:
+        os.utime(state, (1, 1))
+    again = side_by_side(pipe, CHANGES[:2])
+    again.resume(states)
+    assert again.done == 4
+    again.forget(states)
+    assert not list(spares.iterdir()) and not any(state.exists() for state in states)
+
+
+def test_a_safety_copy_that_cannot_be_written_ends_nothing(pipe, tmp_path, spares, monkeypatch):
+    """A full disk at step 250 of 1,000: the result may well have room, or go to another disk."""
+    monkeypatch.setattr(training_run, "_SAVE_EVERY", 2)
+    spares.write_bytes(b"")
+    messages, written = [], []
+    run = side_by_side(pipe, CHANGES[:1], messages=messages)
+    run.resume(no_folder(tmp_path)[:1])
+    run.train(written.extend)
+    assert run.done == 6 and len(written) == 1
+    assert len(messages) == 2 and "kept nowhere" in messages[0]

@@ -39,8 +39,8 @@ def card(rows: Row) -> str:
             lines.append((f"{name}, {row.get('side')} x {row.get('side')}", _tera(row, "flop_s", "TFLOP/s")))
         elif name == "copy":
             lines.append(("copy within the memory, read and written", _tera(row, "bytes_s", "TB/s")))
-    told = ", ".join(f"{name} {version}" for name, version in versions.items() if version != "not installed")
-    return _table([*lines, ("versions", told)])
+    named = ", ".join(f"{name} {version}" for name, version in versions.items() if version != "not installed")
+    return _table([*lines, ("versions", named)])
 
 
 def training(rows: Row) -> str:
@@ -73,8 +73,8 @@ def training(rows: Row) -> str:
             )
         )
     least = rows.get("least arithmetic", {}).get("flop")
-    told = f"\n\nThe least arithmetic of a step: {least / 1e12:.3g} TFLOP." if least else ""
-    return _table(lines) + told
+    note = f"\n\nThe least arithmetic of a step: {least / 1e12:.3g} TFLOP." if least else ""
+    return _table(lines) + note
 
 
 def pictures(rows: Row) -> str:
@@ -86,13 +86,13 @@ def pictures(rows: Row) -> str:
             cells = (reason, "", "", "") if reason else tuple(_seconds(row[key]) for key in keys)
             lines.append((name.removeprefix("whole, ") + (f", {steps} steps each" if steps else ""), *cells))
     fused = rows.get("fused LoRA", {})
-    told = _reason(fused)
-    if not told and fused:
-        told = (
+    note = _reason(fused)
+    if not note and fused:
+        note = (
             f"a picture in {fused['steps']} steps takes {fused['with_seconds']:.2f} s with both LoRAs fused, "
             f"{fused['without_seconds']:.2f} s without: {fused['ratio']:.3f} times"
         )
-    return _table(lines) + (f"\n\nDrawing: {told}." if told else "")
+    return _table(lines) + (f"\n\nDrawing: {note}." if note else "")
 
 
 def host(rows: Row) -> str:

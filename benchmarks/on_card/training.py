@@ -31,10 +31,10 @@ def run(task: Task) -> None:
     began = time.perf_counter()
     precision = training_precision(task.device)
     pipeline = task.pipeline(float_named(precision))
-    told = {"precision": precision, "parameters": sum(p.numel() for p in pipeline.unet.parameters())}
-    told |= {"pixels": task.size.pixels, "rank": task.size.rank, "model": _name(task)}
-    told |= {"seconds_to_load_or_make": time.perf_counter() - began}
-    task.send("model", told)
+    about = {"precision": precision, "parameters": sum(p.numel() for p in pipeline.unet.parameters())}
+    about |= {"pixels": task.size.pixels, "rank": task.size.rank, "model": _name(task)}
+    about |= {"seconds_to_load_or_make": time.perf_counter() - began}
+    task.send("model", about)
     bench = Bench(task, pipeline, matmul_rate(task.device, side=task.size.matrix))
     task.measure("least arithmetic", 10, bench.count)
     for mode in LADDER:
@@ -110,8 +110,8 @@ class Bench:
         losses, _ = published(unet, vae, pixels, cond, recipe, clock.stepped)
         row = clock.row(self, losses)
         one = [torch.nn.Parameter(torch.zeros(1, device=task.device))]
-        told = {"precision": "fp16" if gpu else "no"}
-        return told | row | {"optimizer": type(published_optimizer(one, recipe, gpu)).__name__}
+        about = {"precision": "fp16" if gpu else "no"}
+        return about | row | {"optimizer": type(published_optimizer(one, recipe, gpu)).__name__}
 
 
 class Clock:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ...rechar_core.errors import FileError
+from ...rechar_core.errors import FileError, readable
 
 LORAS = "loras"
 
@@ -40,15 +40,41 @@ def file_path(category: str, name: str, kind: str) -> Path:
 
 
 def inside(folder: Path, name: str) -> Path:
-    """`folder / name`, for an absolute folder. Raises FileError if the name is empty or leads out of it."""
+    """`folder / name` without ".safetensors", for an absolute folder.
+
+    Raises FileError, saying why, if the name leads out of the folder or is none on every system: what is saved on Linux
+    is copied to Windows.
+    """
     clean = name.strip().replace("\\", "/").removesuffix(".safetensors")
     path = Path(os.path.normpath(folder / clean))  # not resolved: symbolic links in the folder are the user's
-    forbidden = any(c in '<>:"|?*' or ord(c) < 32 for c in clean)
-    if not clean or clean.endswith("/") or forbidden or folder not in path.parents:
+    why = next((why for part in clean.split("/") if (why := _no_name(part))), "")
+    if why or folder not in path.parents:
         raise FileError(
-            f"'{name}' cannot be a file name in {folder.name}; use letters, digits and '/' for a subfolder."
+            f"'{name}' cannot be a file name in {folder.name}: {why or 'it leads out of that folder'}. "
+            "Use letters, digits and '/' for a subfolder."
         )
     return path
+
+
+_RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in "0123456789¹²³")}
+_LONGEST = 200  # bytes of a part in UTF-8: most file systems allow 255, and endings are added
+
+
+def _no_name(part: str) -> str:
+    """Why this part of a path cannot be a name on every system; "" if it can."""
+    if not part:
+        return "it has an empty part"
+    if part in (".", ".."):
+        return f"it has a part '{part}'"
+    if readable(part) != part or any(c in '<>:"|?*' for c in part):
+        return "it has a character that file names cannot have, or cannot show"
+    if part != part.strip(" ").rstrip("."):
+        return "a part of it begins with a space, or ends with a space or dot"
+    if part.split(".")[0].rstrip().lower() in _RESERVED:
+        return f"'{part}' is the name of a device on Windows"
+    if len(part.encode("utf-8")) > _LONGEST:
+        return f"it is longer than {_LONGEST} bytes"
+    return ""
 
 
 def cache_folder() -> Path:

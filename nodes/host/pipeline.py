@@ -47,23 +47,23 @@ class HostRenderer:
         assert self.adapters is not None  # callers ask `adapter` first
         return self.adapters.encode_reference(picture, role, keep)
 
-    def draw(self, drawing: RenderJob) -> Tensor:
+    def render(self, job: RenderJob) -> Tensor:
         import torch
 
         from nodes import ControlNetApplyAdvanced  # the host's
 
-        model = patch_model(self.model, drawing.fusion)
-        if drawing.references:
-            model = apply_references(model, drawing.references, drawing.layout, drawing.scales)
-        if change := drawing.each_step:
+        model = patch_model(self.model, job.fusion)
+        if job.references:
+            model = apply_references(model, job.references, job.layout, job.scales)
+        if change := job.each_step:
             model.set_model_sampler_post_cfg_function(lambda step: change(step["denoised"]))
-        positive, negative = map(self._prompt, (drawing.positive, drawing.negative))
-        if drawing.hint is not None:
+        positive, negative = map(self._prompt, (job.positive, job.negative))
+        if job.hint is not None:
             positive, negative = ControlNetApplyAdvanced().apply_controlnet(
-                positive, negative, self.control_net, drawing.hint, drawing.control, 0.0, 1.0
+                positive, negative, self.control_net, job.hint, job.control, 0.0, 1.0
             )
-        latent = torch.zeros(1, 4, drawing.size[0] // 8, drawing.size[1] // 8)
-        settings = {"seed": drawing.seed, "steps": drawing.steps, "cfg": drawing.cfg, **_SAMPLER}
+        latent = torch.zeros(1, 4, job.size[0] // 8, job.size[1] // 8)
+        settings = {"seed": job.seed, "steps": job.steps, "cfg": job.cfg, **_SAMPLER}
         return sample(model, self.vae, latent, positive, negative, settings, self.progress)[None]
 
     def _prompt(self, words: tuple[PromptToken, ...]) -> list[Any]:

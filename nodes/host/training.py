@@ -22,6 +22,7 @@ from ...rechar_core.storage import drop_oldest
 from ...rechar_core.training.denoiser import LatentMoments, Prefix
 from ...rechar_core.training.loop import Training
 from ...rechar_core.training.memory import MemoryMode, choose_mode
+from ...rechar_core.training.objective import NoisedBatch, add_noise, denoised
 from ...rechar_core.training.recipe import TrainingRecipe
 from ...rechar_core.training.run import Step, TrainingRun
 from .denoiser import HostDenoiser, computed_in, ordinary, precision_of, trainable
@@ -65,20 +66,24 @@ def train(
     setup.show(2)
     setup.say("Loading the UNet")
     recipe = replace(recipe, precision=precision_of(model))  # the MODEL's, not the user's
-    with trainable(model, throw_if_cancelled) as denoiser:
-        mode = _mode(recipe, denoiser, moments, seeds)
-        pictures = [ordinary(each, denoiser.device) for each in moments]
-        conditioning = ordinary(conditioning, denoiser.device)
-        others = [replace(recipe, seed=recipe.seed + i, noise_seed=recipe.seed) for i in range(1, seeds)]
-        recipes = (recipe, *others)  # the first is the same job as alone
-        trainings = [Training(denoiser, pictures, conditioning, each) for each in recipes]
-        files_of = {cache_folder() / f"{_job_hash(training)}.safetensors": training for training in trainings}
-        trained = {file: cached for file in files_of if (cached := _read(file)) is not None}
-        missing = {file: training for file, training in files_of.items() if file not in trained}
-        if missing:
-            run = TrainingRun(list(missing.values()), mode, logging.getLogger(__name__).info)
-            trained |= _run(run, list(missing))
-    drop_oldest(cache_folder(), _CACHE_BYTES)
+    try:
+        with trainable(model, throw_if_cancelled) as denoiser:
+            mode = _mode(recipe, denoiser, moments, seeds)
+            pictures = [ordinary(each, denoiser.device) for each in moments]
+            conditioning = ordinary(conditioning, denoiser.device)
+            others = [replace(recipe, seed=recipe.seed + i, noise_seed=recipe.seed) for i in range(1, seeds)]
+            recipes = (recipe, *others)  # the first is the same job as alone
+            trainings = [Training(denoiser, pictures, conditioning, each) for each in recipes]
+            files_of = {
+                cache_folder() / f"{_job_hash(training)}.safetensors": training for training in trainings
+            }
+            trained = {file: cached for file in files_of if (cached := _read(file)) is not None}
+            missing = {file: training for file, training in files_of.items() if file not in trained}
+            if missing:
+                run = TrainingRun(list(missing.values()), mode, logging.getLogger(__name__).info)
+                trained |= _run(run, list(missing))
+    finally:  # the states of cancelled trainings count too
+        drop_oldest(cache_folder(), _CACHE_BYTES)
     return [trained[file] for file in files_of]
 
 
@@ -112,34 +117,29 @@ class _Preview:
 
     def __init__(self, training: Training) -> None:
         self._training, self._denoiser = training, cast(HostDenoiser, training.denoiser)
-        self._t = torch.tensor([_PREVIEW_TIMESTEP], device=self._denoiser.device)
-        self._abar = self._denoiser.alphas_cumprod.to(self._denoiser.device)[self._t].view(-1, 1, 1, 1)
 
     @cached_property
-    def _start(self) -> tuple[Tensor, Prefix]:
+    def _start(self) -> tuple[NoisedBatch, Prefix]:
         """The first picture under noise, and the prefix of its prediction on the CPU."""
-        mean, abar = self._training.pictures[0].mean, self._abar
-        noise = self._training.noise_source.step(0, tuple(mean.shape), 1000).noise.to(mean.device)
-        noisy = abar.sqrt() * mean + (1 - abar).sqrt() * noise
-        prefix = self._denoiser.prefix(noisy, self._t, self._training.conditioning)
-        return noisy, prefix.to(torch.device("cpu"))
+        denoiser, mean = self._denoiser, self._training.pictures[0].mean
+        drawn = self._training.noise_source.step(0, tuple(mean.shape), 1000)
+        t = torch.tensor([_PREVIEW_TIMESTEP], device=mean.device)
+        noise = replace(drawn, noise=drawn.noise.to(mean.device), timesteps=t)
+        noised = add_noise(denoiser.prediction, mean, noise, denoiser.alphas_cumprod.to(mean.device)[t])
+        prefix = denoiser.prefix(noised.noisy, noised.timesteps, self._training.conditioning)
+        return noised, prefix.to(torch.device("cpu"))
 
     def picture(self) -> Any:
         """The picture of now; None if there is no memory for it, which ends no training."""
         try:
             with torch.no_grad(), self._training.lora_layers.attached():
-                noisy, prefix = self._start
+                noised, prefix = self._start
                 out = self._denoiser.suffix(prefix.to(self._denoiser.device), self._training.conditioning)
         except RuntimeError as error:
             if not ran_out(error):
                 raise
             return None
-        abar = self._abar
-        if self._denoiser.prediction == "epsilon":
-            x0 = (noisy - (1 - abar).sqrt() * out) / abar.sqrt()
-        else:
-            x0 = abar.sqrt() * noisy - (1 - abar).sqrt() * out
-        return self._beside_losses(x0)
+        return self._beside_losses(denoised(self._denoiser.prediction, out, noised))
 
     def _beside_losses(self, latent: Tensor) -> Any:
         from latent_preview import Latent2RGBPreviewer
@@ -157,8 +157,6 @@ def _mode(
     recipe: TrainingRecipe, denoiser: HostDenoiser, pictures: list[LatentMoments], loras: int
 ) -> MemoryMode:
     """The recipe's memory mode, or the one that fits into what is free now that the host has unloaded everything."""
-    if recipe.memory != "auto":
-        return recipe.memory
     import comfy.model_management
 
     device, dtype = denoiser.device, computed_in(denoiser.patcher)
@@ -169,8 +167,10 @@ def _mode(
     )
     area = max(p.mean.shape[-2] * p.mean.shape[-1] for p in pictures)
     rank = recipe.rank * loras
-    mode, why = choose_mode(free, base, area, recipe.batch_size, rank, dtype.itemsize, in_ram(device))
-    logging.getLogger(__name__).info(why)
+    asked = (free, base, area, recipe.batch_size, rank, dtype.itemsize, in_ram(device), recipe.memory)
+    mode, why = choose_mode(*asked)
+    if why:
+        logging.getLogger(__name__).info(why)
     return mode
 
 

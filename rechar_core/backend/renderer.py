@@ -68,37 +68,37 @@ class DiffusersRenderer:
         leave(self.pipeline, self.ip_adapters.encoder)
         return reference
 
-    def draw(self, drawing: RenderJob) -> Tensor:
-        if drawing.each_step is not None:
+    def render(self, job: RenderJob) -> Tensor:
+        if job.each_step is not None:
             raise RecipeError("A shared look is drawn in ComfyUI only; use the ReChar Word node.")
         unet = self.pipeline.unet
-        with torch.no_grad(), applied(unet, drawing.fusion), _referred(unet, drawing) as half:
-            latent = self._sample(drawing, half)
+        with torch.no_grad(), applied(unet, job.fusion), _referred(unet, job) as half:
+            latent = self._sample(job, half)
         leave(self.pipeline, self.control_net)
         return decode_latent(self.pipeline, latent)
 
-    def _sample(self, drawing: RenderJob, half: list[int]) -> Tensor:
+    def _sample(self, job: RenderJob, half: list[int]) -> Tensor:
         """The denoised latent (1, 4, h, w); the noise is drawn on the CPU."""
-        pipe, (height, width) = self.pipeline, drawing.size
+        pipe, (height, width) = self.pipeline, job.size
         scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
         device = device_of(pipe.unet)
-        scheduler.set_timesteps(drawing.steps, device=device)
-        generator = torch.Generator().manual_seed(drawing.seed)
+        scheduler.set_timesteps(job.steps, device=device)
+        generator = torch.Generator().manual_seed(job.seed)
         noise = torch.randn(1, 4, height // 8, width // 8, generator=generator)
         latent = noise.to(device, pipe.unet.dtype) * scheduler.init_noise_sigma
         extra = pipe.prepare_extra_step_kwargs(generator, 0.0)
-        prompts = {CONDITIONAL: self._prompt(drawing.positive)}
-        if drawing.cfg != 1:
-            prompts[UNCONDITIONAL] = self._prompt(drawing.negative)
+        prompts = {CONDITIONAL: self._prompt(job.positive)}
+        if job.cfg != 1:
+            prompts[UNCONDITIONAL] = self._prompt(job.negative)
         for time in scheduler.timesteps:
             noisy = scheduler.scale_model_input(latent, time)
             predicted = {}
             for half[0], prompt in prompts.items():
-                predicted[half[0]] = self._predict(noisy, time, prompt, drawing)
+                predicted[half[0]] = self._predict(noisy, time, prompt, job)
             guided = predicted[CONDITIONAL]
-            if drawing.cfg != 1:
+            if job.cfg != 1:
                 unconditional = predicted[UNCONDITIONAL]
-                guided = unconditional + drawing.cfg * (guided - unconditional)
+                guided = unconditional + job.cfg * (guided - unconditional)
             latent = scheduler.step(guided, time, latent, **extra, return_dict=False)[0]
         return latent
 
@@ -107,11 +107,9 @@ class DiffusersRenderer:
             self._encoded[words] = encode_prompt_tokens(self.pipeline, words)
         return self._encoded[words]
 
-    def _predict(
-        self, noisy: Tensor, time: Tensor, prompt: tuple[Tensor, Tensor], drawing: RenderJob
-    ) -> Tensor:
+    def _predict(self, noisy: Tensor, time: Tensor, prompt: tuple[Tensor, Tensor], job: RenderJob) -> Tensor:
         """The UNet's output for one prompt, with the ControlNet's residuals where there is a hint."""
-        unet, (height, width) = self.pipeline.unet, drawing.size
+        unet, (height, width) = self.pipeline.unet, job.size
         context, pooled = (t.to(noisy) for t in prompt)
         sizes = torch.tensor([[height, width, 0, 0, height, width]]).to(noisy)
         inputs = {
@@ -120,12 +118,12 @@ class DiffusersRenderer:
             "return_dict": False,
         }
         residuals = {}
-        if drawing.hint is not None:
+        if job.hint is not None:
             down, mid = self.control_net(
                 noisy,
                 time,
-                controlnet_cond=drawing.hint.movedim(-1, 1).to(noisy),
-                conditioning_scale=drawing.control,
+                controlnet_cond=job.hint.movedim(-1, 1).to(noisy),
+                conditioning_scale=job.control,
                 **inputs,
             )
             residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
@@ -133,22 +131,22 @@ class DiffusersRenderer:
 
 
 @contextmanager
-def _referred(unet: Any, drawing: RenderJob) -> Iterator[list[int]]:
+def _referred(unet: Any, job: RenderJob) -> Iterator[list[int]]:
     """Adds the job's references to the UNet's cross-attentions. Yields a list whose item says which half runs.
 
     Raises AdapterError unless the adapters fit the UNet.
     """
     half = [CONDITIONAL]
     names, widths = _cross_attentions(unet)
-    strong = acting(drawing.references, drawing.scales, widths)
+    strong = acting(job.references, job.scales, widths)
     if not strong:
         yield half
         return
-    before, grids = dict(unet.attn_processors), _grids(drawing.size)
+    before, grids = dict(unet.attn_processors), _grids(job.size)
     ours = dict(before)
     for number, name in enumerate(names):
         branches = [r.at_layer(number, scale, device_of(unet), unet.dtype) for r, scale in strong]
-        ours[name] = ReferenceAttention(branches, drawing.layout, grids, half)
+        ours[name] = ReferenceAttention(branches, job.layout, grids, half)
     try:
         unet.set_attn_processor(ours)
         yield half

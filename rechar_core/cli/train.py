@@ -139,12 +139,11 @@ def train_on(
 
     with applied(pipeline.unet, fuse(files.read(job.frozen) if job.frozen else None, None)):
         run = prepare(pipeline, pixels, [each.recipe for each in jobs], context)
-        if context.distributed.main:
-            for each in jobs:
-                if each.fresh:
-                    each.state.unlink(missing_ok=True)
+        states = [each.state for each in jobs]
+        if context.distributed.main and job.fresh:
+            run.forget(states)
         context.distributed.wait()
-        run.resume([each.state for each in jobs])
+        run.resume(states)
         started, first = time.perf_counter(), run.done
         _drive(run, write, context)
     if context.distributed.main:
@@ -229,15 +228,14 @@ def _mode(
     recipe: TrainingRecipe, unet: Any, device: torch.device, moments: list[LatentMoments], loras: int
 ) -> tuple[MemoryMode, str]:
     """The memory mode, and a sentence that says why, or "" if it needs no explanation."""
-    if recipe.memory != "auto":
-        return recipe.memory, ""
     area = max(m.mean.shape[-2] * m.mean.shape[-1] for m in moments)
     empty_cache(device)
     free, base = free_memory(device), weights_size(unet)
     if in_ram(device) or unet.device == device:
         free += base
     rank, itemsize = recipe.rank * loras, unet.dtype.itemsize
-    mode, why = choose_mode(free, base, area, recipe.batch_size, rank, itemsize, in_ram(device))
+    asked = (free, base, area, recipe.batch_size, rank, itemsize, in_ram(device), recipe.memory)
+    mode, why = choose_mode(*asked)
     return mode, "" if in_ram(device) and mode == "fast" else why
 
 

@@ -49,7 +49,7 @@ def find(name: str, fonts: Mapping[str, Path]) -> Path:
     if name in fonts:
         return fonts[name]
     path = Path(name)
-    network = name.startswith(("\\\\", "//"))
+    network = set(name[:2]) <= {"\\", "/"} and len(name) > 1  # Windows takes either slash, mixed too
     if path.is_absolute() and not network and is_font_name(name):
         if not path.is_file():
             raise FileError(f"There is no font file at {name}; check the path.")

@@ -66,7 +66,7 @@ class Renderer(Protocol):
     def encode_reference(self, picture: Tensor, role: str, keep: Tensor | None) -> Reference:
         """Encodes IMAGE (1, H, W, 3) as a reference. keep: MASK outside which image tokens are dropped, or None."""
 
-    def draw(self, drawing: RenderJob) -> Tensor:
+    def render(self, job: RenderJob) -> Tensor:
         """Generates IMAGE (1, H, W, 3) in 0..1; the same job gives the same picture."""
 
 
@@ -195,7 +195,7 @@ class Passes:
         mode, strength = self.mode, self.mode.control[number]
         if self.renderer.control_net is not None and strength != 0:
             more |= {"hint": self._edges, "control": strength}
-        return self.renderer.draw(
+        return self.renderer.render(
             RenderJob(
                 fusion,
                 words,

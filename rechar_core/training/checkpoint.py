@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,11 @@ _FORMAT = "rechar training state"
 _HASHED = ("picture", "conditioning", "model", "noise_schedule")  # a message names these without their values
 
 
-def save(training: Training, path: Path) -> None:
-    """Writes LoRA layers, optimizer, losses and the job to `path`, completely or not at all (safetensors)."""
+def save(training: Training, path: Path) -> Path:
+    """Writes LoRA layers, optimizer, losses and the job to `path`, completely or not at all (safetensors).
+
+    Returns the path. Raises FileError.
+    """
     tensors: dict[str, Tensor] = {}
     for module, layer in training.lora_layers.by_path.items():
         tensors[f"adapter.{module}.down"] = layer.down.detach()
@@ -36,7 +41,22 @@ def save(training: Training, path: Path) -> None:
         "optimizer_groups": json.dumps(state["param_groups"]),
         "scaler": json.dumps(training.scaler.state_dict()),
     }
-    write_state({k: v.cpu().contiguous() for k, v in tensors.items()}, metadata, path)
+    return write_state({k: v.cpu().contiguous() for k, v in tensors.items()}, metadata, path)
+
+
+def has_spares() -> bool:
+    """Whether a state was ever kept in the system's folder for temporary files: naming one hashes the whole model."""
+    return _spares().is_dir() and any(_spares().iterdir())
+
+
+def spare(training: Training) -> Path:
+    """Where the state of this job is kept if it cannot be written where it belongs."""
+    job = json.dumps(training.job, sort_keys=True)
+    return _spares() / f"{hashlib.sha256(job.encode()).hexdigest()[:32]}.state"
+
+
+def _spares() -> Path:
+    return Path(tempfile.gettempdir()) / "rechar_states"
 
 
 def resume(training: Training, path: Path) -> None:

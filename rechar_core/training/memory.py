@@ -70,15 +70,28 @@ def needed(
 
 
 def choose_mode(
-    free: int, base: int, area: int, batch_size: int, rank: int, itemsize: int, in_ram: bool = False
+    free: int,
+    base: int,
+    area: int,
+    batch_size: int,
+    rank: int,
+    itemsize: int,
+    in_ram: bool = False,
+    wanted: Memory = "auto",
 ) -> tuple[MemoryMode, str]:
     """The first mode whose need fits into `free` bytes, and one sentence that says why; see `needed`.
 
     free: what the training may have with the UNet counted in: free memory, plus the UNet where it is already there.
-    Where nothing fits, the last mode, with the sentence saying so: it may do all the same.
+    Where nothing fits, the last mode, with the sentence saying so: it may do all the same. wanted: a mode to take
+    whatever is free; the sentence is then "" if it fits.
     """
     where, ladder = ("RAM", LADDER[:2]) if in_ram else ("GPU memory", LADDER)
-    needs = {mode: needed(mode, base, area, batch_size, rank, itemsize, in_ram) for mode in ladder}
+    needs = {mode: needed(mode, base, area, batch_size, rank, itemsize, in_ram) for mode in LADDER}
+    if wanted != "auto":
+        return wanted, "" if needs[wanted] <= free else (
+            f"Memory mode {wanted} takes about {_gb(needs[wanted])}, and {_gb(free)} of {where} can be had with the "
+            "UNet in it: it may run out, or on Windows become many times slower. Choose auto, or a lower mode."
+        )
     mode = next((mode for mode in ladder if needs[mode] <= free), ladder[-1])
     there = f"Memory mode {mode}: {_gb(free)} of {where} can be had with the UNet in it, and this mode takes"
     if needs[mode] > free:

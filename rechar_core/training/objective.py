@@ -53,6 +53,14 @@ def target(prediction: Prediction, latents: Tensor, noise: Tensor, abar: Tensor)
     return abar.sqrt() * noise - (1 - abar).sqrt() * latents
 
 
+def denoised(prediction: Prediction, model_output: Tensor, noised: NoisedBatch) -> Tensor:
+    """What the model output (B, 4, h, w) says of x0: the other way round from `target`."""
+    abar = noised.abar.view(-1, 1, 1, 1)
+    if prediction == "epsilon":
+        return (noised.noisy - (1 - abar).sqrt() * model_output) / abar.sqrt()
+    return abar.sqrt() * noised.noisy - (1 - abar).sqrt() * model_output
+
+
 def weights(prediction: Prediction, abar: Tensor, loss: Loss, min_snr_gamma: float) -> Tensor | None:
     """Each sample's weight (B,) on || prediction - target ||^2; None where all weigh 1.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..device import empty_cache
-from ..errors import ReCharError, RecipeError, TrainingError
+from ..errors import FileError, ReCharError, RecipeError, TrainingError, listed
 from ..lora.blora import BLora
 from . import checkpoint
 from .loop import Training
@@ -57,7 +57,8 @@ class TrainingRun:
         tell: Callable[[str], None] = lambda text: None,
     ):
         self.trainings, self.mode, self.tell = tuple(trainings), mode, tell
-        self.states: tuple[Path, ...] = ()
+        self.states: tuple[Path, ...] = ()  # where each is kept now
+        self._asked: tuple[Path, ...] = ()  # and where the caller wants it
         first = _shared(self.trainings[0])
         for training in self.trainings[1:]:
             other = _shared(training)
@@ -83,8 +84,11 @@ class TrainingRun:
         Raises RecipeError if one is another job's, FileError if it is damaged. set_aside: such a file is renamed
         instead, to `.unusable`, and its training starts anew.
         """
-        self.states = tuple(states)
-        for training, state in zip(self.trainings, self.states, strict=True):
+        spare = [checkpoint.spare(training) for training in self.trainings] if checkpoint.has_spares() else []
+        self.states = self._asked = tuple(states)
+        for number, (training, state) in enumerate(zip(self.trainings, self.states, strict=True)):
+            if spare and _newer(spare[number], state):
+                state = self._keep_in(number, spare[number])
             if not state.is_file():
                 continue
             try:
@@ -96,6 +100,16 @@ class TrainingRun:
                 state.replace(state.with_suffix(".unusable"))
                 self.tell(f"{error} It is renamed to .unusable, and this training starts anew.")
 
+    def _keep_in(self, number: int, state: Path) -> Path:
+        self.states = (*self.states[:number], state, *self.states[number + 1 :])
+        return state
+
+    def forget(self, states: Sequence[Path]) -> None:
+        """Deletes what earlier runs of these trainings kept in these files or elsewhere."""
+        spare = [checkpoint.spare(training) for training in self.trainings] if checkpoint.has_spares() else []
+        for state in (*states, *spare):
+            state.unlink(missing_ok=True)
+
     def train(
         self, write: Callable[[list[BLora]], None], stepped: Callable[[Step], None] = lambda step: None
     ) -> None:
@@ -103,7 +117,8 @@ class TrainingRun:
 
         stepped: called between steps; what it raises ends the run. Whatever ends it, the writing included, the steps
         taken are kept in the states, but by a bare KeyboardInterrupt; so are they every 250 steps. Of several
-        processes the first one alone writes. Raises TrainingError if a LoRA is unusable (NaN, or nothing learnt).
+        processes the first one alone writes. Raises TrainingError if a LoRA is unusable (NaN, or nothing learnt),
+        FileError if `write` cannot write, saying where the states are.
         """
         with self._kept():
             for step in self.steps():
@@ -114,23 +129,44 @@ class TrainingRun:
             bloras = [training.blora() for training in self.trainings]
             with self._kept():
                 write(bloras)
-            for state in self.states:
-                state.unlink(missing_ok=True)
+            for state in {*self.states, *self._asked}:
+                with suppress(OSError):  # the result is there
+                    state.unlink()
 
     @contextmanager
     def _kept(self) -> Iterator[None]:
         try:
             yield
         except BaseException as error:
-            if type(error) is not KeyboardInterrupt:  # that one means at once, and may fall inside a step
-                self.save()
+            # a bare KeyboardInterrupt means at once, and may fall inside a step
+            kept = self.save() if type(error) is not KeyboardInterrupt else []
+            if kept and isinstance(error, FileError):
+                where = listed(f"'{state}'" for state in kept)
+                raise FileError(
+                    f"{error} What was trained is kept in {where}; the same job goes on from there."
+                ) from error
             raise
 
-    def save(self) -> None:
-        """Writes the state of each LoRA that has anything worth keeping, if this process is the one that writes."""
-        for training, state in zip(self.trainings, self.states):
-            if self._main and training.sound:
-                checkpoint.save(training, state)
+    def save(self) -> list[Path]:
+        """Writes the state of each LoRA that has anything worth keeping, if this process is the one that writes.
+
+        Returns the files. Where one cannot be written, a full disk for example, the state goes to the system's folder
+        for temporary files; where that fails too, the user is told, and nothing ends for it.
+        """
+        kept = []
+        for number, training in enumerate(self.trainings[: len(self.states)]):
+            if not (self._main and training.sound):
+                continue
+            try:
+                kept.append(checkpoint.save(training, self.states[number]))
+            except FileError as error:
+                spare = checkpoint.spare(training)
+                try:
+                    kept.append(checkpoint.save(training, self._keep_in(number, spare)))
+                    self.tell(f"{error} The state of the training is kept in '{spare}' instead.")
+                except FileError as also:
+                    self.tell(f"{error} {also} The steps since the last safety copy are kept nowhere.")
+        return kept
 
     def steps(self) -> Iterator[Step]:
         """Each step, from the last that all have taken. Raises TrainingError as soon as a loss is seen to be NaN.
@@ -197,3 +233,8 @@ def _shared(training: Training) -> dict[str, object]:
         "pictures": [id(picture.mean) for picture in training.pictures],
         "prompt": id(training.conditioning.context),
     }
+
+
+def _newer(one: Path, other: Path) -> bool:
+    """Whether the file `one` is there, and was written after `other` where that is there too."""
+    return one.is_file() and (not other.is_file() or one.stat().st_mtime > other.stat().st_mtime)

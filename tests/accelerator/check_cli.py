@@ -181,12 +181,12 @@ def card_of(size: int) -> Iterator[None]:
 
 def on_a_small_card(draw: Callable[[str], None], size: int, name: str) -> None:
     """The same picture on a card of so many bytes; all weights at once there would be too much."""
-    told, placement.free_memory = placement.free_memory, lambda _: 1 << 40
+    whole, placement.free_memory = placement.free_memory, lambda _: 1 << 40
     try:
         with card_of(size), pytest.raises(Failed):  # in one sentence
             draw("sim")
     finally:
-        placement.free_memory = told
+        placement.free_memory = whole
     gc.collect()
     with card_of(size):
         draw("sim")
