@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -17,7 +18,6 @@ pytest_plugins = ["server"]  # the fixture `comfy`, a running ComfyUI
 
 # Where the pack meets its packages; run with exactly the lower bounds of requirements.txt as well (marker bounds).
 BOUNDS = (
-    "demo_extras",
     "device",
     "files",
     "glyph",
@@ -65,10 +65,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """A host that is there but cannot start ends the run with one sentence, not with one error a test."""
+    """A host that is there but cannot start ends the run with one sentence, not with one error a test.
+
+    What was imported is then left out of garbage collections, which else take a third of the time.
+    """
     found = hosts.hosts()
     if found and any(item.get_closest_marker("host") for item in session.items) and hosts.fault(found[0]):
         raise pytest.UsageError(f"{hosts.fault(found[0])}; -m 'not host' runs the other tests")
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
 
 
 @pytest.fixture(scope="session")

@@ -24,13 +24,15 @@ from rechar_core.lora import files
 def made(tmp_path_factory) -> Path:
     """What `python -m rechar_core demo` leaves behind; what it said meanwhile is in said.txt beside the folder.
 
-    With the ends of the alphas alone and half the sampler's steps, which is half the time.
+    With one text a row, the ends of the alphas alone and half the sampler's steps, which is half the time.
     """
     folder = tmp_path_factory.mktemp("demo")
     said = io.StringIO()
     half = {**demo.drawing(demo.DEMO, {}), "steps": 8}
     with pytest.MonkeyPatch.context() as patch, redirect_stderr(said):
         patch.setattr(demo, "ALPHAS", (0.0, 1.0))
+        patch.setattr(demo, "TEXT_STYLES", demo.TEXT_STYLES[:1])
+        patch.setattr(demo, "TEXT_CONTENTS", demo.TEXT_CONTENTS[:1])
         patch.setattr(demo, "drawing", lambda *_: half)
         assert main(["demo", "--output", str(folder)]) == 0
     folder.with_name("said.txt").write_text(said.getvalue(), encoding="utf-8")
@@ -50,8 +52,7 @@ def agreement(picture: np.ndarray, mask: np.ndarray) -> float:
 
 def test_the_demo_writes_all_it_promises(made: Path):
     names = {p.name for p in made.iterdir()}
-    rows = {"1": "ab", "2": "abcd", "3": "abcd", "4": "ab", "5": "ab", "6": "ab"}
-    pictures = {f"{row}{column}.png" for row, columns in rows.items() for column in columns}
+    pictures = {f"{row}{column}.png" for row in "123456" for column in "ab"}
     assert names == pictures | {"sheet.png", "log.json", "structure.safetensors", "style.safetensors"}
     assert json.loads((made / "log.json").read_text(encoding="utf-8"))["seconds"]["all"] > 0
     assert [b.name for b in files.read(made / "structure.safetensors").blocks] == ["structure"]
@@ -63,7 +64,7 @@ def test_it_says_on_the_way_what_it_does(made: Path):
     assert said.isascii()
     steps = ("Loading the model demo", "Training structure: 100%", "Training style: 100%", "Drawing: 100%")
     assert sorted(steps, key=said.index) == list(steps)
-    assert said.count("Drawing:") > 10
+    assert said.count("Drawing:") >= 10
 
 
 def test_the_structure_lora_draws_the_unseen_glyph(made: Path):

@@ -313,7 +313,7 @@ def test_the_weights_are_read_once(monkeypatch: pytest.MonkeyPatch):
 
 def test_two_processes_share_the_cells(made: tuple[Path, Path], tmp_path: Path):
     """As accelerate launches them; together they leave what one leaves."""
-    given = run(tmp_path / "two", made[1], "--scripts", "devanagari", "latin")
+    given = run(tmp_path / "two", made[1], "--scripts", "devanagari", "latin", "--side", "128")
     run_both(tmp_path / "said.txt", "benchmarks.quality", *given)
     table = json.loads((tmp_path / "two" / "report.json").read_text(encoding="utf-8"))
     assert table["cells"]["plain"] == table["cells"]["B-LoRA fusion"] == 2
