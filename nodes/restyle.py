@@ -16,8 +16,12 @@ if TYPE_CHECKING:
     from ..rechar_core.soulstyler.guide import Guide
 
 # Inputs that both nodes of the CLIP-guided engine have
-_MASK: dict[str, Any] = {
-    "tooltip": "The object's mask, from any node. With an empty mask the picture is returned unchanged."
+_MASK: dict[str, Any] = {"tooltip": "The object's mask, from any node: one mask, or one for each picture."}
+_ON_EMPTY: dict[str, Any] = {
+    "options": ["error", "keep the picture"],
+    "default": "error",
+    "optional": True,
+    "tooltip": "What to do if the mask is empty. error: stop. keep the picture: return it as it is; the log says so.",
 }
 _T: dict[str, Any] = {
     "default": 0.7,
@@ -67,6 +71,7 @@ class SoulstylerPrepare(io.ComfyNode):
                     "mask",
                     tooltip="Where the picture may change; from any node. One mask, or one for each picture.",
                 ),
+                io.Combo.Input("on_empty", **_ON_EMPTY),
             ],
             outputs=[
                 io.Model.Output("sampled_model", "MODEL", tooltip="For KSampler."),
@@ -76,10 +81,13 @@ class SoulstylerPrepare(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: Any, vae: Any, image: Tensor, mask: Tensor) -> io.NodeOutput:
+    def execute(
+        cls, model: Any, vae: Any, image: Tensor, mask: Tensor, on_empty: str = "error"
+    ) -> io.NodeOutput:
         from ..rechar_core.soulstyler.compositing import ObjectRegion
 
         target = ObjectRegion.of(image, mask)
+        host.warn_if_empty(target.mask, on_empty)
         return io.NodeOutput(*host.prepare(model, vae, target), target)
 
 
@@ -194,6 +202,7 @@ class SoulstylerOptimise(io.ComfyNode):
                     default=True,
                     tooltip="On: nothing outside the mask changes. Off: as published, only t limits the change.",
                 ),
+                io.Combo.Input("on_empty", **_ON_EMPTY),
             ],
             outputs=[
                 io.Image.Output("restyled", "IMAGE", tooltip="The finished picture."),
@@ -203,12 +212,19 @@ class SoulstylerOptimise(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, guide: Guide, image: Tensor, mask: Tensor, style_text: str, keep_outside: bool, **recipe: Any
+        cls,
+        guide: Guide,
+        image: Tensor,
+        mask: Tensor,
+        style_text: str,
+        keep_outside: bool,
+        on_empty: str = "error",
+        **recipe: Any,
     ) -> io.NodeOutput:
         from ..rechar_core.soulstyler.stylise import Restyling, StyleRecipe
 
         restyling = Restyling(guide, image, mask, StyleRecipe(style_text, **recipe), composited=keep_outside)
-        losses = host.restyle(guide, [restyling])
+        losses = host.restyle(guide, [restyling], on_empty)
         return io.NodeOutput(restyling.result(), {"loss": losses})
 
 
@@ -240,6 +256,7 @@ class SoulstylerSweep(io.ComfyNode):
                 io.Int.Input("steps", **_STEPS),
                 io.Int.Input("crops", **_CROPS),
                 io.Int.Input("resolution", **_RESOLUTION),
+                io.Combo.Input("on_empty", **_ON_EMPTY),
             ],
             outputs=[
                 io.Image.Output(
@@ -251,11 +268,19 @@ class SoulstylerSweep(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, guide: Guide, image: Tensor, mask: Tensor, styles: str, seeds: str, **recipe: Any
+        cls,
+        guide: Guide,
+        image: Tensor,
+        mask: Tensor,
+        styles: str,
+        seeds: str,
+        on_empty: str = "error",
+        **recipe: Any,
     ) -> io.NodeOutput:
         from ..rechar_core.soulstyler.stylise import sweep_recipes
 
-        return io.NodeOutput(*host.sweep(guide, image, mask, sweep_recipes(styles, seeds, **recipe)))
+        recipes = sweep_recipes(styles, seeds, **recipe)
+        return io.NodeOutput(*host.sweep(guide, image, mask, recipes, on_empty))
 
 
 NODES = [SoulstylerPrepare, SoulstylerFinish, SoulstylerLoadGuide, SoulstylerOptimise, SoulstylerSweep]

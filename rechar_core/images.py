@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+# every kind that a single file may be, as far as the installed Pillow reads it
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".gif", ".jp2")
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean and deviation of each colour
 CLIP: Statistics = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IMAGENET: Statistics = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -71,9 +72,21 @@ def _over_white(picture: Image) -> Image:
 
     if picture.mode.startswith("I;16") or picture.mode == "I":
         picture = picture.point(lambda v: v / 257).convert("L")  # 16-bit scans: PIL's own convert only clips
+    elif picture.mode == "F":  # 0..1; PIL's own convert takes them for 0..255
+        picture = _of_floats(picture)
     rgba = picture.convert("RGBA")
     white = Image.new("RGBA", rgba.size, "white")
     return Image.alpha_composite(white, rgba).convert("RGB")
+
+
+def _of_floats(picture: Image) -> Image:
+    """A grey picture of 32-bit floats in 0..1, or in 0..255 if one of them is above 2, in 8 bits."""
+    import numpy as np
+    from PIL import Image
+
+    values = np.nan_to_num(np.asarray(picture), posinf=1.0)
+    scale = 255 if values.max(initial=0) <= 2 else 1
+    return Image.fromarray((values * scale).clip(0, 255).round().astype(np.uint8))
 
 
 def rgb(image: Tensor) -> Tensor:
@@ -92,6 +105,23 @@ def grey(picture: Any) -> Any:
 def batch_of(mask: Tensor) -> Tensor:
     """MASK (B, H, W), or a single one (H, W), as (B, H, W)."""
     return mask.reshape(-1, *mask.shape[-2:])
+
+
+def check_same_shape(mask: Tensor, size: tuple[int, int], what: str = "picture") -> None:
+    """Raises ImageError if MASK (..., h, w) has another aspect ratio than a picture of size (height, width).
+
+    Another resolution is fine. Up to 2 % are rounding, as of sides that were cut to whole latent cells.
+    """
+    height, width = mask.shape[-2:]
+    expected = size[1] * height / size[0]  # of the mask's width
+    rounded = max(
+        1, size[1] / size[0], height / size[0]
+    )  # one pixel more or less, of the mask or the picture
+    if abs(width - expected) > max(rounded, 0.02 * expected):
+        raise ImageError(
+            f"The mask is {width} x {height} and the {what} {size[1]} x {size[0]}: their aspect ratios differ. Give a "
+            f"mask that was made for this {what}."
+        )
 
 
 def normalised(pixels: Tensor, statistics: Statistics) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
@@ -31,6 +33,50 @@ def test_a_mask_is_a_batch_or_a_single_one():
     masks = torch.rand(3, 4, 5)
     assert torch.equal(images.batch_of(masks), masks)
     assert torch.equal(images.batch_of(masks[0]), masks[:1])
+
+
+@pytest.mark.parametrize(
+    ("mask", "picture"),
+    [
+        *(((64, 48), (64, 48)), ((32, 24), (64, 48)), ((128, 128), (1024, 1024)), ((744, 1000), (750, 1000))),
+        *(((7, 9), (30, 40)), ((1024, 768), (32, 24)), ((1024, 1000), (32, 31)), ((1, 1), (64, 64))),
+    ],
+)
+def test_a_mask_of_the_pictures_shape_fits_in_any_resolution(mask, picture):
+    """A failure means that a mask at latent size, or cut to whole latent cells, is refused."""
+    images.check_same_shape(torch.ones(1, *mask), picture)
+
+
+@pytest.mark.parametrize(
+    ("mask", "picture"),
+    [((48, 64), (64, 48)), ((64, 64), (64, 48)), ((512, 512), (1024, 1000)), ((8, 10), (80, 80))],
+)
+def test_a_mask_of_another_shape_is_an_error_that_names_both_sizes(mask, picture):
+    """A failure means that a mask is stretched over a picture it was not made for."""
+    named = f"The mask is {mask[1]} x {mask[0]} and the picture {picture[1]} x {picture[0]}"
+    with pytest.raises(ImageError, match=named):
+        images.check_same_shape(torch.ones(*mask), picture)
+
+
+def test_pictures_of_floats_have_their_greys(tmp_path):
+    """A failure means that a 32-bit TIFF, as renderers and scientists write it, is read as black."""
+    ramp = np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16)
+    for scale in (1, 255):
+        read = images.read(save(tmp_path / f"{scale}.tif", Image.fromarray(ramp * scale)))
+        assert np.abs(read[0, ..., 0].numpy() - ramp).max() < 0.6 / 255
+    ramp[0, :2] = np.nan, np.inf
+    odd = images.read(save(tmp_path / "odd.tif", Image.fromarray(ramp)))
+    assert odd[0, 0, :2, 0].tolist() == [0, 1] and odd[0, 15, 15, 0] == 1
+
+
+def test_a_folder_takes_every_kind_that_a_file_may_be(tmp_path):
+    """A failure means that half of a folder is not trained on, without a word."""
+    written = []
+    for ending in ("avif", "gif", "jp2", "png", "webp", "TIFF"):
+        with contextlib.suppress(KeyError, OSError, ValueError):  # a Pillow without that kind
+            written.append(save(tmp_path / f"a.{ending}", Image.new("RGB", (8, 8), "red")))
+    assert len(written) >= 4
+    assert set(images.list_pictures(tmp_path)) == set(written)
 
 
 @pytest.mark.parametrize(

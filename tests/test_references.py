@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from rechar_core.errors import ImageError
 from rechar_core.synthesis.references import encoding
 from rechar_core.synthesis.references import layout as maps
 from rechar_core.synthesis.references.attention import Branch, Reference, blend
@@ -179,6 +180,15 @@ def test_the_official_grid_of_another_aspect_is_not_the_layers_own():
     assert official_grid((1024, 1024), 4096) == (64, 64)
     assert official_grid((768, 1024), 48 * 64) == (48, 64)
     assert official_grid((1024, 1024), 48 * 64) == (56, 54)  # another aspect: 48 cells are padded with 0
+
+
+@pytest.mark.parametrize("mode", sorted(set(maps.MASK_MODES) - {"official"}))
+def test_a_mask_of_another_aspect_than_the_latent_is_an_error(mode: str):
+    """A failure means that a layout is stretched, and its parts act where nobody drew them."""
+    layout = Layout({"style": mask(16, 24)}, mask_mode=mode)
+    assert layout.weights(["style"], (8, 12))[1][0].shape == (1, 96, 1)
+    with pytest.raises(ImageError, match="The mask is 192 x 128 and the latent 8 x 12"):
+        layout.weights(["style"], (12, 8))
 
 
 def test_a_very_flat_mask_has_an_official_grid():

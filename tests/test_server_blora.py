@@ -387,7 +387,7 @@ def test_elements_stay_in_their_region(comfy: Server):
                 {"train": train(), "y": node("ReCharSaveBLoRA", name=name, structure=BOTH[0])},
                 "cannot be a file name",
             )
-            for name in ("", "evil/..", ".", "e\nvil", "C:evil")
+            for name in ("con", "evil/..", ".", "e\nvil", "C:evil")
         ),
         (
             {"x": prompt_node(elements="", template="a cat"), "s": show(["x", 1])},

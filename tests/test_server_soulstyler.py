@@ -256,8 +256,8 @@ def test_a_seed_is_a_picture_and_one_mask_serves_a_batch(comfy: Server, picture:
     """An empty mask in between makes the host forget the first result."""
     nodes = {**picture, "guide": guide(), "work": optimise(), "out": save(["work", 0])}
     first = done(comfy.run(nodes)).images["out"][0]
-    empty = node("SolidMask", value=0.0, width=148, height=120)
-    assert np.array_equal(done(comfy.run({**nodes, "mask": empty})).images["out"][0], scene())
+    kept = {**nodes, "mask": EMPTY, "work": optimise(on_empty="keep the picture")}
+    assert np.array_equal(done(comfy.run(kept)).images["out"][0], scene())
     comfy.client.request("/free", b'{"unload_models": true, "free_memory": true}')
     again = comfy.run(nodes)
     assert "work" in again.executed() and np.array_equal(done(again).images["out"][0], first)
@@ -355,16 +355,25 @@ def test_a_segmenter_gives_a_mask_and_an_unfound_object_is_an_error(
     assert "'disc' is not found in picture 1" in error and "\n" not in error
 
 
+EMPTY = node("SolidMask", value=0.0, width=148, height=120)
+TURNED = node("SolidMask", value=1.0, width=120, height=148)
+
+
 @pytest.mark.parametrize(
     ("nodes", "words"),
     [
         ({"work": optimise(style_text=" "), "out": save(["work", 0])}, "The style is empty"),
+        ({"mask": EMPTY, "work": optimise(), "out": save(["work", 0])}, "The mask is empty"),
+        (
+            {"mask": TURNED, "work": optimise(), "out": save(["work", 0])},
+            "The mask is 120 x 148 and the picture 148 x",
+        ),
         (
             {"say": node("SoulstylerInstruction", instruction="a", mode="LLM"), "o": show(["say", 0])},
             "none is connected",
         ),
     ],
-    ids=["style", "llm"],
+    ids=["style", "empty", "turned", "llm"],
 )
 def test_bad_input_is_one_clear_sentence(comfy: Server, picture: Any, weights: None, nodes: Any, words: str):
     error = comfy.run({**picture, "guide": guide(), **nodes}).error

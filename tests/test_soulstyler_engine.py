@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from rechar_core.errors import FileError, ImageError, ModelError, RecipeError
 from rechar_core.soulstyler import crops, losses
-from rechar_core.soulstyler.compositing import composite, fit_mask, padded, shaped
+from rechar_core.soulstyler.compositing import check_object, composite, fit_mask, padded, shaped
 from rechar_core.soulstyler.guide import load_guide, load_vgg
 from rechar_core.soulstyler.network import StyleNet
 from rechar_core.soulstyler.stylise import Restyling, StyleRecipe, Stylisation
@@ -82,7 +82,19 @@ def test_same_seed_same_result_and_the_global_generator_is_untouched():
     assert not torch.equal(first, run(seed=4)[0])
 
 
-def test_an_empty_mask_returns_the_input_without_a_step():
+def test_an_empty_mask_is_an_error_unless_the_picture_may_stay():
+    """A failure means that a mask which was forgotten gives the picture back as if it were the result."""
+    masks = torch.zeros(3, 8, 8)
+    masks[1] = 1
+    with pytest.raises(ImageError, match="The mask is empty: white is where"):
+        check_object(masks[:1], "error")
+    with pytest.raises(ImageError, match="The mask of picture 1, 3 is empty"):
+        check_object(masks, "error")
+    assert (
+        check_object(masks, "keep the picture")
+        == "The mask of picture 1, 3 is empty; the picture stays as it is."
+    )
+    assert check_object(masks[1:2], "error") == ""
     out, steps = run(mask=torch.zeros(1, HEIGHT, WIDTH))
     assert torch.equal(out, picture()) and steps == []
 

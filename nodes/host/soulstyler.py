@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...rechar_core.errors import FileError
 from ...rechar_core.images import labelled_sheet, to_pil
-from ...rechar_core.soulstyler.compositing import ObjectRegion
+from ...rechar_core.soulstyler.compositing import ObjectRegion, check_object
 from ...rechar_core.soulstyler.folders import folders_of
 from ...rechar_core.soulstyler.guide import Guide
 from ...rechar_core.soulstyler.segment import Detection, Search
@@ -92,8 +92,18 @@ def find(segmenter: ClipSeg | Grounded, image: Tensor, search: Search) -> Detect
         return find_object(segmenter, image, search)
 
 
-def restyle(guide: Guide, restylings: Sequence[Restyling]) -> list[float]:
+def warn_if_empty(mask: Tensor, on_empty: str) -> None:
+    """Says on the node and in the log which pictures stay as they are.
+
+    Raises ImageError if one would, and on_empty is "error".
+    """
+    if sentence := check_object(mask, on_empty):
+        Progress(1).say(sentence)
+
+
+def restyle(guide: Guide, restylings: Sequence[Restyling], on_empty: str) -> list[float]:
     """Runs the CLIP-guided engine, with progress, previews and cancel. Returns the loss of every step."""
+    warn_if_empty(restylings[0].mask, on_empty)
     progress = Progress(max(1, sum(each.total for each in restylings)))
     every, losses = max(1, progress.total // _PREVIEWS), []
     with on_device(guide.clip), on_device(guide.vgg):
@@ -106,14 +116,14 @@ def restyle(guide: Guide, restylings: Sequence[Restyling]) -> list[float]:
 
 
 def sweep(
-    guide: Guide, image: Tensor, mask: Tensor, recipes: list[list[StyleRecipe]]
+    guide: Guide, image: Tensor, mask: Tensor, recipes: list[list[StyleRecipe]], on_empty: str
 ) -> tuple[Tensor, Tensor]:
     """A labelled sheet (1, H, W, 3) and the pictures (N, H, W, 3): a row of recipes after the other.
 
     One picture, one mask, one set of loaded models for all.
     """
     restylings = [[Restyling(guide, image[:1], mask[:1], recipe) for recipe in row] for row in recipes]
-    restyle(guide, [each for row in restylings for each in row])
+    restyle(guide, [each for row in restylings for each in row], on_empty)
     rows = [
         [(f"{each.recipe.style}\nseed {each.recipe.seed}", each.result()[0]) for each in row]
         for row in restylings

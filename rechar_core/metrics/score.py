@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ImageError, check_choice
 from ..glyph.structure_map import edges, skeleton
-from ..images import batch_of, grey, rgb
+from ..images import batch_of, check_same_shape, grey, rgb
 from .pictures import colour_distance, ssim
 from .segment import glyph_mask, otsu_masks
 from .shapes import BAND, covered, dice, edge_f1, iou, outline_distances, topology
@@ -151,11 +151,12 @@ def _pixels(image: Tensor) -> Array:
 
 
 def target_of(mask: Tensor, size: tuple[int, int]) -> Array:
-    """The glyph (H, W) of bool. Raises ImageError if nothing or all is ink."""
+    """The glyph (H, W) of bool. Raises ImageError if nothing or all is ink, or if the mask has another aspect ratio."""
     import torch.nn.functional as F
 
     mask = batch_of(mask)[0]
     if tuple(mask.shape) != size:
+        check_same_shape(mask, size)
         mask = F.interpolate(mask.float()[None, None], size, mode="bilinear", antialias=True)[0, 0]
     target = (mask >= 0.5).cpu().numpy()
     if min(size) < 16 or not target.any() or target.all():

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import ImageError
-from ..images import LATENT_SCALE, batch_of
+from ..errors import ImageError, RecipeError, check_choice, listed
+from ..images import LATENT_SCALE, batch_of, check_same_shape
 
 
 def fit_mask(mask: Tensor, image: Tensor) -> Tensor:
     """A MASK (H, W) or (N, h, w) in 0..1 as one (B, H, W) for IMAGE (B, H, W, C); one mask serves all pictures.
 
-    A mask of another size is scaled. Raises ImageError if the number of masks does not fit, or values are not finite.
+    A mask of another resolution is scaled. Raises ImageError if its aspect ratio or the number of masks does not fit,
+    or if values are not finite.
     """
     mask = batch_of(mask).to(image.device, torch.float32)
     if not mask.isfinite().all():
@@ -25,8 +27,30 @@ def fit_mask(mask: Tensor, image: Tensor) -> Tensor:
             f"There are {len(mask)} masks for {len(image)} pictures; give one mask, or one for each."
         )
     if mask.shape[-2:] != image.shape[1:3]:
+        check_same_shape(mask, tuple(image.shape[1:3]))
         mask = F.interpolate(mask[:, None], tuple(image.shape[1:3]), mode="bilinear")[:, 0]
     return mask.clamp(0, 1).expand(len(image), -1, -1)
+
+
+OnEmpty = Literal["error", "keep the picture"]
+ON_EMPTY: tuple[str, ...] = get_args(OnEmpty)
+
+
+def check_object(mask: Tensor, on_empty: str) -> str:
+    """ "" if every mask of (B, H, W) has an object, else a sentence which says that these pictures stay as they are.
+
+    Raises ImageError instead if on_empty is "error", RecipeError if it is none of ON_EMPTY.
+    """
+    check_choice("on_empty", on_empty, ON_EMPTY, RecipeError)
+    empty = [str(number) for number, each in enumerate(mask, 1) if not each.any()]
+    if not empty:
+        return ""
+    where = f"The mask of picture {listed(empty)} is empty" if len(mask) > 1 else "The mask is empty"
+    if on_empty == "error":
+        raise ImageError(
+            f"{where}: white is where the picture may change. Paint it, or set on_empty to keep the picture."
+        )
+    return f"{where}; the picture stays as it is."
 
 
 def composite(image: Tensor, styled: Tensor, mask: Tensor) -> Tensor:

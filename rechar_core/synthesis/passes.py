@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import RecipeError
 from ..glyph.structure_map import structure_map
+from ..images import check_same_shape
 from ..lora.fusion import Fusion, fuse
 from .elements import PromptToken, build_prompt
 from .modes import PipelineConfig
@@ -117,6 +118,7 @@ class Passes:
             raise RecipeError("The mode references-only needs adapters: connect Load Reference Adapters.")
         self._layout({})
         self._check_carriers(learns or self.structure is not None)
+        check_same_shape(self.mask, (self.glyph.shape[1], self.glyph.shape[2]), "glyph")
         if not bool((self.mask > 0).any()):
             raise RecipeError("The glyph's mask is empty; connect the mask of the Glyph node.")
         self.renderer.check()

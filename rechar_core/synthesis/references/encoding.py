@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
-from ...images import CLIP, batch_of, normalised, rgb
+from ...images import CLIP, batch_of, check_same_shape, normalised, rgb
 from .attention import Reference
 from .errors import AdapterError
 from .projection import IPAdapter, Kind
@@ -165,6 +165,7 @@ def kept_tokens(mask: Tensor, picture: tuple[int, int], side: int) -> Tensor:
 
     mask = mask.float()
     if tuple(mask.shape[-2:]) != picture:
+        check_same_shape(mask, picture, "reference")
         mask = F.interpolate(mask[:, None], picture, mode="bilinear", antialias=True)[:, 0]
     edge = min(picture)
     top, left = (picture[0] - edge) // 2, (picture[1] - edge) // 2

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import check_choice
 from ...glyph.structure_map import distance_falloff, fill
+from ...images import check_same_shape
 from .errors import AdapterError
 
 if TYPE_CHECKING:
@@ -75,7 +76,11 @@ class Layout:
     def _map(self, role: str, grid: Grid) -> Tensor | None:
         """A branch's map on the grid, flattened to (cells,); None if it has no map."""
         mask = self.masks.get(role)
-        return None if mask is None else MASK_MODES[self.mask_mode](mask.float(), grid)
+        if mask is None:
+            return None
+        if self.mask_mode != "official":  # which pads and cuts
+            check_same_shape(mask, grid, "latent")
+        return MASK_MODES[self.mask_mode](mask.float(), grid)
 
 
 # Operators: maps (cells,), the text's first -> weights in the same order
