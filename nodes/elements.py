@@ -75,6 +75,11 @@ class ReCharElementPrompt(io.ComfyNode):
                 io.String.Output(
                     "kept", "kept tokens", tooltip="The tokens that stay in the cross-attention."
                 ),
+                io.String.Output(
+                    "dropped",
+                    "dropped words",
+                    tooltip="Words of the elements that are not kept, such as 'of'.",
+                ),
             ],
         )
 
@@ -82,11 +87,12 @@ class ReCharElementPrompt(io.ComfyNode):
     def execute(
         cls, clip: Any, keep: KeepMode, element_weight: float, region: Tensor | None = None, **texts: str
     ) -> io.NodeOutput:
-        from ..rechar_core.synthesis.elements import build_prompt, kept_text
+        from ..rechar_core.synthesis.elements import build_prompt, dropped_text, kept_text
         from .host.elements import element_conditioning
 
         words = build_prompt(mode=keep, weight=element_weight, **texts)
-        return io.NodeOutput(element_conditioning(clip, words, region), kept_text(words))
+        conditioning = element_conditioning(clip, words, region)
+        return io.NodeOutput(conditioning, kept_text(words), dropped_text(words))
 
 
 NODES = [ReCharElementPrompt]

@@ -8,6 +8,7 @@ from rechar_core.errors import RecipeError
 from rechar_core.synthesis.elements import (
     PromptToken,
     build_prompt,
+    dropped_text,
     kept_text,
     packed,
     prompt,
@@ -128,3 +129,36 @@ def test_apostrophes_and_hyphens_do_not_tear_words():
 def test_bad_input_says_what_is_wrong(arguments, words):
     with pytest.raises(RecipeError, match=words):
         build_prompt(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("template", "triggers", "kept"),
+    [
+        ("A [v] in [s] style", ("", "ohwx"), "[ v ] ohwx crane"),
+        ("A [C] in [S] style", ("A [v]", "a red seal"), "[ v ] red seal crane"),
+        ("the ohwx glyph, Red Seal style", ("ohwx", "A red seal"), "ohwx Red Seal crane"),
+        ("an ohwxy cat, [E]", ("ohwx", ""), "crane"),  # a longer word is not the trigger
+        ("(A [v]:1.3) in [s]", ("A [v]", "A [v]"), "[ v ] [ v ] crane"),
+    ],
+)
+def test_a_typed_trigger_counts(template, triggers, kept):
+    """A failure means that writing the trigger by hand, as everywhere else, leaves the LoRA's own word out."""
+    words = build_prompt(template, *triggers, "a crane")
+    assert kept_text(words) == kept
+
+
+def test_cjk_marks_are_those_of_weights():
+    """A failure means that a weight typed with a Chinese or Japanese keyboard is read as words."""
+    asked, typed = "(plum:1.3), (red (crane)), moon", "（plum：1.3）， （red （crane））； moon"
+    assert build_prompt("[s]", "", "x", typed) == build_prompt("[s]", "", "x", asked)
+
+
+def test_emoji_are_kept_whole():
+    words = build_prompt("[s]", "", "x", "✨, 👩🏽‍🎨, ❤️ stars!")
+    assert kept_text(words) == "x ✨ 👩🏽‍🎨 ❤️ stars"
+
+
+def test_words_that_are_not_kept_are_named():
+    words = build_prompt("[s]", "", "x", "a crane of the North, plum blossoms")
+    assert kept_text(words) == "x crane North plum blossoms"
+    assert dropped_text(words) == "a of the"

@@ -12,7 +12,16 @@ from safetensors.torch import load_file
 from rechar_core.errors import LoraError, ModelError
 from rechar_core.lora import files
 from rechar_core.lora.blora import BLora
-from rechar_core.lora.fusion import Fusion, applied, effective_alpha, fuse, patched, weight_shapes
+from rechar_core.lora.fusion import (
+    Fusion,
+    alpha_list,
+    applied,
+    decimal_comma,
+    effective_alpha,
+    fuse,
+    patched,
+    weight_shapes,
+)
 
 CASES = {
     "none": {},
@@ -254,3 +263,14 @@ def test_kinds_for_comfyui_are_refused_here(unet):
         pass
     with pytest.raises(ModelError, match="to_q is not in the model"):
         fusion.check({})
+
+
+def test_lists_of_alphas_in_every_spelling():
+    for text in ("0, 0.5, 1", "0 0.5 1", "0;0.5;1", "0，0.5；1", " 0、0.5\n1,"):
+        assert alpha_list(text) == [0, 0.5, 1]
+
+
+def test_a_decimal_comma_is_warned_of():
+    """A failure means that 0,5 draws the alphas 0 and 5, and nobody knows why."""
+    assert "write 0.5" in decimal_comma(alpha_list("0,5"))
+    assert not any(map(decimal_comma, ([0, 0.5, 1], [0, 1, 2], [0.5, 5], [0, 0, 5], [1])))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...rechar_core.images import labelled_sheet, to_pil
 from ...rechar_core.lora.blora import BLora
-from ...rechar_core.lora.fusion import fuse
+from ...rechar_core.lora.fusion import decimal_comma, fuse
 from .patch import patch_model
 from .progress import Progress
 
@@ -86,6 +86,8 @@ def alpha_grid(
     columns, rows = (columns if structure else [0.0]), (rows if style else [0.0])
     latent = comfy.sample.fix_empty_latent_channels(model, latent_image["samples"][:1])
     progress = Progress(len(columns) * len(rows))
+    for sentence in filter(None, map(decimal_comma, (columns, rows))):
+        progress.say(sentence)
     cells: list[list[tuple[str, Tensor]]] = []
     for style_alpha in rows:
         cells.append([])

@@ -7,7 +7,8 @@ ECCV 2024, section 4).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, cast
@@ -79,11 +80,12 @@ def effective_alpha(alpha: float, mode: str = "linear") -> float:
 
 
 def alpha_list(text: str) -> list[float]:
-    """Alphas from a list in text ("0, 0.5, 1"). Raises LoraError if it is empty, too long, or not numbers."""
+    """Alphas from a list in text ("0, 0.5, 1"), separated by commas, semicolons (CJK ones too) or spaces.
+
+    Raises LoraError if it is empty, too long, or not numbers.
+    """
     try:
-        alphas = [
-            float(part) for part in text.replace("\uff0c", ",").replace("\n", ",").split(",") if part.strip()
-        ]
+        alphas = [float(part) for part in re.split(r"[\s,;，；、]+", text) if part]
     except ValueError:
         raise LoraError(
             f"'{text}' is no list of alphas; write numbers separated by commas, like 0, 0.5, 1."
@@ -91,6 +93,15 @@ def alpha_list(text: str) -> list[float]:
     if not 1 <= len(alphas) <= 32 or not all(math.isfinite(a) for a in alphas):
         raise LoraError(f"'{text}' gives {len(alphas)} alphas; give 1 to 32 finite numbers.")
     return alphas
+
+
+def decimal_comma(alphas: Sequence[float]) -> str:
+    """A sentence for alphas that look like a number with a decimal comma, such as 0 and 5 of "0,5"; else ""."""
+    if alphas.count(0) != 1 or not any(alpha > 2 and alpha == int(alpha) for alpha in alphas):
+        return ""
+    return (
+        f"The alphas are {', '.join(f'{a:g}' for a in alphas)}. If a half is meant, write 0.5 with a point."
+    )
 
 
 def fuse(

@@ -8,6 +8,7 @@ embedding remains that of the whole prompt.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -20,15 +21,22 @@ _Span = tuple[str, Role, float]  # text, its role, its weight
 KEEP_MODES: tuple[str, ...] = get_args(KeepMode)
 
 STRUCTURE_SLOT, STYLE_SLOT, ELEMENT_SLOT = "[c]", "[s]", "[e]"
+PUBLISHED_TRIGGER = (
+    "[v]"  # what the published LoRAs are trained with: it counts as a trigger wherever it is typed
+)
 
 # Words that are dropped from the elements.
 _FUNCTION_WORD = re.compile("a|an|the|of|and|or|with|in|on|at|by|from|to|some|many|its|their")
 _ARTICLE = re.compile(r"^(?:an?|the)\s+", re.IGNORECASE)
 _SEPARATORS = re.compile(r"[,;\n，、；]")
+_HALF_WIDTH = str.maketrans("（）：", "():")
 _MARKS = re.compile(r"\\[()]|[()]|[^()\\]+|\\")
 _EMPHASIS = 1.1  # weight of ( ) without a number, as in ComfyUI (comfy/sd1_clip.py, token_weights)
-# "embedding:name" is one piece, which ComfyUI looks up
-_PIECES = re.compile(r"\[|\]|embedding:[\w./\\-]+|\w+(?:['’-]\w+)*|[^\w\s\[\]]")
+# "embedding:name" is one piece, which ComfyUI looks up; so is an emoji with its colour and what it is joined to
+_PIECES = re.compile(
+    r"\[|\]|embedding:[\w./\\-]+|\w+(?:['’-]\w+)*"
+    "|[^\\w\\s\\[\\]][\ufe0f\U0001f3fb-\U0001f3ff]*(?:\u200d[^\\w\\s\\[\\]][\ufe0f\U0001f3fb-\U0001f3ff]*)*"
+)
 
 
 @dataclass(frozen=True)
@@ -101,25 +109,28 @@ def build_prompt(
     """The prompt as tokens, each marked as kept or dropped.
 
     template: text in which [c] is replaced by the structure trigger, [s] by the style trigger and [e] by the elements
-    (without [e] they are appended after "with"). Triggers are given as trained ("A [v]"); a leading article is
-    removed, the rest is used unchanged. weight: prompt weight of the elements, 0..10; weights in ( ) multiply it.
-    mode: "auto" keeps the triggers and the elements' content words, "brackets" keeps what is inside [ ], "all" keeps
-    everything. Raises RecipeError for an unknown mode, a weight outside 0..10, or if nothing would be kept.
+    (without [e] they are appended after "with"); capitals count too. Triggers are given as trained ("A [v]"); a leading
+    article is removed, the rest is used unchanged. A trigger typed in the template is one there as well, and so is [v].
+    Parentheses and colons of weights may be CJK ones. weight: prompt weight of the elements, 0..10; weights in ( )
+    multiply it. mode: "auto" keeps the triggers and the elements' content words, "brackets" keeps what is inside [ ],
+    "all" keeps everything. Raises RecipeError for an unknown mode, a weight outside 0..10, or if nothing would be kept.
     """
     check_choice("keep mode", mode, KEEP_MODES, RecipeError)
     if not 0 <= weight <= 10:
         raise RecipeError(f"The element weight is {weight}; it must be from 0 to 10.")
+    template, elements = template.translate(_HALF_WIDTH), elements.translate(_HALF_WIDTH)
     listed: list[_Span] = []
     for item in split_elements(elements):
         listed += [(",", "normal", 1.0)] if listed else []
         listed += [(part, "element", emphasis * weight) for part, emphasis in emphasised(item)]
+    triggers = [_ARTICLE.sub("", trigger.strip()) for trigger in (structure_trigger, style_trigger)]
     slots: dict[str, list[_Span]] = {
-        STRUCTURE_SLOT: [(_ARTICLE.sub("", structure_trigger.strip()) or STRUCTURE_SLOT, "trigger", 1.0)],
-        STYLE_SLOT: [(_ARTICLE.sub("", style_trigger.strip()) or STYLE_SLOT, "trigger", 1.0)],
+        STRUCTURE_SLOT: [(triggers[0] or STRUCTURE_SLOT, "trigger", 1.0)],
+        STYLE_SLOT: [(triggers[1] or STYLE_SLOT, "trigger", 1.0)],
         ELEMENT_SLOT: listed,
     }
-    spans = _filled(template, slots)
-    if listed and ELEMENT_SLOT not in template:
+    spans = _filled(template, slots, [*filter(None, triggers), PUBLISHED_TRIGGER])
+    if listed and ELEMENT_SLOT not in template.lower():
         spans += [("with", "element", 1.0)] if template.strip() else []
         spans += listed
     words = _words(spans, mode)
@@ -139,6 +150,12 @@ def prompt(words: Sequence[PromptToken]) -> str:
 def kept_text(words: Sequence[PromptToken]) -> str:
     """The kept tokens as one text."""
     return " ".join(w.text for w in words if w.kept)
+
+
+def dropped_text(words: Sequence[PromptToken]) -> str:
+    """The elements' own words that are not kept, as one text; "with" in front of them is not theirs."""
+    dropped = (w.text for w in words if w.role == "element" and not w.kept)
+    return " ".join(text for text in dropped if text[0].isalnum() and text != "with")
 
 
 def without_elements(words: Sequence[PromptToken]) -> tuple[PromptToken, ...]:
@@ -168,13 +185,16 @@ def packed(
     return chunks, rows
 
 
-def _filled(template: str, slots: dict[str, list[_Span]]) -> list[_Span]:
-    """The template with its slots filled in; a weight around a slot applies to its contents."""
-    pattern = "(" + "|".join(re.escape(slot) for slot in slots) + ")"
+def _filled(template: str, slots: dict[str, list[_Span]], triggers: Sequence[str]) -> list[_Span]:
+    """The template with its slots filled in and its triggers found; a weight around a slot applies to its contents."""
+    typed = [rf"(?<!\w){re.escape(trigger)}(?!\w)" for trigger in sorted(triggers, key=len, reverse=True)]
+    pattern = re.compile(f"({'|'.join([*map(re.escape, slots), *typed])})", re.IGNORECASE)
     spans: list[_Span] = []
     for text, weight in emphasised(template):
-        for part in re.split(pattern, text):
-            contents: list[_Span] = slots.get(part, [(part, "normal", 1.0)])
+        for number, part in enumerate(pattern.split(text)):
+            contents: list[_Span] = slots.get(
+                part.lower(), [(part, "trigger" if number % 2 else "normal", 1.0)]
+            )
             spans += [(t, role, inner * weight) for t, role, inner in contents]
     return spans
 
@@ -201,4 +221,7 @@ def _kept(piece: str, role: Role, mode: KeepMode, bracketed: bool) -> bool:
         return True
     if mode == "brackets":
         return bracketed
-    return role == "element" and piece[0].isalnum() and not _FUNCTION_WORD.fullmatch(piece.lower())
+    shown = (
+        piece[0].isalnum() or unicodedata.category(piece[0]) == "So"
+    )  # a word, or a picture such as an emoji
+    return role == "element" and shown and not _FUNCTION_WORD.fullmatch(piece.lower())
