@@ -20,6 +20,7 @@ from rechar_core.errors import FileError, ImageError, LoraError
 from rechar_core.lora import files
 from rechar_core.lora import key_formats as keys
 from rechar_core.lora.blora import BLora, LoraPair
+from rechar_core.lora.inspect import inspect
 
 JPEG = b"\xff\xd8\xff\xe0 not a whole picture"
 
@@ -468,14 +469,257 @@ def test_a_lora_of_other_blocks_says_what_it_has(tmp_path):
         files.from_tensors({})
 
 
-def test_keys_that_nobody_understands_are_listed():
-    tensors = {f"odd_{i:02}": torch.zeros(1) for i in range(12)} | kohya(down=random(4, 8), up=random(12, 4))
+def test_keys_that_nobody_understands_are_listed(caplog):
+    """Beside sound weights they are reported and the file is used; alone, they are no LoRA."""
+    odd = {f"odd_{i:02}": torch.zeros(1) for i in range(12)}
     expected = ", ".join(f"odd_{i:02}" for i in range(10)) + " and 2 more"
     with pytest.raises(LoraError) as caught:
-        files.from_tensors(tensors, name="'odd.safetensors'")
+        files.from_tensors(odd, name="'odd.safetensors'")
     assert str(caught.value) == (
         f"'odd.safetensors' has keys of no known LoRA format: {expected}; give an SDXL LoRA."
     )
+    sound = kohya(down=random(4, 8), up=random(12, 4))
+    back = files.from_tensors(odd | sound, name="'odd.safetensors'")
+    assert back.unknown == tuple(odd) and set(back.pairs) == {TO_Q}
+    assert caplog.messages == [
+        f"'odd.safetensors' has 12 keys that are not understood and not used: {expected}."
+    ]
+
+
+LEFT_OUT = [
+    "lora_unet_up_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q.lora_sideways.weight",
+    "lora_unet_up_blocks_0_attentions_0_transformer_blocks_0_attn1_to_x.lora_up.weight",
+    f"unet.{TO_Q}.lora_B.bias",
+    f"unet.{TO_Q}.lora_up.bias",
+    f"base_model.model.{TO_Q}.lora_B.default.bias",
+    f"{TO_Q}.weight",
+    "optimizer.state.0.exp_avg",
+    "emb_params",
+    "clip_l",
+    "image_proj.norm.weight",
+    "controlnet_cond_embedding.conv_in.weight",
+    "lora_unet_double_blocks_0_img_attn_proj.lora_up.weight",
+    "",
+    "\n",
+]
+
+
+@pytest.mark.parametrize("key", LEFT_OUT)
+def test_a_foreign_key_beside_sound_weights_refuses_no_file(tmp_path, key):
+    """A failure means that a file which ComfyUI uses is refused here, or that a key is left out without a word."""
+    sound = kohya(down=random(4, 8), up=random(12, 4))
+    back = files.read(saved(tmp_path, {**sound, key: random(2, 2)}))
+    assert back.unknown == (key,) and not back.outside and torch.equal(back.pairs[TO_Q].up, random(12, 4))
+
+
+TEXT_ENCODERS = [
+    "clip_l.transformer.text_model.encoder.layers.0.mlp.fc1.lora_down.weight",
+    "text_encoders.clip_g.transformer.x.lora_up.weight",
+    "lora_te_text_model_encoder_layers_0_mlp_fc1.alpha",
+    "lora_te3_encoder_block_0_layer_0_SelfAttention_q.alpha",
+    "lycoris_te1_text_model_encoder_layers_0_mlp_fc1.lokr_w1",
+    "lora_prior_te_text_projection.lora_up.weight",
+    "te1.text_model.encoder.layers.0.mlp.fc1.lora_A.weight",
+    "base_model.model.text_model.encoder.layers.0.mlp.fc1.lora_A.weight",
+    "text_encoder_2.text_model.encoder.layers.0.mlp.fc1.lora_A.weight",
+]
+
+
+@pytest.mark.parametrize("key", TEXT_ENCODERS)
+def test_text_encoders_of_any_spelling_are_outside(key):
+    back = files.from_tensors({**kohya(down=random(4, 8), up=random(12, 4)), key: random(2, 2)})
+    assert back.outside == (key,) and not back.unknown
+
+
+def test_an_alpha_without_weights_is_reported():
+    key = keys.format_key("kohya", f"{STYLE}.proj_in", "alpha")
+    back = files.from_tensors({**kohya(down=random(4, 8), up=random(12, 4)), key: torch.tensor(1.0)})
+    assert back.unknown == (key,) and set(back.modules) == {TO_Q}
+
+
+UNREADABLE = [
+    ("on_input", "IA3"),
+    ("ia3_l", "IA3"),
+    ("lora_E", "AdaLoRA"),
+    ("vera_lambda_b", "VeRA"),
+    ("oft_R.default.weight", "OFT of another layout"),
+    ("oft_diag", "OFT of another layout"),
+    ("boft_R", "BOFT of PEFT's layout"),
+    ("fourierft_spectrum", "FourierFT"),
+    ("hra_u", "HRA"),
+    ("bone_block", "Bone"),
+    ("lokr_t1", "LoKr with two Tucker cores"),
+    ("up_list.0", "DyLoRA"),
+    ("q_layer.weight", "T-LoRA"),
+]
+
+
+@pytest.mark.parametrize(("ending", "kind"), UNREADABLE)
+def test_kinds_that_nothing_reads_are_refused_by_name(ending, kind):
+    """A failure means weights that are applied as if a part of them were not there."""
+    flat = keys.format_key("kohya", TO_Q, "alpha").removesuffix("alpha")
+    sound = kohya(f"{STYLE}.proj_in", down=random(4, 8), up=random(12, 4))
+    for key in (flat + ending, f"base_model.model.{TO_Q}.{ending}"):
+        with pytest.raises(LoraError) as caught:
+            files.from_tensors({key: random(2, 2), **sound}, name="'x'")
+        assert str(caught.value) == (
+            f"'x' has {kind} weights in the two blocks (key '{key}'), which ComfyUI cannot read either; "
+            "give a LoRA or B-LoRA for SDXL."
+        )
+        elsewhere = key.replace("blocks_0_attentions_0", "blocks_1_attentions_0").replace(
+            "blocks.0.attentions.0", "blocks.1.attentions.0"
+        )
+        assert files.from_tensors({elsewhere: random(2, 2), **sound}).outside == (elsewhere,)
+        with pytest.raises(LoraError, match=f"looks like {kind}, which ComfyUI cannot read either"):
+            files.from_tensors({elsewhere: random(2, 2)})
+
+
+def factors_of(kind: str) -> dict[str, torch.Tensor]:
+    """A layer of 12 x 8 of each kind whose weight change is linear in a `.scalar`."""
+    loha = {f"hada_w{n}_{x}": random(*s, seed=n) for n in (1, 2) for x, s in (("a", (12, 2)), ("b", (2, 8)))}
+    return {
+        "LoCon": {"down": random(4, 8), "up": random(12, 4)},
+        "LoHa": loha,
+        "LoKr": {"lokr_w1": random(3, 2), "lokr_w2": random(4, 4)},
+        "LoKr, decomposed": {
+            "lokr_w1_a": random(3, 1),
+            "lokr_w1_b": random(1, 2),
+            "lokr_w2_a": random(4, 2),
+            "lokr_w2_b": random(2, 4),
+        },
+        "GLoRA": {
+            f"{name}.weight": random(*s)
+            for name, s in (("a1", (8, 2)), ("a2", (2, 8)), ("b1", (12, 2)), ("b2", (2, 8)))
+        },
+    }[kind]
+
+
+def change(kind: str, parts) -> torch.Tensor:
+    """The weight change in closed form, for an original weight of ones and an alpha of the rank."""
+    p = parts
+    if kind == "LoCon":
+        return p["up"] @ p["down"]
+    if kind == "LoHa":
+        return (p["hada_w1_a"] @ p["hada_w1_b"]) * (p["hada_w2_a"] @ p["hada_w2_b"])
+    if kind == "LoKr":
+        return torch.kron(p["lokr_w1"], p["lokr_w2"])
+    if kind == "LoKr, decomposed":
+        return torch.kron(p["lokr_w1_a"] @ p["lokr_w1_b"], p["lokr_w2_a"] @ p["lokr_w2_b"])
+    ones = torch.ones(12, 8)
+    return ones @ p["a1.weight"] @ p["a2.weight"] + p["b1.weight"] @ p["b2.weight"]
+
+
+@pytest.mark.parametrize("kind", ["LoCon", "LoHa", "LoKr", "LoKr, decomposed", "GLoRA"])
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
+def test_the_scalar_of_older_lycoris_multiplies_the_change(kind, shape):
+    """A failure means a LoRA of a strength that nobody trained: ComfyUI leaves this number out."""
+    parts = factors_of(kind)
+    made = files.from_tensors(kohya(**parts, scalar=torch.full(shape, 0.37)))
+    one = made.pairs.get(TO_Q)
+    back = made.passthrough[TO_Q] if one is None else {"down": one.down, "up": one.up}
+    assert "scalar" not in back and not made.unknown
+    torch.testing.assert_close(change(kind, back), 0.37 * change(kind, parts))
+
+
+def test_a_scalar_that_means_nothing_is_refused():
+    for parts, words in (
+        ({"diff": random(12, 8)}, "a scalar, which only LoRA, LoHa, LoKr and GLoRA layers have"),
+        ({"down": random(4, 8), "up": random(12, 4)}, r"scalar of shape \[2\]"),
+    ):
+        with pytest.raises(LoraError, match=words):
+            files.from_tensors(kohya(**parts, scalar=torch.ones(2 if "up" in parts else 1)))
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"hada_w1_a": random(12, 2), "hada_w1_b": random(2, 8)}, "only hada_w1_a, hada_w1_b, which is not"),
+        ({**factors_of("LoHa"), "hada_w2_b": random(2, 9)}, "shapes that do not fit together, hada_w1_a"),
+        ({"lokr_w1": random(3, 2)}, "only lokr_w1, which is not a whole layer"),
+        ({"lokr_w1": torch.tensor(1.0), "lokr_w2": random(3, 2)}, "shapes that do not fit together"),
+        ({**factors_of("GLoRA"), "b2.weight": random(3, 8)}, "shapes that do not fit together, a1.weight"),
+        ({"oft_blocks": random(4, 3, 2)}, "shapes that do not fit together, oft_blocks"),
+        ({"rescale": random(4)}, "only rescale, which is not a whole layer"),
+        ({"lora_mid.weight": random(4, 4, 1, 1), "up": random(12, 4)}, "only lora_mid.weight, up"),
+        ({"down": random(4, 8), "up": random(12, 4), "diff": random(12, 8)}, "several changes at once"),
+        ({"diff": random(12, 8), "w_norm": random(12)}, "several changes at once"),
+        (
+            {**factors_of("LoHa"), "dora_scale": random(3, 3)},
+            r"DoRA scale of shape \[3, 3\], weight \[12, 8\]",
+        ),
+        ({"down": random(4, 8), "up": random(12, 4), "alpha": torch.tensor(1e38)}, "alpha 1e"),
+    ],
+)
+def test_layers_that_would_be_applied_wrongly_are_refused(parts, message):
+    with pytest.raises(LoraError, match=f"unusable layers .*: {message}"):
+        files.from_tensors(kohya(**parts))
+
+
+ODD_TYPES = [
+    ("alpha", torch.tensor(1 + 1j), "complex64"),
+    ("alpha", torch.tensor(True), "bool"),
+    ("up", torch.ones(12, 4, dtype=torch.int8), "int8"),
+    ("up", torch.ones(12, 4, dtype=torch.bool), "bool"),
+    ("down", torch.ones(4, 8, dtype=torch.complex64), "complex64"),
+    ("dora_scale", torch.ones(12, 1, dtype=torch.complex64), "complex64"),
+]
+
+
+@pytest.mark.parametrize(("part", "tensor", "kind"), ODD_TYPES)
+def test_types_that_no_weight_has_are_one_sentence(part, tensor, kind):
+    with pytest.raises(LoraError, match=f"weights of a type that no LoRA has .*: {kind}.; save it in fp16"):
+        files.from_tensors(kohya(**{"down": random(4, 8), "up": random(12, 4), part: tensor}))
+
+
+def test_malformed_metadata_is_one_sentence_or_ignored(tmp_path):
+    """A failure means a traceback, out of a number or a nesting that no settings have."""
+    stored = {f"unet.{TO_Q}.lora_A.weight": random(4, 8), f"unet.{TO_Q}.lora_B.weight": random(12, 4)}
+    for number in ("1" + "0" * 400, "1e999", "NaN", "true", '"x"', "1e31", "[1]"):
+        config = f'{{"unet.lora_alpha": {number}}}'
+        with pytest.raises(
+            LoraError, match="PEFT settings give .* which is not a number; correct it"
+        ) as found:
+            files.read(saved(tmp_path, stored, {"lora_adapter_metadata": config}))
+        assert len(str(found.value)) <= 400
+    for deep in ("[" * 100_000, "[" * 500 + "]" * 500, '{"a":' * 500 + "1" + "}" * 500, '{"a":' * 9999 + "1"):
+        found = files.read(
+            saved(tmp_path, stored, {"rechar.recipe": f'{{"x": {deep}}}', "ss_tag_frequency": deep})
+        )
+        assert found.recipe == {} and found.pairs[TO_Q].scale == 1
+        inspect(found).as_dict()
+        files.write(found, tmp_path / "again.safetensors")
+    (tmp_path / "adapter_config.json").write_text("[" * 100_000)
+    with pytest.raises(FileError, match=r"adapter_config.json' cannot be read: .*; download them again"):
+        files.read(saved(tmp_path, stored, name="adapter_model.safetensors"))
+
+
+def test_messages_are_one_line_whatever_the_keys_hold():
+    tensors = {f"a\nb\x1b[31m{'k' * 10_000}{i}": torch.zeros(1) for i in range(12)}
+    with pytest.raises(LoraError) as caught:
+        files.from_tensors(tensors)
+    text = str(caught.value)
+    assert len(text) <= 400 and text.isprintable() and "give an SDXL LoRA" in text
+    sound = kohya(down=random(4, 8), up=random(12, 4))
+    shown = str(inspect(files.from_tensors({**tensors, **sound})))
+    assert "12 keys, not understood and not used" in shown
+    assert all(len(line) <= 420 and line.isprintable() for line in shown.splitlines())
+
+
+def test_a_changed_byte_of_our_own_file_is_said(tmp_path):
+    """A failure means that a damaged download draws another picture without a word."""
+    path = files.write(blora(), tmp_path / "x.safetensors")
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(FileError) as caught:
+        files.read(path)
+    assert str(caught.value) == (
+        "'x.safetensors' is damaged or was changed by another program: its weights have not the SHA-256 that they were "
+        "saved with; copy, download or save it again."
+    )
+    tensors = load_file(path)
+    save_file(tensors, path, {"modelspec.hash_sha256": "0x" + "0" * 64})
+    assert len(files.read(path).pairs) == len(MODULES)  # another program hashed what it likes
 
 
 @pytest.mark.parametrize(
@@ -488,7 +732,6 @@ def test_keys_that_nobody_understands_are_listed():
             r"weights that are not matrices, down \[4, 8, 3, 3\]",
         ),
         ({"down": random(8), "up": random(12, 4)}, "weights that are not matrices"),
-        ({"down": torch.ones(4, 8, dtype=torch.int8), "up": random(12, 4)}, "weights of type torch.int8"),
         ({"down": random(4, 8)}, "only down, which is not a whole layer"),
         ({"up": random(12, 4), "alpha": torch.tensor(1.0)}, "only alpha, up, which is not a whole layer"),
         ({"alpha": torch.tensor(1.0)}, "only alpha, which is not a whole layer"),

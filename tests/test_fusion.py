@@ -253,7 +253,7 @@ def test_a_misfit_leaves_the_model_alone(unet):
 
 
 def test_kinds_for_comfyui_are_refused_here(unet):
-    made = BLora({}, passthrough={TO_Q: {"lokr_w1": random(2, 2), "alpha": torch.tensor(1.0)}})
+    made = BLora({}, passthrough={TO_Q: {"lokr_w1": random(2, 2), "lokr_w2": random(2, 2)}})
     fusion = fuse(made, None, 0.5)
     assert fusion.passthrough[TO_Q][1] == 0.5
     with (
@@ -263,6 +263,61 @@ def test_kinds_for_comfyui_are_refused_here(unet):
         pass
     with pytest.raises(ModelError, match="to_q is not in the model"):
         fusion.check({})
+    for size, kind in ((3, "OFT"), (4, "BOFT")):
+        turned = BLora(
+            {}, passthrough={TO_Q: {"oft_blocks": random(2, 3, 4, 4)[-1 if size == 3 else slice(None)]}}
+        )
+        fusion = fuse(turned, None)
+        with pytest.raises(LoraError, match=f"Only ComfyUI can apply {kind} weights"), applied(unet, fusion):
+            pass
+        fusion.check({TO_Q: (12, 77)})
+        with pytest.raises(ModelError, match=r"is \[12, None\] in the LoRA and \[13, 77\] in the model"):
+            fusion.check({TO_Q: (13, 77)})
+
+
+def test_differences_are_added_here_too(unet):
+    """Weights, biases and norms: weight + alpha * diff, and bit for bit the model's own afterwards."""
+    norm, out = f"{STRUCTURE}.norm", f"{STRUCTURE}.transformer_blocks.0.attn1.to_out.0"
+    shapes = {name: p.shape for name, p in unet.named_parameters()}
+    changes = {
+        TO_Q: {"diff": random(*shapes[f"{TO_Q}.weight"]), "diff_b": random(shapes[f"{TO_Q}.weight"][0])},
+        norm: {
+            "w_norm": random(*shapes[f"{norm}.weight"]),
+            "b_norm": random(*shapes[f"{norm}.bias"], seed=1),
+        },
+        out: {"diff_b": random(*shapes[f"{out}.bias"], seed=2)},
+        f"{STRUCTURE}.proj_in": {"b_norm": random(*shapes[f"{STRUCTURE}.proj_in.bias"], seed=3)},
+    }
+    one = pair(out=shapes[f"{out}.weight"][0], width=shapes[f"{out}.weight"][1])
+    made = BLora({out: one}, passthrough=changes)
+    before, parameters = weights(unet), dict(unet.named_parameters())
+    expected = before | {
+        f"{TO_Q}.weight": before[f"{TO_Q}.weight"] + 0.6 * changes[TO_Q]["diff"],
+        f"{norm}.weight": before[f"{norm}.weight"] + 0.6 * changes[norm]["w_norm"],
+        f"{norm}.bias": before[f"{norm}.bias"] + 0.6 * changes[norm]["b_norm"],
+        f"{out}.weight": before[f"{out}.weight"] + 0.6 * one.delta(),
+        f"{out}.bias": before[f"{out}.bias"] + 0.6 * changes[out]["diff_b"],
+        f"{STRUCTURE}.proj_in.bias": before[f"{STRUCTURE}.proj_in.bias"]
+        + 0.6 * changes[f"{STRUCTURE}.proj_in"]["b_norm"],
+    }
+    with applied(unet, fuse(made, None, 0.6)):
+        for name, parameter in unet.named_parameters():
+            torch.testing.assert_close(parameter.detach(), expected[name])
+    assert all(parameters[name] is p and torch.equal(before[name], p) for name, p in unet.named_parameters())
+
+
+def test_biases_that_do_not_fit_are_said(unet, caplog):
+    norm = f"{STRUCTURE}.norm"
+    with (
+        pytest.raises(ModelError, match=rf"the bias of {norm} is \[3\] in the LoRA and \[64\] in the model"),
+        applied(unet, fuse(BLora({}, passthrough={norm: {"diff_b": random(3)}}), None)),
+    ):
+        pass
+    with applied(unet, fuse(BLora({}, passthrough={TO_Q: {"diff_b": random(64)}}), None)):
+        pass
+    assert caplog.messages == [
+        f"The LoRA's biases of 1 layers are left out, for these have none in the model: {TO_Q}"
+    ]
 
 
 def test_lists_of_alphas_in_every_spelling():

@@ -43,9 +43,10 @@ class BLora:
     """One or both blocks of a B-LoRA, keyed by diffusers module path.
 
     pairs: module path ("up_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q") -> LoraPair.
-    passthrough: module path -> {suffix: tensor} for LyCORIS layers (LoHa, LoKr) and full differences inside the two
-        blocks, which only ComfyUI can apply.
+    passthrough: module path -> {suffix: tensor} for what is no low-rank pair inside the two blocks: full differences
+        of weights and biases, and LyCORIS layers (LoHa, LoKr, ...), which only ComfyUI can apply.
     outside: keys of the file outside the two blocks. They are not used, so an ordinary SDXL LoRA can be loaded too.
+    unknown: keys that are not understood. They are not used either.
     source_format: name of the key format it was read from ("kohya", "diffusers", ...), or "trained".
     trigger: the prompt it was trained with ("A [v]"), "" if unknown. recipe: training settings, if known.
     metadata: the file's other metadata, which is written again when the B-LoRA is saved.
@@ -57,6 +58,7 @@ class BLora:
     recipe: Mapping[str, Any] = field(default_factory=dict)
     passthrough: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     outside: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     @property

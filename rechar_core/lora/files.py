@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
+import struct
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import LoraError, check_choice, listed
+from ..errors import FileError, LoraError, check_choice, listed, readable
 from ..storage import file_to_write, header, opened, packed, write_bytes
 from .blocks import BLOCKS
 from .blora import BLora, LoraPair
-from .foreign import looks_like
+from .foreign import looks_like, unreadable_kind
 from .key_formats import PASSTHROUGH, WRITABLE, Parsed, key_format_named, kinds_of, parse
-from .metadata import build_metadata, recipe_of, trigger_of
-from .peft_config import adapter_config_beside, adapter_config_of, configured_alpha
+from .layers import is_paired, magnitude, odd_type, pair_of, problem_of, without_scalar
+from .metadata import build_metadata, recipe_of, stored_hash, trigger_of
+from .peft_config import adapter_config_beside, adapter_config_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,11 +39,29 @@ def read(path: str | os.PathLike[str]) -> BLora:
     name = f"'{path.name}'"
     with opened(path) as reader:
         metadata = dict(reader.metadata() or {})
-        inside, outside = _sorted_keys(reader.keys(), lambda k: tuple(reader.get_slice(k).get_shape()), name)
+        _check_hash(path, stored_hash(metadata))
+        keys = _sorted_keys(reader.keys(), lambda k: tuple(reader.get_slice(k).get_shape()), name)
         # A memory-mapped tensor would keep the file locked on Windows, hence clone().
-        tensors = {key: reader.get_tensor(key).clone() for key in inside}
+        tensors = {key: reader.get_tensor(key).clone() for key in keys.inside}
     config = adapter_config_of(metadata) or adapter_config_beside(path)
-    return _assembled(tensors, inside, outside, metadata, config, name)
+    return _assembled(tensors, keys, metadata, config, name)
+
+
+def _check_hash(path: Path, stored: str | None) -> None:
+    """Raises FileError if the tensor bytes of a file of ours are not those that were written."""
+    if not stored:
+        return
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        file.seek(8 + length)
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    if digest.hexdigest() != stored.lower():
+        raise FileError(
+            f"'{path.name}' is damaged or was changed by another program: its weights have not the SHA-256 that they "
+            "were saved with; copy, download or save it again."
+        )
 
 
 def from_tensors(
@@ -47,8 +69,9 @@ def from_tensors(
 ) -> BLora:
     """The B-LoRA in a state dict, such as ComfyUI's LORA_MODEL. `name` is used in error messages. Raises LoraError."""
     metadata = dict(metadata or {})
-    inside, outside = _sorted_keys(tensors, lambda key: tuple(tensors[key].shape), name)
-    return _assembled(tensors, inside, outside, metadata, adapter_config_of(metadata), name)
+    keys = _sorted_keys(tensors, lambda key: tuple(tensors[key].shape), name)
+    tensors = {key: tensors[key].detach() for key in keys.inside}
+    return _assembled(tensors, keys, metadata, adapter_config_of(metadata), name)
 
 
 def write(
@@ -121,10 +144,17 @@ def _stored(pair: LoraPair, module: str, format: str) -> _Parts:
     return parts
 
 
-def _sorted_keys(
-    keys: Iterable[str], shape_of: Callable[[str], tuple[int, ...]], name: str
-) -> tuple[dict[str, Parsed], tuple[str, ...]]:
-    """The parsed keys inside the two blocks, and the keys outside. Raises LoraError if unknown or none inside."""
+@dataclass(frozen=True)
+class _Keys:
+    """The keys of a file: parsed inside the two blocks, outside them, and those that are not understood."""
+
+    inside: dict[str, Parsed]
+    outside: tuple[str, ...]
+    unknown: tuple[str, ...]
+
+
+def _sorted_keys(keys: Iterable[str], shape_of: Callable[[str], tuple[int, ...]], name: str) -> _Keys:
+    """The keys by where they belong. Raises LoraError if none is inside, or if nothing can read some that are."""
     inside: dict[str, Parsed] = {}
     outside, unknown = [], []
     for key in keys:
@@ -135,17 +165,22 @@ def _sorted_keys(
             inside[key] = parsed
         else:
             outside.append(key)
-    if unknown or not inside:
-        foreign = looks_like(unknown if inside else unknown + outside, shape_of)
-        if foreign:
-            what, key = foreign
-            raise LoraError(f"{name} looks like {what} (key '{key}'); give a LoRA or B-LoRA for SDXL.")
+    kind = unreadable_kind(unknown)
+    if kind:
+        raise LoraError(
+            f"{name} has {kind[0]} weights in the two blocks (key '{kind[1]}'), which ComfyUI cannot read either; "
+            "give a LoRA or B-LoRA for SDXL."
+        )
+    if inside:
+        return _Keys(inside, tuple(outside), tuple(unknown))
+    foreign = looks_like(unknown + outside, shape_of)
+    if foreign:
+        what, key = foreign
+        raise LoraError(f"{name} looks like {what} (key '{key}'); give a LoRA or B-LoRA for SDXL.")
     if unknown:
         raise LoraError(f"{name} has keys of no known LoRA format: {listed(unknown)}; give an SDXL LoRA.")
-    if not inside:
-        wanted = " or ".join(f"{b.name} block ({b.path})" for b in BLOCKS)
-        raise LoraError(f"{name} has no weights in the {wanted}; it has {_regions(outside)}. Give a B-LoRA.")
-    return inside, tuple(outside)
+    wanted = " or ".join(f"{b.name} block ({b.path})" for b in BLOCKS)
+    raise LoraError(f"{name} has no weights in the {wanted}; it has {_regions(outside)}. Give a B-LoRA.")
 
 
 _REGION = re.compile(
@@ -165,98 +200,71 @@ def _regions(keys: Iterable[str]) -> str:
 
 def _assembled(
     tensors: Mapping[str, Tensor],
-    inside: Mapping[str, Parsed],
-    outside: tuple[str, ...],
+    keys: _Keys,
     metadata: Mapping[str, str],
     config: Mapping[str, Any],
     name: str,
 ) -> BLora:
-    modules = _grouped(tensors, inside, name)
-    pairs: dict[str, LoraPair] = {}
-    passthrough: dict[str, _Parts] = {}
-    problems = []
-    for module, parts in modules.items():
-        paired = {"down", "up"} <= set(parts) and "lora_mid.weight" not in parts
-        rest = {p: t for p, t in parts.items() if not (paired and p not in PASSTHROUGH)}
-        if rest:
-            passthrough[module] = rest
-        problem = _problem(parts, paired)
-        if problem:
-            problems.append(f"{module}: {problem}")
-        elif paired:
-            pairs[module] = _pair(module, parts, config)
+    modules, idle = _grouped(tensors, keys.inside, name)
+    problems = [f"{module}: {problem}" for module, parts in modules.items() if (problem := problem_of(parts))]
     if problems:
         raise LoraError(f"{name} has unusable layers ({listed(problems)}); save or download it again.")
-    formats = Counter(p.format for p in inside.values())
+    modules = {module: without_scalar(parts) for module, parts in modules.items()}
+    unknown = (*keys.unknown, *idle)
+    if unknown:
+        text = f"{name} has {len(unknown)} keys that are not understood and not used: {listed(unknown)}."
+        logging.getLogger(__name__).warning(readable(text))
+    formats = Counter(p.format for p in keys.inside.values())
     return BLora(
-        pairs=pairs,
+        pairs={m: pair_of(m, parts, config) for m, parts in modules.items() if is_paired(parts)},
         source_format=max(sorted(formats), key=lambda f: formats[f]),
         trigger=trigger_of(metadata),
         recipe=recipe_of(metadata),
-        passthrough=passthrough,
-        outside=outside,
+        passthrough={m: rest for m, parts in modules.items() if (rest := _unpaired(parts))},
+        outside=keys.outside,
+        unknown=unknown,
         metadata={k: v for k, v in metadata.items() if not k.startswith("rechar.")},
     )
 
 
-def _grouped(tensors: Mapping[str, Tensor], inside: Mapping[str, Parsed], name: str) -> dict[str, _Parts]:
-    """module -> part -> tensor. Raises LoraError if two keys mean the same part or values are not finite."""
+def _unpaired(parts: _Parts) -> _Parts:
+    """The parts of a layer that a low-rank pair does not hold."""
+    if is_paired(parts):
+        return {part: tensor for part, tensor in parts.items() if part in PASSTHROUGH}
+    return {p: magnitude(t) if p == "dora_scale" else t for p, t in parts.items()}
+
+
+def _grouped(
+    tensors: Mapping[str, Tensor], inside: Mapping[str, Parsed], name: str
+) -> tuple[dict[str, _Parts], tuple[str, ...]]:
+    """Module path -> {part: tensor}, and the keys of layers that have an alpha and no weights, if others have some.
+
+    Raises LoraError if a part is there twice, of a type that it cannot have, or not finite.
+    """
     modules: dict[str, _Parts] = {}
-    double, broken = [], []
+    double, odd, broken = [], [], []
     for key, parsed in inside.items():
-        parts = modules.setdefault(parsed.module, {})
+        parts, tensor = modules.setdefault(parsed.module, {}), tensors[key]
         if parsed.part in parts:
             double.append(key)
-        if not _finite(tensors[key]):
+        kind = odd_type(parsed.part, tensor)
+        if kind:
+            odd.append(f"{key}: {kind}")
+        elif not _finite(tensor):
             broken.append(key)
-        parts[parsed.part] = tensors[key]
+        parts[parsed.part] = tensor
     if double:
         raise LoraError(
             f"{name} has the same weights twice, in two key formats: {listed(double)}; delete one of them."
         )
+    if odd:
+        raise LoraError(f"{name} has weights of a type that no LoRA has ({listed(odd)}); save it in fp16.")
     if broken:
         raise LoraError(f"{name} has NaN or infinite values in {listed(broken)}; it was damaged in training.")
-    return modules
-
-
-def _problem(parts: _Parts, paired: bool) -> str | None:
-    """What is wrong with the parts of one layer, or None."""
-    if "alpha" in parts and parts["alpha"].numel() != 1:
-        return f"alpha of shape {list(parts['alpha'].shape)}"
-    if not paired:
-        whole = "lora_mid.weight" in parts or (kinds_of(parts) and not {"down", "up"} & set(parts))
-        return None if whole else f"only {listed(sorted(parts))}, which is not a whole layer"
-    down, up = _matrix(parts["down"]), _matrix(parts["up"])
-    shapes = f"down {list(down.shape)}, up {list(up.shape)}"
-    if not (down.is_floating_point() and up.is_floating_point()):
-        return f"weights of type {down.dtype}, {up.dtype}"
-    if down.ndim != 2 or up.ndim != 2:
-        return f"weights that are not matrices, {shapes}"
-    if down.shape[0] != up.shape[1] or down.shape[0] == 0:
-        return f"ranks that differ, {shapes}"
-    if "dora_scale" in parts:
-        dora = _magnitude(parts["dora_scale"])
-        if dora.shape not in ((up.shape[0], 1), (1, down.shape[1])):
-            return f"DoRA scale of shape {list(dora.shape)}, {shapes}"
-    return None
-
-
-def _pair(module: str, parts: _Parts, config: Mapping[str, Any]) -> LoraPair:
-    down, up = _matrix(parts["down"]), _matrix(parts["up"])
-    rank = down.shape[0]
-    alpha = float(parts["alpha"].item()) if "alpha" in parts else configured_alpha(config, module, rank)
-    dora = _magnitude(parts["dora_scale"]) if "dora_scale" in parts else None
-    return LoraPair(down, up, alpha, dora)
-
-
-def _matrix(tensor: Tensor) -> Tensor:
-    """The weight (out, in, 1, 1) of a 1x1 convolution as a matrix (out, in); any other tensor unchanged."""
-    return tensor[:, :, 0, 0] if tensor.ndim == 4 and tensor.shape[2:] == (1, 1) else tensor
-
-
-def _magnitude(tensor: Tensor) -> Tensor:
-    """A DoRA scale as (out, 1) or (1, in). PEFT stores (out,), a 1x1 convolution has four dimensions."""
-    return tensor[:, None] if tensor.ndim == 1 else _matrix(tensor)
+    used = {module: parts for module, parts in modules.items() if set(parts) - {"alpha", "scalar"}}
+    if not used:
+        return modules, ()
+    return used, tuple(key for key, parsed in inside.items() if parsed.module not in used)
 
 
 def _finite(tensor: Tensor) -> bool:

@@ -6,6 +6,7 @@ ECCV 2024, section 4).
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,10 +14,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, cast
 
-from ..errors import LoraError, ModelError, check_choice, listed
+from ..errors import LoraError, ModelError, check_choice, listed, readable
 from .blocks import BLOCKS, STRUCTURE, STYLE, Block, block_of
 from .blora import BLora, LoraPair
-from .key_formats import kinds_of
+from .layers import Shape, bias_of, change_shape, only_for_host, weight_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,8 +36,8 @@ _EFFECTIVE_ALPHAS: Mapping[str, Callable[[float], float]] = {
 class Fusion:
     """The layers to add to a model, each with its effective alpha, which is never 0.
 
-    pairs: diffusers module path -> (pair, alpha). passthrough: module path -> (part -> tensor, alpha), for the layer
-    kinds that only ComfyUI can apply.
+    pairs: diffusers module path -> (pair, alpha). passthrough: module path -> (part -> tensor, alpha), for differences
+    of weights and biases, and for the layer kinds that only ComfyUI can apply.
     """
 
     pairs: Mapping[str, tuple[LoraPair, float]]
@@ -52,20 +53,40 @@ class Fusion:
             lines.append(f"{block.name}: {text}")
         return "\n".join(lines)
 
-    def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    def check(
+        self, shapes: Mapping[str, tuple[int, ...]], biases: Mapping[str, tuple[int, ...]] | None = None
+    ) -> None:
         """Compares every layer with the model's weight shapes: module path -> (out, in), or (out, in, 1, 1).
 
+        biases: module path -> (out,), of the modules that have a bias; None: they are not compared. A bias for a layer
+        without one is left out, as in ComfyUI, and the log says so.
         Raises ModelError listing up to ten layers that are missing from the model or have another shape.
         """
-        changes: list[tuple[str, tuple[int, ...]]] = []
+        changes: list[tuple[str, Shape]] = []
         changes += [(path, (pair.up.shape[0], pair.down.shape[1])) for path, (pair, _) in self.pairs.items()]
-        changes += [(path, _whole_shape(parts)) for path, (parts, _) in self.passthrough.items()]
+        changes += [
+            (path, () if path in self.pairs else change_shape(parts))
+            for path, (parts, _) in self.passthrough.items()
+        ]
         misfits = [m for m in (_misfit(path, shape, shapes) for path, shape in changes) if m]
+        if biases is not None:
+            misfits += self._misfit_biases(biases)
         if misfits:
             raise ModelError(
                 f"The LoRA does not fit this model in {len(misfits)} of {len(changes)} layers ({listed(misfits)}); "
                 "choose the SDXL model it was trained for."
             )
+
+    def _misfit_biases(self, biases: Mapping[str, tuple[int, ...]]) -> list[str]:
+        given = {
+            p: bias for p, (parts, _) in self.passthrough.items() if (bias := bias_of(parts)) is not None
+        }
+        homeless = [path for path in given if path not in biases]
+        if homeless:
+            text = f"The LoRA's biases of {len(homeless)} layers are left out, for these have none in the model: "
+            logging.getLogger(__name__).warning(readable(text + listed(homeless)))
+        found = (_misfit(path, tuple(b.shape), biases) for path, b in given.items() if path in biases)
+        return [f"the bias of {misfit}" for misfit in found if misfit]
 
 
 def effective_alpha(alpha: float, mode: str = "linear") -> float:
@@ -136,22 +157,37 @@ def applied(unet: Module, fusion: Fusion) -> Iterator[None]:
     """
     import torch
 
-    kinds = kinds_of(part for parts, _ in fusion.passthrough.values() for part in parts)
+    kinds = sorted({kind for parts, _ in fusion.passthrough.values() for kind in only_for_host(parts)})
     if kinds:
         raise LoraError(
             f"Only ComfyUI can apply {listed(kinds)} weights; use this file there, or a plain LoRA here."
         )
-    fusion.check(weight_shapes(unet))
-    modules = {path: unet.get_submodule(path) for path in fusion.pairs}
-    originals = {path: module._parameters["weight"] for path, module in modules.items()}
+    fusion.check(weight_shapes(unet), _shapes(unet, ".bias"))
+    modules = {path: unet.get_submodule(path) for path in (*fusion.pairs, *fusion.passthrough)}
+    originals = {path: dict(module._parameters) for path, module in modules.items()}
     try:
         for path, (pair, alpha) in fusion.pairs.items():
-            weight = patched(cast("Tensor", originals[path]), pair, alpha)
+            weight = patched(cast("Tensor", originals[path]["weight"]), pair, alpha)
             modules[path]._parameters["weight"] = torch.nn.Parameter(weight, requires_grad=False)
+        for path, (parts, alpha) in fusion.passthrough.items():
+            for name, change in (("weight", weight_of(parts)), ("bias", bias_of(parts))):
+                original = originals[path].get(name)
+                if change is not None and original is not None:
+                    total = torch.nn.Parameter(_sum(original, change, alpha), requires_grad=False)
+                    modules[path]._parameters[name] = total
         yield
     finally:
-        for path, original in originals.items():
-            modules[path]._parameters["weight"] = original
+        for path, parameters in originals.items():
+            modules[path]._parameters.update(parameters)
+
+
+def _sum(original: Tensor, change: Tensor, alpha: float) -> Tensor:
+    """original + alpha * change, computed in fp32 and cast to the original's dtype."""
+    import torch
+
+    with torch.no_grad():
+        wide = original.detach().to(torch.promote_types(original.dtype, torch.float32))
+        return (wide + alpha * change.to(wide).reshape(wide.shape)).to(original.dtype)
 
 
 def patched(weight: Tensor, pair: LoraPair, alpha: float) -> Tensor:
@@ -175,7 +211,10 @@ def patched(weight: Tensor, pair: LoraPair, alpha: float) -> Tensor:
 
 def weight_shapes(unet: Module) -> dict[str, tuple[int, ...]]:
     """Module path -> shape of its weight, for all modules of a torch model that have a weight."""
-    suffix = ".weight"
+    return _shapes(unet, ".weight")
+
+
+def _shapes(unet: Module, suffix: str) -> dict[str, tuple[int, ...]]:
     return {n.removesuffix(suffix): tuple(p.shape) for n, p in unet.named_parameters() if n.endswith(suffix)}
 
 
@@ -191,31 +230,12 @@ def selected(blora: BLora, block: Block) -> BLora:
     return part
 
 
-def _whole_shape(parts: Mapping[str, Tensor]) -> tuple[int, ...]:
-    """Shape (out, in) of the weight change of a full difference, LoHa or LoKr; () if its parts do not determine it."""
-    if "diff" in parts:
-        return tuple(parts["diff"].shape)
-    if any(part.endswith(("_t1", "_t2")) for part in parts):  # Tucker cores, of convolutions
-        return ()
-    first, second = _product(parts, "lokr_w1"), _product(parts, "lokr_w2")
-    if first and second:  # a Kronecker product
-        return first[0] * second[0], first[1] * second[1]
-    return _product(parts, "hada_w1")
-
-
-def _product(parts: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
-    """Shape of a matrix stored whole, or as NAME_a @ NAME_b; () if it is neither."""
-    if name in parts:
-        return tuple(parts[name].shape[:2])
-    factors = parts.get(f"{name}_a"), parts.get(f"{name}_b")
-    return () if factors[0] is None or factors[1] is None else (factors[0].shape[0], factors[1].shape[1])
-
-
-def _misfit(path: str, wanted: tuple[int, ...], shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+def _misfit(path: str, wanted: Shape, shapes: Mapping[str, tuple[int, ...]]) -> str | None:
     """Why a weight change of this shape does not fit the model's layer, or None if it fits."""
     if path not in shapes:
         return f"{path} is not in the model"
     shape = tuple(shapes[path])
-    if not wanted or (shape[: len(wanted)] == wanted and all(n == 1 for n in shape[len(wanted) :])):
+    same = len(wanted) <= len(shape) and all(w in (None, n) for w, n in zip(wanted, shape, strict=False))
+    if not wanted or (same and all(n == 1 for n in shape[len(wanted) :])):
         return None
     return f"{path} is {list(wanted)} in the LoRA and {list(shape)} in the model"

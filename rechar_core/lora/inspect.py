@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..errors import listed
+from ..errors import listed, readable
 from .blocks import BLOCKS, block_of
 from .blora import BLora, LoraPair
-from .key_formats import kinds_of
+from .key_formats import DIFFERENCES
+from .layers import only_for_host
 
 _SHOWN = 10
 
@@ -24,8 +25,9 @@ class Report:
     layers: module path -> energy, the Frobenius norm of the layer's weight change. energies: block name -> energy of
     the block (root of the sum of squares). shares: block name -> fraction of the total squared energy, 0..1.
     dtypes, kinds: name -> number of layers; kinds are those that only ComfyUI can apply, whose energy is not computed.
+    differences: number of layers with a difference of the whole weight or of the bias, which has no energy here either.
     dora: number of layers with a DoRA scale; their energy is that of the low-rank part. outside: number of keys that
-    are not used; outside_first: the first ten of them.
+    are not used; outside_first: the first ten of them. unknown, unknown_first: those that are not understood.
     """
 
     format: str
@@ -39,9 +41,12 @@ class Report:
     recipe: Mapping[str, Any]
     dtypes: Mapping[str, int]
     kinds: Mapping[str, int]
+    differences: int
     dora: int
     outside: int
     outside_first: tuple[str, ...]
+    unknown: int
+    unknown_first: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
         """The report as a dict of JSON values."""
@@ -79,10 +84,13 @@ def inspect(blora: BLora) -> Report:
         trigger=blora.trigger,
         recipe=dict(blora.recipe),
         dtypes=dict(Counter(str(p.up.dtype).removeprefix("torch.") for p in blora.pairs.values())),
-        kinds=dict(Counter(kind for parts in blora.passthrough.values() for kind in kinds_of(parts))),
+        kinds=dict(Counter(kind for parts in blora.passthrough.values() for kind in only_for_host(parts))),
+        differences=sum(not DIFFERENCES.isdisjoint(parts) for parts in blora.passthrough.values()),
         dora=sum(p.dora_scale is not None for p in blora.pairs.values()),
         outside=len(blora.outside),
         outside_first=blora.outside[:_SHOWN],
+        unknown=len(blora.unknown),
+        unknown_first=blora.unknown[:_SHOWN],
     )
 
 
@@ -106,11 +114,15 @@ def _head(report: Report) -> list[str]:
         "recipe": listed((f"{k}={v}" for k, v in report.recipe.items()), 50) or "unknown",
         "weights": listed(f"{n} x {name}" for name, n in report.dtypes.items()),
         "DoRA": f"{report.dora} layers" if report.dora else "",
+        "differences": f"{report.differences} layers" if report.differences else "",
         "ComfyUI only": listed(f"{n} x {kind}" for kind, n in report.kinds.items()),
         "outside": f"{report.outside} keys, not used" if report.outside else "none",
     }
     lines = [f"{name:<13}{text}" for name, text in rows.items() if text]
-    return lines + [f"{'':<13}{key}" for key in report.outside_first]
+    lines += [f"{'':<13}{readable(key)}" for key in report.outside_first]
+    if report.unknown:
+        lines.append(f"{'unknown':<13}{report.unknown} keys, not understood and not used")
+    return lines + [f"{'':<13}{readable(key)}" for key in report.unknown_first]
 
 
 def _table(report: Report) -> list[str]:

@@ -205,8 +205,8 @@ def _split(key: str) -> tuple[str, str] | None:
     return (key[:three], key[three:]) if key[three:] in _PARTS else None
 
 
-# The rest of the UNet, the text encoders and embeddings that LoRA files contain, and a uint8 tensor that ComfyUI 0.34 and
-# newer may write: which attention to use for a layer. All are reported but never used.
+# The rest of the UNet, the text encoders and embeddings that LoRA files contain, and a uint8 tensor that ComfyUI 0.34
+# and newer may write: which attention to use for a layer. All are reported but never used.
 _PREFIXES = sorted({prefix for row in KEY_FORMATS for prefix in row.prefixes}, key=len, reverse=True)
 _ELSEWHERE = re.compile(
     f"(?:{'|'.join(map(re.escape, _PREFIXES))})"
@@ -220,7 +220,7 @@ _ELSEWHERE = re.compile(
 def parse(key: str) -> Parsed | None:
     """The parsed `key`, or None if it belongs to no known format.
 
-    A row takes the endings of all others too, as ComfyUI does, if no row with this prefix and spelling knows the ending.
+    A row takes the endings of all others too, as ComfyUI does, if no row with its prefix and spelling knows the ending.
     """
     split = _split(key)
     if split:

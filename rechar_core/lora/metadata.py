@@ -70,6 +70,13 @@ def _fields(blora: BLora, title: str | None, format: str) -> dict[str, Any]:
     }
 
 
+def stored_hash(metadata: Mapping[str, str]) -> str | None:
+    """SHA-256 of the tensor bytes, hexadecimal, as a file of ours stores it; None for any other file."""
+    return (
+        metadata.get("modelspec.hash_sha256", "").removeprefix("0x") if "rechar.version" in metadata else None
+    )
+
+
 def trigger_of(metadata: Mapping[str, str]) -> str:
     """The prompt a LoRA was trained with: ReChar's field, else modelspec's, else its only training tag, else ""."""
     for field in ("rechar.trigger", "modelspec.trigger_phrase"):
@@ -90,7 +97,18 @@ def json_object(text: str) -> dict[str, Any]:
         value = json.loads(text)
     except (ValueError, RecursionError):
         return {}
-    return value if isinstance(value, dict) else {}
+    return value if isinstance(value, dict) and not _deep(value) else {}
+
+
+def _deep(value: dict[str, Any], most: int = 32) -> bool:
+    """Whether JSON is nested deeper than any setting is; writing it again would exceed Python's recursion limit."""
+    level: list[Any] = [value]
+    for _ in range(most):
+        items = (item for each in level for item in (each.values() if isinstance(each, dict) else each))
+        level = [item for item in items if isinstance(item, (dict, list))]
+        if not level:
+            return False
+    return True
 
 
 def _one(values: tuple[float, ...]) -> str | None:

@@ -8,8 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import FileError, LoraError
+from ..errors import FileError, LoraError, first_line
 from .metadata import json_object
+
+LARGEST_ALPHA = (
+    1e30  # of any network alpha: what is larger does not fit into fp32 weights, and was never meant
+)
 
 
 def adapter_config_of(metadata: Mapping[str, str]) -> dict[str, Any]:
@@ -28,9 +32,9 @@ def adapter_config_beside(path: Path) -> dict[str, Any]:
         return {}
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise FileError(
-            f"The LoRA's settings '{file}' cannot be read: {error}; download them again."
+            f"The LoRA's settings '{file}' cannot be read: {first_line(error)}; download them again."
         ) from error
     return config if isinstance(config, dict) else {}
 
@@ -43,9 +47,9 @@ def configured_alpha(config: Mapping[str, Any], module: str, rank: int) -> float
         if f".{module}".endswith("." + str(pattern).lstrip("^")):
             alpha = value
             break
-    if not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
+    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not abs(alpha) <= LARGEST_ALPHA:
         raise LoraError(
-            f"The LoRA's PEFT settings give {module} the alpha '{alpha}', which is not a number; correct it."
+            f"The LoRA's PEFT settings give {module} the alpha '{str(alpha)[:40]}', which is not a number; correct it."
         )
     # Rank-stabilised LoRA scales by alpha / sqrt(rank) (Kalajdzievski 2023).
     return float(alpha) * (math.sqrt(rank) if config.get("use_rslora") else 1.0)
