@@ -16,6 +16,8 @@ TrainedBlocks = Literal["both", "structure", "style"]
 Optimizer = Literal["adamw", "adamw8bit", "prodigy"]
 Loss = Literal["prediction", "x0"]
 
+_HIGHEST_RATE = 0.1  # the demo model, which is small, learns at 0.005
+
 
 @dataclass(frozen=True)
 class TrainingRecipe:
@@ -60,6 +62,8 @@ class TrainingRecipe:
     def __post_init__(self) -> None:
         if not isinstance(self.prompt, str):
             raise RecipeError(f"prompt is {self.prompt!r}; it must be text in quotes, such as 'A [v]'.")
+        if not self.prompt.strip():
+            raise RecipeError("The prompt is empty; it is what calls the LoRA up later, usually 'A [v]'.")
         if not isinstance(self.fp8_base, bool):
             raise RecipeError(f"fp8_base is {self.fp8_base!r}; it must be true or false.")
         self._check_choices()
@@ -80,6 +84,12 @@ class TrainingRecipe:
             value = getattr(self, name)
             if not (_is_number(value) and value >= 0):
                 raise RecipeError(f"{name} is {value!r}; it must be a number, 0 or more.")
+        for name in ("learning_rate", "prediction_rate"):
+            if self.optimizer != "prodigy" and getattr(self, name) > _HIGHEST_RATE:
+                raise RecipeError(
+                    f"{name} is {getattr(self, name):g}, which ruins a LoRA with {self.optimizer}; usual are 1e-5 to "
+                    "1e-3. 1 is usual with prodigy alone."
+                )
         self._check_stages()
         if not isinstance(self.betas, tuple) or len(self.betas) != 2:
             raise RecipeError(f"betas are {self.betas!r}; they must be two numbers, say 0.9 and 0.999.")
