@@ -5,6 +5,7 @@ from __future__ import annotations
 import types
 
 import psutil
+import psutil
 import pytest
 import torch
 
@@ -98,3 +99,9 @@ def test_a_cpu_and_a_mac_have_what_ram_is_available(monkeypatch):
         False,
         False,
     ]
+
+
+def test_the_peak_of_a_cpu_is_that_of_the_process():
+    """A failure means that the log of a training is a thousand times off: systems count in bytes or in kilobytes."""
+    now = psutil.Process().memory_info().rss
+    assert 0.9 * now < device.peak_memory(torch.device("cpu")) < 20 * now
