@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..rechar_core.lora.blocks import STRUCTURE, STYLE, Block
 from .host.folders import LORAS, file_names, file_path
-from .sockets import BLORA
+from .sockets import ANY_LORA, BLORA
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -96,8 +96,8 @@ class ReCharSaveBLoRA(io.ComfyNode):
                     default="",
                     tooltip="File name without extension; 'folder/name' for a subfolder. Empty: from the trigger.",
                 ),
-                BLORA.Input("structure", optional=True, tooltip="Saved as NAME_structure."),
-                BLORA.Input("style", optional=True, tooltip="Saved as NAME_style."),
+                io.MultiType.Input("structure", ANY_LORA, optional=True, tooltip="Saved as NAME_structure."),
+                io.MultiType.Input("style", ANY_LORA, optional=True, tooltip="Saved as NAME_style."),
                 io.Image.Input(
                     "thumbnail",
                     optional=True,
@@ -128,9 +128,11 @@ class ReCharSaveBLoRA(io.ComfyNode):
         thumbnail: Tensor | None = None,
         if_exists: str = "next free name",
     ) -> io.NodeOutput:
+        from .host.loras import as_blora
         from .host.saving import save
 
-        names = save(name, {"structure": structure, "style": style}, thumbnail, if_exists)
+        parts = {"structure": as_blora(structure, STRUCTURE), "style": as_blora(style, STYLE)}
+        names = save(name, parts, thumbnail, if_exists)
         return io.NodeOutput("\n".join(names), ui={"text": names})
 
 
@@ -147,7 +149,7 @@ class ReCharInspectBLoRA(io.ComfyNode):
                 "Shows format, blocks, rank, trigger word and the norm of each layer's weight change, as text and as "
                 "a chart."
             ),
-            inputs=[BLORA.Input("blora", tooltip="From a load or train node.")],
+            inputs=[io.MultiType.Input("blora", ANY_LORA, tooltip="From a load or train node.")],
             outputs=[
                 io.String.Output("report", "report", tooltip="The result as a table."),
                 io.Image.Output("chart", "IMAGE", tooltip="The norm of each layer's weight change."),
@@ -159,8 +161,9 @@ class ReCharInspectBLoRA(io.ComfyNode):
         from ..rechar_core.charts import energy_chart
         from ..rechar_core.images import to_tensor
         from ..rechar_core.lora.inspect import inspect
+        from .host.loras import as_blora
 
-        report = inspect(blora)
+        report = inspect(as_blora(blora))
         return io.NodeOutput(str(report), to_tensor(energy_chart(report.by_block())))
 
 

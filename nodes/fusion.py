@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
-from .sockets import BLORA
+from .sockets import ANY_LORA
 
 if TYPE_CHECKING:
     from ..rechar_core.lora.blora import BLora
@@ -30,8 +30,10 @@ class ReCharFuse(io.ComfyNode):
                 io.Model.Input(
                     "model", tooltip="An SDXL model. It is not changed; the output is a patched copy."
                 ),
-                BLORA.Input("structure", optional=True, tooltip="Only its structure block is used."),
-                BLORA.Input("style", optional=True, tooltip="Only its style block is used."),
+                io.MultiType.Input(
+                    "structure", ANY_LORA, optional=True, tooltip="Only its structure block is used."
+                ),
+                io.MultiType.Input("style", ANY_LORA, optional=True, tooltip="Only its style block is used."),
                 io.Float.Input(
                     "structure_alpha",
                     **alpha,
@@ -65,9 +67,10 @@ class ReCharFuse(io.ComfyNode):
         **alphas: Any,
     ) -> io.NodeOutput:
         from ..rechar_core.lora.fusion import fuse
+        from .host.loras import as_blora
         from .host.patch import patch_model
 
-        fusion = fuse(structure, style, **alphas)
+        fusion = fuse(as_blora(structure), as_blora(style), **alphas)
         return io.NodeOutput(patch_model(model, fusion), str(fusion))
 
 

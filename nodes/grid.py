@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .sockets import BLORA
+from .sockets import ANY_LORA
 
 
 class ReCharAlphaGrid(io.ComfyNode):
@@ -39,8 +39,10 @@ class ReCharAlphaGrid(io.ComfyNode):
                     "latent_image",
                     tooltip="Sets the size of the pictures. Only the first latent of a batch is used.",
                 ),
-                BLORA.Input("structure", optional=True, tooltip="Only its structure block is used."),
-                BLORA.Input("style", optional=True, tooltip="Only its style block is used."),
+                io.MultiType.Input(
+                    "structure", ANY_LORA, optional=True, tooltip="Only its structure block is used."
+                ),
+                io.MultiType.Input("style", ANY_LORA, optional=True, tooltip="Only its style block is used."),
                 io.String.Input(
                     "structure_alphas", default="0, 0.5, 1", tooltip="Columns: numbers separated by commas."
                 ),
@@ -71,8 +73,10 @@ class ReCharAlphaGrid(io.ComfyNode):
     @classmethod
     def execute(cls, structure_alphas: str, style_alphas: str, **inputs: Any) -> io.NodeOutput:
         from ..rechar_core.lora.fusion import alpha_list
+        from .host.loras import as_blora
         from .host.sampling import alpha_grid
 
+        inputs |= {name: as_blora(inputs.get(name)) for name in ("structure", "style")}
         sheet, images = alpha_grid(alpha_list(structure_alphas), alpha_list(style_alphas), **inputs)
         return io.NodeOutput(sheet, images)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from comfy_api.latest import io
 
 from .options import ELEMENTS, MODES, PASSES_GUIDANCE, PASSES_SEED, PASSES_STEPS, STYLE_IMAGE
-from .sockets import ADAPTERS, BLORA
+from .sockets import ADAPTERS, ANY_LORA
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -106,7 +106,7 @@ class ReCharWord(io.ComfyNode):
                     tooltip="The prompt. [c] and [s] become the triggers; the elements go to [e], or to the end.",
                 ),
                 io.Image.Input("style_image", **STYLE_IMAGE),
-                BLORA.Input("style", optional=True, tooltip="Only its style block is used."),
+                io.MultiType.Input("style", ANY_LORA, optional=True, tooltip="Only its style block is used."),
                 ADAPTERS.Input("adapters", optional=True, tooltip="From Load Reference Adapters."),
                 io.ControlNet.Input(
                     "control_net",
@@ -146,13 +146,16 @@ class ReCharWord(io.ComfyNode):
     ) -> io.NodeOutput:
         from ..rechar_core.synthesis.modes import mode_named
         from .host.lettering import Lettering
+        from .host.loras import as_blora
         from .host.pipeline import HostRenderer
         from .host.progress import Progress
 
         mode, word = mode_named(pipeline_mode, steps, guidance), Lettering(characters, **lettering)
         renderer = HostRenderer(model, clip, vae, adapters, control_net, Progress(word.parts))
         texts = {"elements": elements, "template": template}
-        pictures = word.draw(renderer, mode, seed, matte, **texts, style=style, style_image=style_image)
+        pictures = word.draw(
+            renderer, mode, seed, matte, **texts, style=as_blora(style), style_image=style_image
+        )
         settings = mode.settings(seed=seed, matte=matte, **texts, **lettering)
         return io.NodeOutput(*pictures, settings)
 

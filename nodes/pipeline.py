@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from comfy_api.latest import io
 
 from .options import ELEMENTS, MODES, PASSES_GUIDANCE, PASSES_SEED, PASSES_STEPS, STYLE_IMAGE
-from .sockets import ADAPTERS, BLORA
+from .sockets import ADAPTERS, ANY_LORA
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,8 +67,10 @@ class ReCharPipeline(io.ComfyNode):
                     tooltip="The prompt of the second pass, which generates the style picture.",
                 ),
                 io.Image.Input("style_image", **STYLE_IMAGE),
-                BLORA.Input("structure", optional=True, tooltip="Only its structure block is used."),
-                BLORA.Input("style", optional=True, tooltip="Only its style block is used."),
+                io.MultiType.Input(
+                    "structure", ANY_LORA, optional=True, tooltip="Only its structure block is used."
+                ),
+                io.MultiType.Input("style", ANY_LORA, optional=True, tooltip="Only its style block is used."),
                 ADAPTERS.Input("adapters", optional=True, tooltip="From Load Reference Adapters."),
                 io.ControlNet.Input(
                     "control_net",
@@ -110,13 +112,15 @@ class ReCharPipeline(io.ComfyNode):
         from ..rechar_core.images import batch_of
         from ..rechar_core.synthesis.modes import mode_named
         from ..rechar_core.synthesis.passes import Passes
+        from .host.loras import as_blora
         from .host.pipeline import HostRenderer
         from .host.progress import Progress
 
         mode, progress = mode_named(pipeline_mode, steps, guidance), Progress(3)
         renderer = HostRenderer(model, clip, vae, adapters, control_net, progress)
         texts: dict[str, Any] = {"elements": elements, "template": template, "style_template": style_prompt}
-        references: dict[str, Any] = {"structure": structure, "style": style, "style_image": style_image}
+        references: dict[str, Any] = {"style_image": style_image}
+        references |= {"structure": as_blora(structure), "style": as_blora(style)}
         passes = Passes(renderer, glyph[:1], batch_of(glyph_mask)[:1], mode, seed, **texts, **references)
         first = {"glyph": f"the first of {len(glyph)}"} if len(glyph) > 1 else {}
         return io.NodeOutput(*passes.run(progress.show), mode.settings(seed=seed, **texts, **first))

@@ -3,6 +3,10 @@
 from comfy_api.latest import io
 
 BLORA = io.Custom("BLORA")  # lora.blora.BLora
+ANY_LORA = [
+    BLORA,
+    io.Custom("LORA_MODEL"),
+]  # or the state dict of ComfyUI's own Train LoRA: host.loras.as_blora
 LLM = io.Custom("SOULSTYLER_LLM")  # soulstyler.llm.Llm
 SEGMENTER = io.Custom("SOULSTYLER_SEGMENTER")  # soulstyler.segmenters: ClipSeg or Grounded
 TARGET = io.Custom("SOULSTYLER_TARGET")  # soulstyler.compositing.ObjectRegion
