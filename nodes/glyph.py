@@ -79,8 +79,14 @@ class ReCharGlyph(io.ComfyNode):
                     default=False,
                     tooltip="Draws only the outline of width 'stroke', without the shape itself.",
                 ),
-                io.String.Input("ink", default="#000000", tooltip="Colour of the glyph, as #rrggbb."),
-                io.String.Input("paper", default="#ffffff", tooltip="Colour of the background, as #rrggbb."),
+                io.String.Input(
+                    "ink", default="#000000", tooltip="Colour of the glyph, as #rrggbb or by name (navy)."
+                ),
+                io.String.Input(
+                    "paper",
+                    default="#ffffff",
+                    tooltip="Colour of the background, as #rrggbb or by name (navy).",
+                ),
                 io.Float.Input(
                     "line_spacing",
                     default=1.0,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import types
 
 import psutil
-import psutil
 import pytest
 import torch
 

@@ -507,7 +507,11 @@ def test_letters_that_hang_together_are_not_broken_apart_in_columns(text, path, 
 
 def test_colours_are_read_and_painted():
     assert colour("#f80") == colour("FF8800") == (1, 0x88 / 255, 0)
-    for wrong in ("", "red", "#12345", "#gggggg", "#000000ff"):
+    assert (
+        colour("#FF880080") == colour(" f80f ") == colour("#f80")
+    )  # ComfyUI's colour picker adds the opacity
+    assert colour("Navy") == (0, 0, 0x80 / 255) and colour("red") == (1, 0, 0)
+    for wrong in ("", "reddish", "#12345", "#gggggg", "0xff8800", "羅"):
         with pytest.raises(GlyphError, match="is not a colour"):
             colour(wrong)
     image = paint(torch.tensor([[[0.0, 0.5, 1.0]]]), (1, 0, 0), (0, 0, 1))

@@ -14,13 +14,23 @@ Colour = tuple[float, float, float]
 
 
 def colour(text: str) -> Colour:
-    """ "#rrggbb" or "#rgb" (the # may be missing) as red, green, blue in 0..1. Raises GlyphError."""
-    digits = text.strip().removeprefix("#")
-    if not re.fullmatch(r"[0-9a-fA-F]{3}|[0-9a-fA-F]{6}", digits):
-        raise GlyphError(f"'{text}' is not a colour; write it as #rrggbb, for example #000000 for black.")
-    wide = digits if len(digits) == 6 else "".join(digit * 2 for digit in digits)
-    red, green, blue = (int(wide[i : i + 2], 16) / 255 for i in (0, 2, 4))
-    return red, green, blue
+    """A colour as red, green, blue in 0..1: "#rrggbb", "#rgb" (the # may be missing), or a name of CSS ("navy").
+
+    Also what ComfyUI's colour picker gives, "#rrggbbaa", whose opacity is left out. Raises GlyphError.
+    """
+    from PIL import ImageColor
+
+    word = text.strip().lower()
+    digits = word.removeprefix("#")
+    if re.fullmatch(r"[0-9a-f]{3,4}|[0-9a-f]{6}|[0-9a-f]{8}", digits):
+        word = f"#{digits}"
+    try:
+        red, green, blue, *_ = ImageColor.getrgb(word)
+    except ValueError:
+        raise GlyphError(
+            f"'{text}' is not a colour; write it as #rrggbb, for example #000000, or by its English name."
+        ) from None
+    return red / 255, green / 255, blue / 255
 
 
 def paint(mask: Tensor, ink: Colour, paper: Colour) -> Tensor:
