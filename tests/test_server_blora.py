@@ -511,3 +511,29 @@ def test_kinds_that_only_comfyui_applies_do_what_their_lora_does(comfy: Server, 
     for kind in kinds:
         assert np.abs(images[kind].astype(int) - images["lora"]).max() <= 1, kind
     assert not np.array_equal(images["lora"], images["none"])
+
+
+def test_what_the_hosts_own_trainer_makes_is_fused_saved_and_inspected(comfy: Server):
+    """A failure means that a LORA_MODEL cannot be connected where a BLORA can, or does nothing there."""
+    settings = {"batch_size": 1, "steps": 3, "grad_accumulation_steps": 1, "learning_rate": 0.1, "rank": 2}
+    settings |= {"optimizer": "AdamW", "loss_function": "MSE", "seed": 0, "algorithm": "LoRA"}
+    settings |= {"training_dtype": "fp32", "lora_dtype": "fp32", "gradient_checkpointing": False}
+    settings |= {"existing_lora": "[None]", "bucket_mode": False, "bypass_mode": False, "offloading": False}
+    settings |= {"quantized_backward": False, "checkpoint_depth": 1}
+    # Older hosts give the patched MODEL first.
+    lora = ["own", comfy.object_info()["TrainLoraNode"]["output"].index("LORA_MODEL")]
+    nodes = {
+        "empty": node("EmptyLatentImage", width=SIDE, height=SIDE, batch_size=1),
+        "words": node("CLIPTextEncode", clip=graphs.CLIP, text="A [v]"),
+        "own": node(
+            "TrainLoraNode", model=graphs.MODEL, latents=["empty", 0], positive=["words", 0], **settings
+        ),
+        "x": fuse(lora, lora),
+        "inspect": node("ReCharInspectBLoRA", blora=lora),
+        "save": node("ReCharSaveBLoRA", name="own", structure=lora, style=lora),
+        "report": show(["inspect", 0]),
+    }
+    images = done(comfy.run(demo(**nodes, **draw(["x", 0], "fused"), **draw(graphs.MODEL, "bare")))).images
+    assert not np.array_equal(images["fused"], images["bare"])
+    for part in ("structure", "style"):
+        assert [b.name for b in files.read(lora_file(comfy, f"own_{part}.safetensors")).blocks] == [part]
