@@ -119,10 +119,7 @@ def build_prompt(
     if not 0 <= weight <= 10:
         raise RecipeError(f"The element weight is {weight}; it must be from 0 to 10.")
     template, elements = template.translate(_HALF_WIDTH), elements.translate(_HALF_WIDTH)
-    listed: list[_Span] = []
-    for item in split_elements(elements):
-        listed += [(",", "normal", 1.0)] if listed else []
-        listed += [(part, "element", emphasis * weight) for part, emphasis in emphasised(item)]
+    listed = _listed(elements, weight)
     triggers = [_ARTICLE.sub("", trigger.strip()) for trigger in (structure_trigger, style_trigger)]
     slots: dict[str, list[_Span]] = {
         STRUCTURE_SLOT: [(triggers[0] or STRUCTURE_SLOT, "trigger", 1.0)],
@@ -183,6 +180,15 @@ def packed(
             if word.kept:
                 rows.append((len(chunks) - 1) * length + len(chunks[-1]))
     return chunks, rows
+
+
+def _listed(elements: str, weight: float) -> list[_Span]:
+    """The elements with commas between them; weight: of all, multiplied by that of each."""
+    spans: list[_Span] = []
+    for item in split_elements(elements):
+        spans += [(",", "normal", 1.0)] if spans else []
+        spans += [(part, "element", emphasis * weight) for part, emphasis in emphasised(item)]
+    return spans
 
 
 def _filled(template: str, slots: dict[str, list[_Span]], triggers: Sequence[str]) -> list[_Span]:
