@@ -42,7 +42,8 @@ def _load_schema(block: str, name: str) -> io.Schema:
         category="ReChar/B-LoRA",
         description=(
             f"Reads the {block} block of a B-LoRA, or of any SDXL LoRA: kohya, diffusers, PEFT, LyCORIS, "
-            "the B-LoRA authors' files. What lies outside the block or is not understood is named in the report, not used."
+            "the B-LoRA authors' files. What lies outside the block or is not understood is named in the report and "
+            "not used."
         ),
         inputs=[
             io.Combo.Input("file", options=file_names(LORAS), tooltip="A .safetensors file in models/loras.")
