@@ -126,8 +126,9 @@ def generated(place: str, *options: object) -> None:
 
 def restyled(place: str) -> None:
     """FOLDER / place / restyled.png."""
-    mask = np.zeros((64, 64), dtype=np.uint8)
-    mask[16:48, 16:48] = 255
+    width, height = Image.open(MODEL / "style.png").size
+    mask = np.zeros((height, width), dtype=np.uint8)
+    mask[height // 4 : -height // 4, width // 4 : -width // 4] = 255
     Image.fromarray(mask).save(FOLDER / "mask.png")
     given = "--image", MODEL / "style.png", "--mask", FOLDER / "mask.png", "--model", MODEL / "model"
     wish = "--instruction", "Turn the red square into a mosaic", "--output", FOLDER / place / "restyled.png"
