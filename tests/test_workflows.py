@@ -45,7 +45,10 @@ def stocked(comfy: Server) -> Server:
     assert not made.error, made.error
     soulstyler_tiny.stock(comfy.base / "models" / "soulstyler")
     adapters.stock(comfy.base / "custom_nodes" / PACK, comfy.base / "models")
-    comfy.upload("example.png", np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8))
+    picture = np.random.default_rng(0).integers(0, 256, (256, 256, 4), dtype=np.uint8)
+    picture[..., 3] = 255
+    picture[64:192, 64:192, 3] = 0  # as a mask that is painted in the page
+    comfy.upload("example.png", picture)
     return comfy
 
 

@@ -27,7 +27,8 @@ def fit_mask(mask: Tensor, image: Tensor) -> Tensor:
             f"There are {len(mask)} masks for {len(image)} pictures; give one mask, or one for each."
         )
     if mask.shape[-2:] != image.shape[1:3]:
-        check_same_shape(mask, (image.shape[1], image.shape[2]))
+        if mask.any():  # Load Image gives an empty mask of 64 x 64 where none is painted
+            check_same_shape(mask, (image.shape[1], image.shape[2]))
         mask = F.interpolate(mask[:, None], tuple(image.shape[1:3]), mode="bilinear")[:, 0]
     return mask.clamp(0, 1).expand(len(image), -1, -1)
 
