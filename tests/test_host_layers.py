@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-import types
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-ROOT = Path(__file__).resolve().parent.parent
+import unhosted
 
 
 @pytest.fixture(scope="module")
 def host() -> Any:
-    """nodes/host/layers.py, below packages whose __init__ is not run."""
-    for name, folder in (("rechar_pack", ROOT), ("rechar_pack.nodes", ROOT / "nodes")):
-        package = types.ModuleType(name)
-        package.__path__ = [str(folder)]
-        sys.modules[name] = package
-    yield importlib.import_module("rechar_pack.nodes.host.layers")
-    for name in [name for name in sys.modules if name.split(".")[0] == "rechar_pack"]:
-        del sys.modules[name]
+    """nodes/host/layers.py."""
+    with unhosted.pack() as module:
+        yield module("nodes.host.layers")
 
 
 def host_names() -> list[tuple[str, int]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import signal
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import pytest
+import unhosted
 
 from rechar_core import storage
 from rechar_core.errors import FileError
@@ -22,17 +22,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="module")
 def host() -> Any:
-    """nodes/host, below packages whose __init__ is not run: folders and saving."""
-    for name, folder in (("rechar_names", ROOT), ("rechar_names.nodes", ROOT / "nodes")):
-        package = types.ModuleType(name)
-        package.__path__ = [str(folder)]
-        sys.modules[name] = package
-    yield types.SimpleNamespace(
-        folders=importlib.import_module("rechar_names.nodes.host.folders"),
-        saving=importlib.import_module("rechar_names.nodes.host.saving"),
-    )
-    for name in [name for name in sys.modules if name.split(".")[0] == "rechar_names"]:
-        del sys.modules[name]
+    """Of nodes/host: folders and saving; and how the pack's B-LoRA files are read."""
+    with unhosted.pack() as module:
+        parts = {name: module(f"nodes.host.{name}") for name in ("folders", "saving")}
+        yield types.SimpleNamespace(**parts, read=module("rechar_core.lora.files").read)
 
 
 @pytest.mark.parametrize("name", ["羅", "my glyph", "glyphs/羅 v2", "خط", "a.b", "console", "x\\y"])
@@ -100,9 +93,9 @@ def names(folder: Path) -> set[str]:
 @pytest.fixture
 def saved(host: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Saves a pair with the name and the choice, in tmp_path; the names that Save B-LoRA gives back."""
-    files, module = importlib.import_module("rechar_names.rechar_core.lora.files"), host.saving
+    module = host.saving
     monkeypatch.setattr(module, "roots", lambda _: [tmp_path])
-    blora = files.read(ROOT / "tests" / "data" / "blora_tiny" / "trained_lr5e-5.safetensors")
+    blora = host.read(ROOT / "tests" / "data" / "blora_tiny" / "trained_lr5e-5.safetensors")
     return lambda name, *choice: module.save(name, {"structure": blora, "style": blora}, None, *choice)
 
 

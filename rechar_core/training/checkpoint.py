@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +45,10 @@ def save(training: Training, path: Path) -> Path:
     return write_state({k: v.cpu().contiguous() for k, v in tensors.items()}, metadata, path)
 
 
-def has_spares() -> bool:
-    """Whether a state was ever kept in the system's folder for temporary files: naming one hashes the whole model."""
-    return _spares().is_dir() and any(_spares().iterdir())
+def spares(trainings: Sequence[Training]) -> list[Path]:
+    """`spare` of each; [] if no state was ever kept there, because naming one hashes the whole model."""
+    used = _spares().is_dir() and any(_spares().iterdir())
+    return [spare(training) for training in trainings] if used else []
 
 
 def spare(training: Training) -> Path:

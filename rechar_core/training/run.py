@@ -84,7 +84,7 @@ class TrainingRun:
         Raises RecipeError if one is another job's, FileError if it is damaged. set_aside: such a file is renamed
         instead, to `.unusable`, and its training starts anew.
         """
-        spare = [checkpoint.spare(training) for training in self.trainings] if checkpoint.has_spares() else []
+        spare = checkpoint.spares(self.trainings)
         self.states = self._asked = tuple(states)
         for number, (training, state) in enumerate(zip(self.trainings, self.states, strict=True)):
             if spare and _newer(spare[number], state):
@@ -106,7 +106,7 @@ class TrainingRun:
 
     def forget(self, states: Sequence[Path]) -> None:
         """Deletes what earlier runs of these trainings kept in these files or elsewhere."""
-        spare = [checkpoint.spare(training) for training in self.trainings] if checkpoint.has_spares() else []
+        spare = checkpoint.spares(self.trainings)
         for state in (*states, *spare):
             state.unlink(missing_ok=True)
 
