@@ -195,7 +195,11 @@ class Server:
         return api_client().json.loads(self.client.request(path))
 
     def upload(self, name: str, pixels: np.ndarray) -> str:
-        """Put a picture, (height, width, 3) uint8, into the input folder; the name for Load Image."""
+        """Put a picture, (height, width, 3 or 4) uint8, into the input folder; the name for Load Image.
+
+        The server would rename a second, different picture of the same name: the first one is removed.
+        """
+        (self.base / "input" / name).unlink(missing_ok=True)
         path = self.base / "temp" / name
         Image.fromarray(pixels).save(path)
         return self.client.upload(path)
