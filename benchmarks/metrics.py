@@ -71,7 +71,7 @@ class GlyphMetrics:
         self.rivals = self._rivals(character, kind)
 
     def _mask(self, character: str, side: int) -> Array:
-        return render(character, self.face, (side, side), margin=_MARGIN).mask.numpy()
+        return render(character, [self.face], (side, side), margin=_MARGIN).mask.numpy()
 
     def _rivals(self, character: str, kind: str) -> dict[str, Array]:
         """The nearest characters of the same kind in the font, the most alike first."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from comfy_api.latest import io
 
 from .host.fonts import all_fonts
+from .sockets import COLOUR
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,8 +27,8 @@ class ReCharGlyph(io.ComfyNode):
             category="ReChar/Glyph",
             description=(
                 "Draws a character, several characters or a word as large as the canvas allows, centred by its ink "
-                "and never clipped. HarfBuzz shapes Chinese, Japanese, Korean, Arabic, Hebrew, Indic and Latin "
-                "scripts."
+                "and never clipped. HarfBuzz shapes Chinese, Japanese, Korean, Arabic, Hebrew, Indic, Mongolian and "
+                "Latin scripts."
             ),
             inputs=[
                 io.String.Input(
@@ -47,8 +48,9 @@ class ReCharGlyph(io.ComfyNode):
                     "direction",
                     options=["auto", "horizontal", "vertical", "rtl"],
                     tooltip=(
-                        "auto: the first letter of each line decides (Arabic: right to left). horizontal: left to "
-                        "right. rtl: right to left. vertical: columns from top to bottom, ordered from right to left."
+                        "auto: the first letter of each line decides (Arabic: right to left; Mongolian: vertical). "
+                        "horizontal: left to right. rtl: right to left. vertical: columns from top to bottom, ordered "
+                        "from right to left."
                     ),
                 ),
                 io.Combo.Input(
@@ -79,13 +81,19 @@ class ReCharGlyph(io.ComfyNode):
                     default=False,
                     tooltip="Draws only the outline of width 'stroke', without the shape itself.",
                 ),
-                io.String.Input(
-                    "ink", default="#000000", tooltip="Colour of the glyph, as #rrggbb or by name (navy)."
+                io.MultiType.Input(
+                    io.String.Input(
+                        "ink", default="#000000", tooltip="Colour of the glyph, as #rrggbb or by name (navy)."
+                    ),
+                    [COLOUR],
                 ),
-                io.String.Input(
-                    "paper",
-                    default="#ffffff",
-                    tooltip="Colour of the background, as #rrggbb or by name (navy).",
+                io.MultiType.Input(
+                    io.String.Input(
+                        "paper",
+                        default="#ffffff",
+                        tooltip="Colour of the background, as #rrggbb or by name (navy).",
+                    ),
+                    [COLOUR],
                 ),
                 io.Float.Input(
                     "line_spacing",
@@ -122,6 +130,30 @@ class ReCharGlyph(io.ComfyNode):
                     optional=True,
                     tooltip="Full path of a .ttf, .otf, .ttc or .otc file; it replaces the font chosen above.",
                 ),
+                io.String.Input(
+                    "fallback_fonts",
+                    default="",
+                    optional=True,
+                    tooltip=(
+                        "Fonts for characters that the font lacks, separated by commas: names of the list above, or "
+                        "full paths. The first one that has a character draws it. ReChar's own fonts come last."
+                    ),
+                ),
+                io.Float.Input(
+                    "letter_spacing",
+                    default=0.0,
+                    min=-0.5,
+                    max=4.0,
+                    step=0.01,
+                    optional=True,
+                    tooltip="Extra space between characters, in em. Letters that join (Arabic) stay joined.",
+                ),
+                io.Boolean.Input(
+                    "transparent",
+                    default=False,
+                    optional=True,
+                    tooltip="The image gets an alpha channel: the paper is transparent, for logos and layers.",
+                ),
             ],
             outputs=[
                 io.Image.Output("image", "image", tooltip="The glyph in the ink colour on the paper colour."),
@@ -131,6 +163,7 @@ class ReCharGlyph(io.ComfyNode):
                     "characters",
                     tooltip="One mask per character, in reading order. Together they make up the mask.",
                 ),
+                io.String.Output("report", "report", tooltip="Which font drew which characters."),
             ],
         )
 
@@ -146,15 +179,19 @@ class ReCharGlyph(io.ComfyNode):
         face: int = 0,
         variations: str = "",
         font_path: str = "",
+        fallback_fonts: str = "",
+        transparent: bool = False,
         **settings: Any,
     ) -> io.NodeOutput:
-        from ..rechar_core.glyph import colour, find, open_face, paint, render
+        from ..rechar_core.glyph import colour, fallback, find, open_face, paint, render
 
         ink_colour, paper_colour, fonts = colour(ink), colour(paper), all_fonts()
-        opened = open_face(find(font_path.strip() or font, fonts), face, variations)
-        drawing = render(text, opened, (height, width), fonts=fonts, **settings)
+        path = find(font_path.strip() or font, fonts)
+        faces = [open_face(path, face, variations), *map(open_face, fallback(fallback_fonts, fonts, path))]
+        drawing = render(text, faces, (height, width), fonts=fonts, **settings)
         mask = drawing.mask[None]
-        return io.NodeOutput(paint(mask, ink_colour, paper_colour), mask, drawing.parts)
+        image = paint(mask, ink_colour, paper_colour, transparent=transparent)
+        return io.NodeOutput(image, mask, drawing.parts, drawing.report())
 
 
 class ReCharGlyphFromImage(io.ComfyNode):
@@ -202,6 +239,15 @@ class ReCharGlyphFromImage(io.ComfyNode):
                     "margin",
                     **_MARGIN,
                     tooltip="Empty margin on each side, as a fraction of the shorter side.",
+                ),
+                io.Combo.Input(
+                    "seals",
+                    options=["remove", "keep"],
+                    optional=True,
+                    tooltip=(
+                        "remove: ink of another colour than most of it, such as a red seal, is left out. keep: all "
+                        "ink stays; for logos in several colours."
+                    ),
                 ),
             ],
             outputs=[

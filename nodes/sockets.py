@@ -14,3 +14,4 @@ GUIDE = io.Custom("SOULSTYLER_GUIDE")  # soulstyler.guide.Guide
 ADAPTERS = io.Custom("RECHAR_ADAPTERS")  # synthesis.references.encoding.IPAdapters
 REFERENCES = io.Custom("RECHAR_REFERENCE")  # a tuple of synthesis.references.attention.Reference
 LAYOUT = io.Custom("RECHAR_LAYOUT")  # synthesis.references.layout.Layout
+COLOUR = io.Custom("COLOR")  # ComfyUI's own; older versions have no name for it

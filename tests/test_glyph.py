@@ -51,7 +51,7 @@ sC7LZdclum75PXAJK85peg==
 
 
 def draw(text, path=CJK, size=(256, 256), **settings):
-    return render(text, open_face(path), size, **settings)
+    return render(text, [open_face(path)], size, **settings)
 
 
 def box(mask):
@@ -302,7 +302,7 @@ def test_the_same_text_is_the_same_picture():
 
 def test_variable_fonts_have_no_holes_and_follow_their_axes(plus):
     for variations, area in (("", 0.36), ("wght=900", 0.64), ("wght = 650", 0.51)):
-        mask = render("+", open_face(plus, variations=variations), (200, 200), margin=0).mask
+        mask = render("+", [open_face(plus, variations=variations)], (200, 200), margin=0).mask
         assert float(mask.mean()) == pytest.approx(area, abs=1e-3)
 
 
@@ -340,7 +340,7 @@ def test_every_face_of_a_collection_can_be_had(tmp_path):
     path.write_bytes(collection(ARABIC, DEVANAGARI))
     for index, text, single in ((0, "عربي", ARABIC), (1, "किताब", DEVANAGARI)):
         assert torch.equal(
-            render(text, open_face(path, index), (64, 64)).mask, draw(text, single, (64, 64)).mask
+            render(text, [open_face(path, index)], (64, 64)).mask, draw(text, single, (64, 64)).mask
         )
     with pytest.raises(FileError, match=r"2 faces.*no face 2"):
         open_face(path, 2)
@@ -516,6 +516,8 @@ def test_colours_are_read_and_painted():
             colour(wrong)
     image = paint(torch.tensor([[[0.0, 0.5, 1.0]]]), (1, 0, 0), (0, 0, 1))
     assert image.tolist() == [[[[0, 0, 1], [0.5, 0, 0.5], [1, 0, 0]]]]
+    image = paint(torch.tensor([[[0.0, 0.5, 1.0]]]), (1, 0, 0), (0, 0, 1), transparent=True)
+    assert image.tolist() == [[[[0, 0, 1, 0], [1, 0, 0, 0.5], [1, 0, 0, 1]]]]  # no rim of paper
 
 
 # From a picture
@@ -636,7 +638,9 @@ given |= dict(outline_only=False, ink="#ff0000", paper="#ffffff")
 with torch.inference_mode():
     result = glyph.execute(**given).result
     second = picture.execute(result[0], 128, 64, "auto", 0.5, invert="auto", margin=0.1).result
-out["shapes"] = [list(t.shape) for t in (*result, *second)]
+    clear = glyph.execute(**given, transparent=True, fallback_fonts="ReChar Arabic", letter_spacing=0.1).result[0]
+out["shapes"] = [list(t.shape) for t in (*result[:3], *second, clear)]
+out["report"] = result[3]
 out["corner"] = result[0][0, 0, 0].tolist()
 try:
     glyph.execute(**{**given, "font": "../../a.otf"})
@@ -670,6 +674,14 @@ def test_the_nodes_run_in_the_host(tmp_path):
     assert out["tips"] == []
     assert out["ids"] == ["ReCharGlyph", "ReCharGlyphFromImage"]
     assert out["folders"] == [str(own.parents[1])]  # the host's own table is left as it was
-    assert out["shapes"] == [[1, 256, 320, 3], [1, 256, 320], [1, 256, 320], [1, 64, 128, 3], [1, 64, 128]]
+    assert out["shapes"] == [
+        [1, 256, 320, 3],
+        [1, 256, 320],
+        [1, 256, 320],
+        [1, 64, 128, 3],
+        [1, 64, 128],
+        [1, 256, 320, 4],
+    ]
+    assert out["report"] == "a.otf: 春"
     assert out["corner"] == [1, 1, 1]
     assert out["error"][0] == "FileError" and "There is no font '../../a.otf'" in out["error"][1]

@@ -68,9 +68,15 @@ def read_schema(schema: ast.Call, known: Mapping[str, Any]) -> Node:
         text(given["node_id"], known),
         text(given["display_name"], known),
         text(given["category"], known),
-        tuple(text(named.get("id") or call.args[0], known) for call, named in inputs),
+        tuple(text(input_id(call, named), known) for call, named in inputs),
         tuple(text(call.args[-1], known) for call, _ in outputs),
     )
+
+
+def input_id(call: ast.Call, named: Mapping[str, ast.expr]) -> ast.expr:
+    """The id; that of the inner one where an input with a widget is wrapped to take several types."""
+    first = named.get("id") or call.args[0]
+    return input_id(first, keywords(first)) if isinstance(first, ast.Call) else first
 
 
 def elements(listed: ast.expr | None, ending: str) -> list[ast.Call]:

@@ -23,7 +23,7 @@ PUBLISHED_SSIM = 0.8690
 
 def glyph(text: str, side: int) -> np.ndarray:
     fonts = known()
-    drawing = render(text, open_face(find("ReChar CJK", fonts)), (side, side), fonts=fonts)
+    drawing = render(text, [open_face(find("ReChar CJK", fonts))], (side, side), fonts=fonts)
     return (drawing.mask >= 0.5).numpy()
 
 

@@ -82,7 +82,7 @@ def test_sharing_brings_the_characters_together(comfy: Server, drawn: Any):
     assert not np.array_equal(letters["shared"][1], letters["noise"][1])
     assert not np.array_equal(letters["noise"][1], letters["off"][1])
     face = open_face(find("ReChar CJK", known()))
-    masks, _ = cells(render("永山", face, (SIDE // 2, SIDE), margin=0.1).parts, SIDE, 0.15)
+    masks, _ = cells(render("永山", [face], (SIDE // 2, SIDE), margin=0.1).parts, SIDE, 0.15)
     apart = {kind: spread(found, masks.numpy()) for kind, found in letters.items()}
     assert apart["shared"] < 0.7 * apart["off"] and apart["shared"] < apart["noise"], apart
 

@@ -33,7 +33,14 @@ def colour(text: str) -> Colour:
     return red / 255, green / 255, blue / 255
 
 
-def paint(mask: Tensor, ink: Colour, paper: Colour) -> Tensor:
-    """mask (B, H, W) in 0..1 as a picture (B, H, W, 3) in 0..1: `ink` where the mask is 1, `paper` where it is 0."""
-    ink_, paper_ = mask.new_tensor(ink), mask.new_tensor(paper)
-    return (paper_ + mask[..., None] * (ink_ - paper_)).clamp(0, 1)
+def paint(mask: Tensor, ink: Colour, paper: Colour, *, transparent: bool = False) -> Tensor:
+    """mask (B, H, W) in 0..1 as a picture (B, H, W, 3) in 0..1: `ink` where the mask is 1, `paper` where it is 0.
+
+    transparent: (B, H, W, 4), the mask as alpha, pure ink wherever there is any, so that edges have no rim of paper.
+    """
+    import torch
+
+    ink_, paper_, share = mask.new_tensor(ink), mask.new_tensor(paper), mask[..., None]
+    if transparent:
+        return torch.cat([torch.where(share > 0, ink_, paper_), share], dim=-1)
+    return (paper_ + share * (ink_ - paper_)).clamp(0, 1)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
+from unicodedata import normalize
 
 from ..errors import FileError
 from .library import SUFFIXES, is_font_name
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
 _OUTLINES = {"glyf", "CFF ", "CFF2"}
 _COLOURED = {"CBDT", "sbix", "COLR", "SVG ", "EBDT"}
 _HEADERS = (b"\0\1\0\0", b"OTTO", b"true")
+_AXIS_NAMES = {"weight": "wght", "width": "wdth", "slant": "slnt", "italic": "ital"}
+_SETTING = re.compile(r"([A-Za-z]\w{2,})\s*[=:\s]\s*([-+]?(?:\d+\.?\d*|\.\d+))(?![\w.])")
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ class Face:
 
 
 def open_face(path: Path, index: int = 0, variations: str = "") -> Face:
-    """Opens face `index` of a font file (a .ttc or .otc has several), with variations such as "wght=700, wdth=85".
+    """Opens face `index` of a font file (a .ttc or .otc has several), with variations, see `_written`.
 
     Raises FileError if the file is missing or damaged, or has no outlines, no such face or no such axis.
     """
@@ -103,24 +108,39 @@ def read_tables(path: Path, file: BinaryIO, index: int = 0) -> dict[str, tuple[i
 
 
 def _settings(name: str, face: Any, variations: str) -> dict[str, float]:
-    """ "wght=700, wdth=85" as {"wght": 700.0, ...}, each within its axis."""
+    """ "wght=700, wdth=85" as {"wght": 700.0, ...}, each within its axis. Raises FileError."""
     axes = {axis.tag: axis for axis in face.axis_infos}
+    legal = ", ".join(f"{t}={a.min_value:g}..{a.max_value:g}" for t, a in axes.items())
     settings = {}
-    for part in filter(None, (p.strip() for p in variations.split(","))):
-        tag, _, number = (p.strip() for p in part.partition("="))
+    for tag, number in _written(variations):
         if not axes:
             raise FileError(f"{name} is not a variable font; leave its variations empty.")
-        try:
-            value, axis = float(number), axes[tag]
-        except (KeyError, ValueError):
-            legal = ", ".join(f"{t}={a.min_value:g}..{a.max_value:g}" for t, a in axes.items())
-            raise FileError(f"'{part}' is not a variation of {name}; it has {legal}.") from None
-        if not axis.min_value <= value <= axis.max_value:
+        axis = axes.get(tag) or axes.get(_AXIS_NAMES.get(tag.lower(), tag.lower())) or axes.get(tag.upper())
+        if axis is None or number is None:
+            what = tag if number is None else f"{tag}={number:g}"
+            raise FileError(f"'{what}' is not a variation of {name}; it has {legal}.")
+        if not axis.min_value <= number <= axis.max_value:
             raise FileError(
-                f"{tag} of {name} runs from {axis.min_value:g} to {axis.max_value:g}, not {value:g}."
+                f"{tag} of {name} runs from {axis.min_value:g} to {axis.max_value:g}, not {number:g}."
             )
-        settings[tag] = value
+        settings[axis.tag] = number
     return settings
+
+
+def _written(variations: str) -> list[tuple[str, float | None]]:
+    """Axes with their values in any usual spelling; what is none of them comes with None.
+
+    "wght=700, wdth=85" (fontTools), 'font-variation-settings: "wght" 700' (CSS), "wdth,wght@85,700" (Google Fonts),
+    {"wght": 700} (JSON), full-width signs.
+    """
+    text = normalize("NFKC", variations).replace("\u3001", ",")
+    text = re.sub(r"font-variation-settings|[{}\"']", " ", text)
+    if "@" in text:
+        tags, numbers = (half.split(",") for half in text.split("@", 1))
+        text = ", ".join(f"{tag} {number}" for tag, number in zip_longest(tags, numbers, fillvalue="?"))
+    found: list[tuple[str, float | None]] = [(t, float(n)) for t, n in _SETTING.findall(text)]
+    rest = _SETTING.sub(",", text).strip(" ,;:\n")
+    return [*found, (rest, None)] if rest else found
 
 
 def covering(characters: Iterable[str], fonts: Mapping[str, Path]) -> list[str]:

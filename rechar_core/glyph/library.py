@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -61,6 +62,15 @@ def find(name: str, fonts: Mapping[str, Path]) -> Path:
     raise FileError(
         f"There is no font '{name}'.{hint} Put the file into models/fonts, or give its full path."
     )
+
+
+def fallback(names: str, fonts: Mapping[str, Path], first: Path) -> list[Path]:
+    """The files that draw what the font `first` lacks: `names`, separated by commas or line breaks, then ours.
+
+    Raises FileError for a name that `find` does not know.
+    """
+    named = [find(name, fonts) for name in re.split(r"[,;，、；\n]", names) if name.strip()]
+    return [path for path in dict.fromkeys([*named, *SHIPPED.values()]) if path != first]
 
 
 def _system_folders() -> tuple[Path, ...]:

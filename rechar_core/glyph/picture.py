@@ -6,13 +6,18 @@ from typing import TYPE_CHECKING
 
 from ..errors import ImageError, check_choice
 from ..images import grey, rgb
+from .seals import paper_of
+from .seals import seals as found_seals
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 INVERTS = ("auto", "off", "on")
+SEALS = ("remove", "keep")
 LEAST_CONTRAST = 0.02  # of the greys; less is a picture of one colour
 _LEAST_SIDE_WITH_GRAIN = 64
+_SHADOW = 0.85  # of the brightest paper: paper that is darker somewhere lies in a shadow
+_SHADOW_ROUNDS = 6
 
 
 def from_picture(
@@ -22,24 +27,28 @@ def from_picture(
     threshold: float | None = None,
     invert: str = "auto",
     margin: float = 0.1,
+    seals: str = "remove",
 ) -> Tensor:
     """The glyph in every picture as a mask (B, H, W) in 0..1, with its bounding box centred inside the margin.
 
     image: (B, h, w, 3 or 4) in 0..1, transparency over white. size: height and width in pixels.
     threshold: grey in 0..1 that separates ink from paper; None computes it (Otsu).
     invert: "off" takes the dark side as ink, "on" the light side, "auto" the side that touches the border less.
-    margin: fraction of the shorter side, 0..0.45. Raises ImageError.
+    margin: fraction of the shorter side, 0..0.45. seals: "remove" takes ink of another colour than most of it as
+    paper (see seals.py), "keep" as ink. Raises ImageError.
     """
     import torch
 
     check_choice("way to invert", invert, INVERTS, ImageError)
+    check_choice("treatment of seals", seals, SEALS, ImageError)
     if not 0 <= margin <= 0.45:
         raise ImageError(f"The margin is {margin:g}; it must be 0 to 0.45 of the shorter side.")
     if min(size) < 1 or image.ndim != 4 or 0 in image.shape:
         raise ImageError(
             f"The picture {tuple(image.shape)} or the canvas {size} is empty; each side needs a pixel."
         )
-    return torch.stack([_one(grey(rgb(picture)), size, threshold, invert, margin) for picture in image])
+    fields = (_field(rgb(picture), threshold, invert, seals) for picture in image)
+    return torch.stack([_placed(field, size, margin * min(size)) for field in fields])
 
 
 def ink(picture: Tensor) -> Tensor:
@@ -54,13 +63,20 @@ def ink(picture: Tensor) -> Tensor:
     return ~dark if _is_paper(dark) else dark
 
 
-def _one(shade: Tensor, size: tuple[int, int], threshold: float | None, invert: str, margin: float) -> Tensor:
+def _field(picture: Tensor, threshold: float | None, invert: str, seals: str) -> Tensor:
+    """How much darker (or lighter, for light ink) than the threshold each pixel is, (H, W): positive is ink."""
+    shade = grey(picture)
     if float(shade.max() - shade.min()) < LEAST_CONTRAST:
         raise ImageError("The picture is of one colour; there is no glyph to find in it.")
     level = otsu(shade) if threshold is None else threshold
-    field = level - shade  # positive is ink
+    if threshold is None and invert != "on":
+        picture, shade, level = _lit_evenly(picture, shade, level)
+    field = level - shade
     if invert == "on" or (invert == "auto" and _is_paper(field > 0)):
         field = -field
+    glyph = field > 0
+    if seals == "remove" and bool(glyph.any()) and not bool(glyph.all()):
+        field = field.masked_fill(found_seals(picture, glyph), -float(field.abs().max()))
     field = _without_specks(field)
     glyph = field > 0
     if not bool(glyph.any()) or bool(glyph.all()):
@@ -68,7 +84,23 @@ def _one(shade: Tensor, size: tuple[int, int], threshold: float | None, invert: 
             f"At a threshold of {level:.2f} the picture is all {'ink' if bool(glyph.all()) else 'paper'}; "
             f"its greys run from {float(shade.min()):.2f} to {float(shade.max()):.2f}. Choose auto or a value between."
         )
-    return _placed(field, size, margin * min(size))
+    return field
+
+
+def _lit_evenly(picture: Tensor, shade: Tensor, level: float) -> tuple[Tensor, Tensor, float]:
+    """The picture (H, W, 3), its greys and Otsu's grey without a shadow on light paper; as they were without one."""
+    for _ in range(_SHADOW_ROUNDS):
+        dark = shade < level
+        if bool(dark.all()) or _is_paper(dark):
+            break
+        paper = paper_of(picture, dark)
+        brightness = grey(paper)
+        if float(brightness.min()) > _SHADOW * float(brightness.max()):
+            break
+        picture = (picture / paper * float(brightness.max())).clamp(0, 1)
+        shade = grey(picture)
+        level = otsu(shade)
+    return picture, shade, level
 
 
 def otsu(shade: Tensor) -> float:

@@ -12,7 +12,7 @@ from .errors import GlyphError
 from .face import Face
 from .outline import outline
 from .raster import band, coverage
-from .shaping import Line, shape
+from .shaping import Line, Shaping, shape
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,11 +34,19 @@ class RenderedGlyph:
     mask: Tensor  # (H, W) float32
     parts: Tensor  # (N, H, W) float32, one a character with ink, in reading order; they add up to `mask`
     characters: tuple[str, ...]  # the text of each part: one character, a ligature or a syllable
+    fonts: tuple[str, ...]  # the file name of the font that drew each part
+
+    def report(self) -> str:
+        """Which font drew what, a line for each font: "ReChar.otf: 羅, A"."""
+        drawn: dict[str, list[str]] = {}
+        for character, font in zip(self.characters, self.fonts):
+            drawn.setdefault(font, []).append(character)
+        return "\n".join(f"{font}: {' '.join(dict.fromkeys(what))}" for font, what in drawn.items())
 
 
 def render(
     text: str,
-    face: Face,
+    faces: Sequence[Face],
     size: tuple[int, int],
     *,
     direction: str = "auto",
@@ -47,12 +55,14 @@ def render(
     stroke: float = 0.0,
     outline_only: bool = False,
     line_spacing: float = 1.0,
+    letter_spacing: float = 0.0,
     language: str = "",
     fonts: Mapping[str, Path] | None = None,
 ) -> RenderedGlyph:
     """Draws `text` as large as it fits, centred, never clipped.
 
-    size: height and width in pixels. direction: see shaping.shape; vertical columns are ordered from right to left.
+    faces, direction, language, letter_spacing: see `shaping.shape`. size: height and width in pixels.
+    Vertical columns are ordered from right to left, those of Mongolian and Phags-pa from left to right.
     fit: "ink" scales the bounding box of the drawn shape to the canvas; "em" scales the font's line height and advance
     to it, so that different characters keep their relative sizes. margin: fraction of the shorter side, 0..0.45, on
     each side. stroke: pixels by which the shape grows on all sides, 0..128. outline_only: draws only the stroke.
@@ -61,15 +71,17 @@ def render(
     """
     _check(size, fit, margin, stroke, outline_only, line_spacing)
     text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\t", " ").strip("\n")
-    lines = shape(text, face, direction, language, fonts)
-    vertical = direction == "vertical"
-    fineness = 20 * max(size) / max(1, sum(len(line.glyphs) for line in lines)) ** 0.5
-    block, boxes = _block(lines, face, fit, vertical, line_spacing, fineness)
+    lines, mode = shape(text, faces, Shaping(direction, language, letter_spacing), fonts)
+    glyphs = [glyph for line in lines for glyph in line.glyphs]
+    fineness = 20 * max(size) / max(1, len(glyphs)) ** 0.5
+    block, boxes = _block(lines, faces[0], fit, mode, line_spacing, fineness)
     if not block:
-        raise GlyphError(_inkless(text, face))
+        raise GlyphError(_inkless(text, faces[0]))
     pixels = _fitted(block, _bounds(boxes), size, margin * min(size), stroke)
-    names = _names(text, sorted({glyph.cluster for line in lines for glyph in line.glyphs}))
-    return _raster([names[cluster] for cluster in pixels], list(pixels.values()), size, stroke, outline_only)
+    names = _names(text, sorted({glyph.cluster for glyph in glyphs}))
+    drew = {glyph.cluster: glyph.face.name for glyph in glyphs}
+    characters = tuple((names[cluster], drew[cluster]) for cluster in pixels)
+    return _raster(characters, list(pixels.values()), size, stroke, outline_only)
 
 
 def _check(
@@ -89,16 +101,17 @@ def _check(
         raise GlyphError(f"The line spacing is {line_spacing:g}; it must be 0.5 to 3.")
 
 
-def _characters(line: Line, face: Face, fineness: float) -> Characters:
-    """The outlines of each character of a line that has ink."""
+def _characters(line: Line, upem: int, fineness: float) -> Characters:
+    """The outlines of each character of a line that has ink, in units of a font with this em."""
     import numpy as np
 
     characters: Characters = {}
     for glyph in line.glyphs:
-        shapes = outline(face, glyph.glyph, fineness)
+        shapes = outline(glyph.face, glyph.glyph, fineness)
         if shapes:
-            at = np.array([glyph.x, glyph.y])
-            characters.setdefault(glyph.cluster, []).extend(polygon + at for polygon in shapes)
+            at, scale = np.array([glyph.x, glyph.y]), upem / glyph.face.upem
+            turn = np.array([[0, -1], [1, 0]] if glyph.turned else [[1, 0], [0, 1]]) * scale
+            characters.setdefault(glyph.cluster, []).extend(polygon @ turn + at for polygon in shapes)
     return characters
 
 
@@ -111,27 +124,31 @@ def _bounds(polygons: Iterable[np.ndarray]) -> np.ndarray:
 
 
 def _block(
-    lines: Sequence[Line], face: Face, fit: str, vertical: bool, spacing: float, fineness: float
+    lines: Sequence[Line], face: Face, fit: str, mode: str, spacing: float, fineness: float
 ) -> tuple[Characters, list[np.ndarray]]:
     """The outlines of all characters in font units, y upwards, and the box of each line, for `fit`.
 
-    Horizontal lines are centred below each other; columns are aligned at the top, ordered from right to left.
+    mode: CSS's writing mode. Horizontal lines are centred below each other; columns are aligned at the top.
     """
     import numpy as np
 
-    extents = face.font.get_font_extents("ttb" if vertical else "ltr")
-    pitch = (extents.ascender - extents.descender + extents.line_gap) * spacing
+    vertical = mode != "horizontal-tb"
+    extents = face.font.get_font_extents("ttb" if mode == "vertical-rl" else "ltr")
+    ascender, descender = extents.ascender, extents.descender
+    if mode == "vertical-lr":  # lying letters, centred on their column
+        ascender, descender = (ascender - descender) / 2, (descender - ascender) / 2
+    pitch = (ascender - descender + extents.line_gap) * spacing * (-1 if mode == "vertical-lr" else 1)
     block: Characters = {}
     boxes = []
     for i, line in enumerate(lines):
-        characters = _characters(line, face, fineness)
+        characters = _characters(line, face.upem, fineness)
         if not characters:
             continue
         polygons = [polygon for shapes in characters.values() for polygon in shapes]
         if fit == "em" and vertical:
-            polygons.append(np.array([(extents.descender, -line.advance), (extents.ascender, 0)]))
+            polygons.append(np.array([(descender, -line.advance), (ascender, 0)]))
         elif fit == "em":
-            polygons.append(np.array([(0, extents.descender), (line.advance, extents.ascender)]))
+            polygons.append(np.array([(0, descender), (line.advance, ascender)]))
         box = _bounds(polygons)
         move = np.array([-i * pitch, 0.0] if vertical else [-box[:, 0].mean(), -i * pitch])
         block |= {cluster: [polygon + move for polygon in shapes] for cluster, shapes in characters.items()}
@@ -160,9 +177,16 @@ def _fitted(
 
 
 def _raster(
-    names: list[str], shapes: list[list[np.ndarray]], size: tuple[int, int], stroke: float, outline_only: bool
+    characters: tuple[tuple[str, str], ...],
+    shapes: list[list[np.ndarray]],
+    size: tuple[int, int],
+    stroke: float,
+    outline_only: bool,
 ) -> RenderedGlyph:
-    """The mask of the text and the part of each character; where two overlap, the earlier one gets the ink."""
+    """The mask of the text and the part of each character; where two overlap, the earlier one gets the ink.
+
+    characters: of each part, its text and its font.
+    """
     import numpy as np
     import torch
 
@@ -183,7 +207,8 @@ def _raster(
     for part in parts:
         part[:] = np.minimum(np.maximum(part - fill, 0) if outline_only else part, left)
         left -= part
-    return RenderedGlyph(torch.from_numpy(mask), torch.from_numpy(parts), tuple(names))
+    names, fonts = zip(*characters)
+    return RenderedGlyph(torch.from_numpy(mask), torch.from_numpy(parts), names, fonts)
 
 
 def _names(text: str, clusters: Sequence[int]) -> dict[int, str]:

@@ -1,37 +1,37 @@
-"""Shapes text with HarfBuzz: lines, runs of one direction and script, positioned glyphs."""
+"""Shapes text with HarfBuzz: lines, runs of one direction, script and font, positioned glyphs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 from unicodedata import name as unicode_name
 
 from ..errors import check_choice, listed
-from .bidi import base_level, levels, visual_order
 from .errors import GlyphError
 from .face import Face, covering
+from .itemize import Run, runs_of, writing_mode
 
 if TYPE_CHECKING:
     import uharfbuzz as hb
 
 DIRECTIONS = ("auto", "horizontal", "vertical", "rtl")
 MOST_CHARACTERS = 1000
-# Scripts whose letters can be set vertically; letters of other scripts join or attach along the line.
-_STACKING = {"Armn", "Bopo", "Cyrl", "Geor", "Grek", "Hang", "Hani", "Hebr", "Hira", "Kana", "Latn", "Yiii"}
+# CSS Text 3, "cursive scripts"
+_CURSIVE = {"Adlm", "Arab", "Mand", "Mong", "Nkoo", "Phag", "Rohg", "Sogd", "Syrc"}
 
 
 @dataclass(frozen=True)
 class Placed:
-    """A glyph and its position relative to the start of the line, in font units, y upwards."""
+    """A glyph and its position relative to the start of the line, in units of the first font, y upwards."""
 
     glyph: int
+    face: Face
     x: float
     y: float
     cluster: int  # where in the text its character begins
+    turned: bool = False  # by 90 degrees clockwise
 
 
 @dataclass(frozen=True)
@@ -39,106 +39,100 @@ class Line:
     """One line of text from left to right, or one column from top to bottom."""
 
     glyphs: tuple[Placed, ...]
-    advance: float  # font units along the line, never negative
+    advance: float  # units of the first font along the line, never negative
 
 
 @dataclass(frozen=True)
-class _Run:
-    start: int
-    end: int
-    level: int
-    script: str | None
+class Shaping:
+    """How a text is shaped. See `shape` for the fields."""
+
+    direction: str = "auto"
+    language: str = ""
+    letter_spacing: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_choice("direction", self.direction, DIRECTIONS, GlyphError)
+        if not -0.5 <= self.letter_spacing <= 4:
+            raise GlyphError(f"The letter spacing is {self.letter_spacing:g} em; it must be -0.5 to 4.")
 
 
 def shape(
-    text: str, face: Face, direction: str, language: str = "", fonts: Mapping[str, Path] | None = None
-) -> tuple[Line, ...]:
-    """Shapes every line of `text` (separated by newlines).
+    text: str, faces: Sequence[Face], settings: Shaping, fonts: Mapping[str, Path] | None = None
+) -> tuple[tuple[Line, ...], str]:
+    """Shapes every line of `text` (separated by newlines); the lines, and CSS's writing mode of all of them.
 
-    direction: "auto" (by the first letter of each line), "horizontal" (left to right), "rtl", "vertical".
-    language: a BCP 47 tag that selects regional forms ("zh-Hant", "ur"); empty is the font's default.
+    faces: each character is drawn by the first that has it, on the same baseline and at the same em.
+    direction: "auto" (by the first letter of each line; Mongolian and Phags-pa are vertical), "horizontal" (left to
+    right), "rtl", "vertical". language: a BCP 47 tag that selects regional forms ("zh-Hant", "ur"); empty is the
+    font's default. letter_spacing: em between two characters, -0.5..4; letters of cursive scripts stay joined.
     fonts: fonts to search and suggest if a character is missing.
-    Raises GlyphError if the text is empty or too long, a character has no glyph, or a setting is unknown.
+    Raises GlyphError if the text is empty or too long, or a character has no glyph.
     """
-    check_choice("direction", direction, DIRECTIONS, GlyphError)
     if not text.strip():
         raise GlyphError("The text is empty; write one or several characters.")
     if len(text) > MOST_CHARACTERS:
         raise GlyphError(f"The text has {len(text)} characters; at most {MOST_CHARACTERS} can be drawn.")
+    mode = writing_mode(text, settings.direction)
     lines, missing, start = [], "", 0
     for part in text.split("\n"):
-        glyphs, advance, lacking = _line(text, (start, start + len(part)), face, direction, language)
-        lines.append(Line(glyphs, advance))
-        missing += lacking
+        runs = runs_of(text, (start, start + len(part)), settings.direction, mode, faces)
+        line = _LineShaper(text, faces[0].upem, settings, vertical=mode != "horizontal-tb")
+        for run in runs:
+            line.add(run)
+        lines.append(line.line())
+        missing += line.missing
         start += len(part) + 1
     if missing:
         in_order = "".join(character for character in text if character in missing)
-        raise GlyphError(_missing_message(in_order, face, fonts or {}))
-    return tuple(lines)
+        raise GlyphError(_missing_message(in_order, faces, fonts or {}))
+    return tuple(lines), mode
 
 
-def _line(
-    text: str, where: tuple[int, int], face: Face, direction: str, language: str
-) -> tuple[tuple[Placed, ...], float, str]:
-    """Glyphs and advance of text[start:end], and its characters without a glyph."""
-    x = y = 0.0
-    placed: list[Placed] = []
-    missing = ""
-    for run in _runs(text, where, direction):
-        way = "ttb" if direction == "vertical" else ("rtl" if run.level % 2 else "ltr")
-        infos, positions = _shape_run(text, run, face, way, language)
+class _LineShaper:
+    """Collects the glyphs of a line, run after run."""
+
+    def __init__(self, text: str, upem: int, settings: Shaping, *, vertical: bool) -> None:
+        self.text, self.upem, self.settings, self.vertical = text, upem, settings, vertical
+        self.glyphs: list[Placed] = []
+        self.missing = ""
+        self._at = 0.0  # along the line
+        self._last: tuple[int, bool] | None = None  # the last glyph's cluster, and whether its letter joins
+
+    def line(self) -> Line:
+        """What was collected."""
+        return Line(tuple(self.glyphs), abs(self._at))
+
+    def add(self, run: Run) -> None:
+        """Shape a run and put its glyphs at the end of the line."""
+        upright = self.vertical and not run.turned
+        way = "ttb" if upright else ("rtl" if run.level % 2 else "ltr")
+        infos, positions = _shape_run(self.text, run, way, self.settings.language)
+        scale = self.upem / run.face.upem
+        extents = run.face.font.get_font_extents("ltr")
+        middle = (extents.ascender + extents.descender) / 2  # lies on the centre of a column
         for info, at in zip(infos, positions):
+            self._space(info.cluster, run)
+            if upright:
+                x, y = at.x_offset * scale, at.y_offset * scale - self._at
+            elif run.turned:
+                x, y = (at.y_offset - middle) * scale, -self._at - at.x_offset * scale
+            else:
+                x, y = self._at + at.x_offset * scale, at.y_offset * scale
             if info.codepoint:
-                placed.append(Placed(info.codepoint, x + at.x_offset, y + at.y_offset, info.cluster))
-            x, y = x + at.x_advance, y + at.y_advance
-        missing += _missing(text, run, face, infos)
-    return tuple(placed), abs(y) if direction == "vertical" else abs(x), missing
+                self.glyphs.append(Placed(info.codepoint, run.face, x, y, info.cluster, run.turned))
+            self._at += (-at.y_advance if upright else at.x_advance) * scale
+        self.missing += _missing(self.text, run, infos)
 
-
-def _runs(text: str, where: tuple[int, int], direction: str) -> list[_Run]:
-    """Runs of one direction and one script, in visual order."""
-    start, end = where
-    line = text[start:end]
-    scripts = _scripts(line)
-    if direction == "vertical":
-        if others := sorted({script for script in scripts if script} - _STACKING):
-            raise GlyphError(
-                f"Letters of this script ({', '.join(others)}) hang together along a horizontal line; "
-                "choose the direction auto instead of vertical."
-            )
-        at = [0] * len(line)
-    else:
-        at = levels(line, {"auto": base_level(line), "horizontal": 0, "rtl": 1}[direction])
-    runs = []
-    for (level, script), group in groupby(range(len(line)), key=lambda i: (at[i], scripts[i])):
-        inside = list(group)
-        runs.append(_Run(start + inside[0], start + inside[-1] + 1, level, script))
-    return visual_order(runs, [run.level for run in runs])
-
-
-def _scripts(line: str) -> list[str | None]:
-    """The script of every character; punctuation, digits and marks get that of the letter before, else after."""
-    scripts = [_script(character) for character in line]
-    for order, neighbour in ((range(1, len(scripts)), -1), (range(len(scripts) - 2, -1, -1), 1)):
-        for i in order:
-            scripts[i] = scripts[i] or scripts[i + neighbour]
-    return scripts
-
-
-@cache
-def _script(character: str) -> str | None:
-    """HarfBuzz's script of a character ("Latn"); None for characters that scripts share."""
-    import uharfbuzz as hb
-
-    buffer = hb.Buffer()
-    buffer.add_codepoints([ord(character)])
-    buffer.guess_segment_properties()
-    script = buffer.script
-    return None if script in (None, "", "Zyyy", "Zinh", "Zzzz") else str(script)
+    def _space(self, cluster: int, run: Run) -> None:
+        """Letter spacing before a new character, unless it joins the one before."""
+        joins = run.script in _CURSIVE and not self.text[cluster].isspace()
+        if self._last and self._last[0] != cluster and not (joins and self._last[1]):
+            self._at += self.settings.letter_spacing * self.upem
+        self._last = cluster, joins
 
 
 def _shape_run(
-    text: str, run: _Run, face: Face, way: str, language: str
+    text: str, run: Run, way: str, language: str
 ) -> tuple[Sequence[hb.GlyphInfo], Sequence[hb.GlyphPosition]]:
     """HarfBuzz's glyph infos and positions, left to right or top to bottom."""
     import uharfbuzz as hb
@@ -150,24 +144,26 @@ def _shape_run(
         buffer.script = run.script
     buffer.guess_segment_properties()
     buffer.language = language or "und"  # never the locale of the machine
-    hb.shape(face.font, buffer)
+    hb.shape(run.face.font, buffer)
     return buffer.glyph_infos, buffer.glyph_positions or []
 
 
-def _missing(text: str, run: _Run, face: Face, infos: Sequence[hb.GlyphInfo]) -> str:
+def _missing(text: str, run: Run, infos: Sequence[hb.GlyphInfo]) -> str:
     """The characters of the run without a glyph; a missing space does not count."""
     starts = sorted({info.cluster for info in infos} | {run.end})
     missing = ""
     for cluster in (info.cluster for info in infos if not info.codepoint):
         characters = text[cluster : starts[starts.index(cluster) + 1]].strip()
-        missing += "".join(c for c in characters if not face.has(c)) or characters
+        missing += "".join(c for c in characters if not run.face.has(c)) or characters
     return missing
 
 
-def _missing_message(missing: str, face: Face, fonts: Mapping[str, Path]) -> str:
+def _missing_message(missing: str, faces: Sequence[Face], fonts: Mapping[str, Path]) -> str:
     unique = list(dict.fromkeys(missing))
     named = listed((f"'{c}' (U+{ord(c):04X} {unicode_name(c, 'without a name')})" for c in unique), 5)
-    return f"The font {face.name} has no glyph for {named}. {_advice(unique, fonts)}"
+    names = listed((face.name for face in faces), 5)
+    who = f"The font {names} has" if len(faces) == 1 else f"The fonts {names} have"
+    return f"{who} no glyph for {named}. {_advice(unique, fonts)}"
 
 
 def _advice(characters: list[str], fonts: Mapping[str, Path]) -> str:
