@@ -20,7 +20,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -227,18 +227,21 @@ def test(python: Path, rest: Sequence[str]) -> int:
 def test_all(here: bool) -> int:
     """Run lint, types and all tests, also in an environment with exactly the lower bounds where there can be one.
 
-    That one is made meanwhile. here: make no environment. Raises: RunError.
+    That one is made meanwhile; the suite waits for it. here: make no environment. Raises: RunError.
     """
     if here:
-        return checked(Path(sys.executable), list)
+        return checked(Path(sys.executable))
     if sys.version_info[:2] not in BOUNDS_EXIST:
-        return checked(ready_environment(ROOT / ".venv", "test"), list)
+        return checked(ready_environment(ROOT / ".venv", "test"))
+    folder = ROOT / ".venv-bounds"
     with ThreadPoolExecutor(1) as beside:
-        bounds = beside.submit(ready_environment, ROOT / ".venv-bounds", "bounds")
-        return checked(ready_environment(ROOT / ".venv", "test"), lambda: ["--bounds", bounds.result()])
+        bounds = beside.submit(ready_environment, folder, "bounds")
+        status = checked(ready_environment(ROOT / ".venv", "test"), "--bounds", python_of(folder))
+        bounds.result()
+    return status
 
 
-def checked(python: Path, options: Callable[[], list[str | Path]]) -> int:
+def checked(python: Path, *options: str | Path) -> int:
     """Lint and types, then the test suite with these options."""
     ruff: list[str | Path] = [python, "-m", "ruff"]
     checks = {
@@ -252,7 +255,7 @@ def checked(python: Path, options: Callable[[], list[str | Path]]) -> int:
         if status != 0:
             say(f"{name} failed: see above" if status != STOPPED else "stopped")
             return status
-    return call([python, "tests/suite.py", *options()], ROOT)
+    return call([python, "tests/suite.py", *options], ROOT)
 
 
 def types(python: Path) -> int:

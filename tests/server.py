@@ -195,14 +195,14 @@ class Server:
         return api_client().json.loads(self.client.request(path))
 
     def upload(self, name: str, pixels: np.ndarray) -> str:
-        """Put a picture, (height, width, 3 or 4) uint8, into the input folder; the name for Load Image.
-
-        The server would rename a second, different picture of the same name: the first one is removed.
-        """
-        (self.base / "input" / name).unlink(missing_ok=True)
+        """Put a picture, (height, width, 3) uint8, into the input folder; the name for Load Image."""
         path = self.base / "temp" / name
         Image.fromarray(pixels).save(path)
         return self.client.upload(path)
+
+    def place(self, name: str, pixels: np.ndarray) -> None:
+        """Put a picture, (height, width, 3 or 4) uint8, into the input folder in the place of another of its name."""
+        Image.fromarray(pixels).save(self.base / "input" / name)
 
     def run(self, workflow: dict[str, Any], show: Any = None) -> Run:
         """Queue an API workflow, wait for its end, fetch its pictures; an error is kept, not raised."""

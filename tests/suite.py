@@ -15,6 +15,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -99,12 +100,15 @@ def report(outcomes: Sequence[Outcome], found: Sequence[hosts.Host], bounds: str
 
 def run(step: Step, *, show: bool) -> Outcome:
     """One step in a process of its own; `show`: what it prints goes to the console as it comes."""
+    wait_for(Path(step.python))
     command = [step.python, "-m", "pytest", "tests", "-m", step.marker]
     environment = os.environ | step.environment
     # without bytecode every server would compile all of torch again, ten seconds each
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     if show:
         say(step.title)
+    if not Path(step.python).is_file():
+        return Outcome(step.title, 2, f"there is no {step.python}", "")
     lines = []
     with subprocess.Popen(
         command,
@@ -127,6 +131,13 @@ def run(step: Step, *, show: bool) -> Outcome:
             process.kill()
             status = STOPPED
     return Outcome(step.title, status, counts(lines), "".join(lines))
+
+
+def wait_for(python: Path) -> None:
+    """Return when run.py has made the environment of this Python, or failed to."""
+    folder = python.parents[1]
+    while folder.with_name(f"{folder.name}.lock").exists():
+        time.sleep(1)
 
 
 def counts(lines: Sequence[str]) -> str:

@@ -10,38 +10,25 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import shrink
 from accelerator import cases, checking
-from server import ROOT, Run, Server, base_directory, find_host
+from server import ROOT, Run, Server
 
 pytestmark = pytest.mark.host
 
-HERE = Path(__file__).parent / "accelerator"
 API = ROOT / "workflows" / "api"
 NAMES = sorted(path.stem for path in API.glob("demo_*.json"))
-SIZES = dict.fromkeys(("resolution", "width", "height", "side"), 64)
 LEFT = 64  # bytes: the host leaves CLIP's two logit scales on the card for good
 GREY_LEVELS = 2  # a picture's difference, of 255, in a hundredth of its values
 
 
 def small(name: str) -> dict[str, Any]:
-    api = shrink.small_api(json.loads((API / f"{name}.json").read_text(encoding="utf-8")))
-    for node in api.values():
-        node["inputs"] |= {key: SIZES[key] for key in node["inputs"] if key in SIZES}
-    return api
-
-
-def on_the_card(kind: str, folder: Path) -> Server:
-    base = base_directory(folder)
-    shutil.copy(HERE / "report.py", base / "custom_nodes" / "accelerator_report.py")
-    return Server(find_host(), base, [str(HERE / "launch.py"), kind, "0"], ["--cache-none"])
+    return shrink.smallest(json.loads((API / f"{name}.json").read_text(encoding="utf-8")))
 
 
 CASES = [(kind, name) for kind in cases.HOSTS for name in NAMES]
@@ -61,7 +48,8 @@ def cards(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], 
         if kind not in running:
             checking.skip_unless_known(kind)
             stop()
-            running[kind] = on_the_card(kind, tmp_path_factory.mktemp(kind) / "base")
+            folder = tmp_path_factory.mktemp(kind) / "base"
+            running[kind] = checking.server_on(kind, folder, "--cache-none")
             running[kind].wait()
             running[kind].untouched = running[kind].client_json("/accelerator?unload=1")["demo"]
         return running[kind]

@@ -192,6 +192,16 @@ def test_an_error_names_node_input_and_reason(comfy: Server, workflow: Any, word
     assert [word for word in words if word not in error] == []
 
 
+def test_a_workflow_is_not_run_without_the_nodes_that_are_wrong(comfy: Server):
+    """The server would draw the sound picture and leave out the other."""
+    workflow = demo_workflow(seed=5) | {
+        f"8{n}": about for n, about in deepcopy(demo_workflow(seed=6)).items()
+    }
+    workflow["85"]["inputs"]["sampler_name"] = "oiler"
+    made = comfy.run(workflow)
+    assert 'Node 85 "Draw", input sampler_name' in made.error and not made.executed()
+
+
 def test_the_command_line_saves_the_picture(comfy: Server, tmp_path: Path, capsys: Any):
     file = tmp_path / "workflow.json"
     file.write_text(json.dumps(demo_workflow(steps=30)), encoding="utf-8")

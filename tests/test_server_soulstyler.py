@@ -84,7 +84,7 @@ def test_a_shipped_workflow_names_what_is_missing_until_all_is_there(comfy: Serv
     if folder.exists():
         folder.rename(folder.with_name(f"soulstyler_before_{name}"))
     comfy.client.request("/free", b'{"unload_models": true, "free_memory": true}')
-    comfy.upload("example.png", scene())
+    comfy.place("example.png", scene())
     named = {v for n in workflow.values() for v in n["inputs"].values() if isinstance(v, str)} & set(
         tiny.FILES
     )

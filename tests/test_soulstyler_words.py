@@ -224,6 +224,8 @@ def says(answer: str) -> Writer:
 
 
 def test_who_read_it_is_said():
+    with pytest.raises(RecipeError, match="instruction is empty"):
+        read_in_mode(" \n", "auto", None)
     assert read_in_mode(SENTENCE, "auto", None).by == "rules"
     assert read_in_mode(SENTENCE, "rules", says(GOOD)).by == "rules"
     assert read_in_mode(SENTENCE, "LLM", says(GOOD)).by == "LLM"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from pathlib import Path
 
 import hosts
@@ -135,6 +136,15 @@ def test_a_step_is_a_real_process_whose_status_and_output_are_kept(
     outcome = suite.run(suite.Step("t", sys.executable, "smoke", {"SEEN": "yes"}), show=False)
     assert (outcome.status, outcome.counts) == (status, "2 passed, 1 skipped in 0.50s")
     assert outcome.printed.startswith("['tests', '-m', 'smoke'] yes")
+
+
+def test_a_step_waits_for_the_environment_that_is_being_made(tmp_path: Path):
+    """A failure means that the tests of the lower bounds start in half an environment, or wait for ever."""
+    python, lock = tmp_path / "env" / "bin" / "python", tmp_path / "env.lock"
+    lock.touch()
+    threading.Timer(0.5, lock.unlink).start()
+    outcome = suite.run(suite.Step("t", str(python), "bounds"), show=False)
+    assert not lock.exists() and outcome.status == 2 and str(python) in outcome.counts
 
 
 @pytest.mark.parametrize(

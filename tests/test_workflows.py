@@ -48,7 +48,7 @@ def stocked(comfy: Server) -> Server:
     picture = np.random.default_rng(0).integers(0, 256, (256, 256, 4), dtype=np.uint8)
     picture[..., 3] = 255
     picture[64:192, 64:192, 3] = 0  # as a mask that is painted in the page
-    comfy.upload("example.png", picture)
+    comfy.place("example.png", picture)
     return comfy
 
 

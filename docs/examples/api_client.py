@@ -173,10 +173,16 @@ class Client:
         raise ApiError("The server has no record of the run, as if its history was cleared: run it again.")
 
     def queue(self, workflow: Workflow) -> str:
-        """Queue an API workflow; its id."""
+        """Queue an API workflow; its id. Raises: ApiError, also if only some of its nodes can run."""
         try:
             body = json.dumps({"prompt": workflow, "client_id": self.id}).encode()
-            self.prompt = json.loads(self.request("/prompt", body))["prompt_id"]
+            answer = self.request("/prompt", body).decode()
+            self.prompt = json.loads(answer)["prompt_id"]
+            if json.loads(answer).get(
+                "node_errors"
+            ):  # the server would leave out these nodes and run the rest
+                self.stop()
+                raise ApiError(answer)
         except ApiError as error:
             raise ApiError(refusal(str(error), workflow)) from None
         return self.prompt

@@ -76,10 +76,12 @@ def read(instruction: str, llm: Writer) -> Request | None:
 def read_in_mode(instruction: str, mode: str, llm: Writer | None) -> Request:
     """The request, by mode: "rules", "LLM", or "auto" (the LLM if there is one, else the rules).
 
-    If the LLM's output is not valid the rules are used, and `by` says so. Raises RecipeError for the mode "LLM"
-    without one, and for an unknown mode.
+    If the LLM's output is not valid the rules are used, and `by` says so. Raises RecipeError for an empty
+    instruction, for the mode "LLM" without one, and for an unknown mode.
     """
     check_choice("mode", mode, MODES, RecipeError)
+    if not instruction.strip():
+        raise RecipeError("The instruction is empty; write, say, 'turn the car into a watercolor'.")
     if mode == "LLM" and llm is None:
         raise RecipeError(
             "The mode is 'LLM' and none is connected: connect Load Instruction LLM or an answer, or choose 'rules'."

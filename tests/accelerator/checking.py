@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import traceback
@@ -31,6 +32,15 @@ def skip_unless_known(kind: str) -> None:
     patchers = server.find_host().folder / "comfy" / "model_patcher.py"
     if kind == "dynamic" and "class ModelPatcherDynamic" not in patchers.read_text(encoding="utf-8"):
         pytest.skip("this ComfyUI has no dynamic VRAM")
+
+
+def server_on(kind: str, base: Path, *options: str) -> Any:
+    """A ComfyUI server on the card, in a new base directory: GET /accelerator is report.py's answer."""
+    import server
+
+    server.base_directory(base)
+    shutil.copy(HERE / "report.py", base / "custom_nodes" / "accelerator_report.py")
+    return server.Server(server.find_host(), base, [str(HERE / "launch.py"), kind, "0"], options)
 
 
 def results(script: str, folder: Path, *options: str, in_host: bool = False) -> dict[str, str]:
