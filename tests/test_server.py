@@ -194,10 +194,10 @@ def test_an_error_names_node_input_and_reason(comfy: Server, workflow: Any, word
 
 def test_a_workflow_is_not_run_without_the_nodes_that_are_wrong(comfy: Server):
     """The server would draw the sound picture and leave out the other."""
-    workflow = demo_workflow(seed=5) | {
-        f"8{n}": about for n, about in deepcopy(demo_workflow(seed=6)).items()
-    }
-    workflow["85"]["inputs"]["sampler_name"] = "oiler"
+    workflow = demo_workflow(seed=5)
+    for number, about in wrong("5", sampler_name="oiler").items():
+        wires = {k: [f"8{v[0]}", v[1]] for k, v in about["inputs"].items() if isinstance(v, list)}
+        workflow[f"8{number}"] = {**about, "inputs": about["inputs"] | wires}
     made = comfy.run(workflow)
     assert 'Node 85 "Draw", input sampler_name' in made.error and not made.executed()
 
