@@ -34,8 +34,8 @@ OPERATORS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast
 # The tests nearest to a file: those of its own name, and these. nodes/host/ is tested in a ComfyUI.
 NEAREST = {
     "rechar_core/training/": "test_training test_speed test_training_run test_noise test_memory test_interrupt",
-    "rechar_core/lora/": "test_files test_key_formats test_fusion test_inspect test_blocks",
-    "rechar_core/glyph/": "test_glyph test_structure_map",
+    "rechar_core/lora/": "test_files test_key_formats test_key_layouts test_fusion test_inspect test_blocks",
+    "rechar_core/glyph/": "test_glyph test_glyph_fonts test_seals test_structure_map",
     "rechar_core/synthesis/references/": "test_references test_renderer",
     "rechar_core/synthesis/": "test_elements test_modes test_passes test_lettering test_renderer",
     "rechar_core/metrics/": "test_metrics",
