@@ -24,16 +24,21 @@ from rechar_core.lora import files
 def made(tmp_path_factory) -> Path:
     """What `python -m rechar_core demo` leaves behind; what it said meanwhile is in said.txt beside the folder.
 
-    With one text a row, the ends of the alphas alone and half the sampler's steps, which is half the time.
+    With two thirds of the style's training steps, one text a row, the ends of the alphas alone and half the sampler's steps,
+    which is less than half the time.
     """
     folder = tmp_path_factory.mktemp("demo")
     said = io.StringIO()
-    half = {**demo.drawing(demo.DEMO, {}), "steps": 8}
+    half, train = {**demo.drawing(demo.DEMO, {}), "steps": 8}, demo._train
+    fewer: dict[str, dict[str, int]] = {"structure": {}, "style": {"steps": 100}}
     with pytest.MonkeyPatch.context() as patch, redirect_stderr(said):
         patch.setattr(demo, "ALPHAS", (0.0, 1.0))
         patch.setattr(demo, "TEXT_STYLES", demo.TEXT_STYLES[:1])
         patch.setattr(demo, "TEXT_CONTENTS", demo.TEXT_CONTENTS[:1])
         patch.setattr(demo, "drawing", lambda *_: half)
+        patch.setattr(
+            demo, "_train", lambda p, kind, given, *more: train(p, kind, {**given, "steps": 100}, *more)
+        )
         assert main(["demo", "--output", str(folder)]) == 0
     folder.with_name("said.txt").write_text(said.getvalue(), encoding="utf-8")
     return folder
