@@ -24,8 +24,8 @@ from rechar_core.lora import files
 def made(tmp_path_factory) -> Path:
     """What `python -m rechar_core demo` leaves behind; what it said meanwhile is in said.txt beside the folder.
 
-    With two thirds of the style's training steps, one text a row, the ends of the alphas alone and half the sampler's steps,
-    which is less than half the time.
+    With two thirds of the style's training steps, one text a row, the ends of the alphas alone and half the sampler's
+    steps, which is less than half the time.
     """
     folder = tmp_path_factory.mktemp("demo")
     said = io.StringIO()
@@ -37,7 +37,7 @@ def made(tmp_path_factory) -> Path:
         patch.setattr(demo, "TEXT_CONTENTS", demo.TEXT_CONTENTS[:1])
         patch.setattr(demo, "drawing", lambda *_: half)
         patch.setattr(
-            demo, "_train", lambda p, kind, given, *more: train(p, kind, {**given, "steps": 100}, *more)
+            demo, "_train", lambda p, kind, given, *more: train(p, kind, given | fewer[kind], *more)
         )
         assert main(["demo", "--output", str(folder)]) == 0
     folder.with_name("said.txt").write_text(said.getvalue(), encoding="utf-8")
