@@ -109,7 +109,7 @@ class Bench:
                     torch.randn(shape, generator=draw), torch.randn(shape, generator=draw), part
                 )
                 latents = run.pictures[0].sample(drawn.posterior)
-                losses.append(float(objective.loss(run.denoiser, latents, drawn, run.conditioning)))
+                losses.append(float(objective.unsplit_loss(run.denoiser, latents, drawn, run.conditioning)))
         return float(np.mean(losses))
 
     def seen(self, subject: Subject, blora: BLora | None) -> float:

@@ -253,7 +253,7 @@ def base_loss_of_two_samples(pictures: list[Path]) -> float:
         drawn = draws.step(k, tuple(moments.mean.shape), 1000)
         with torch.no_grad():
             losses.append(
-                float(objective.loss(denoiser, moments.sample(drawn.posterior), drawn, conditioning))
+                float(objective.unsplit_loss(denoiser, moments.sample(drawn.posterior), drawn, conditioning))
             )
     return sum(losses) / 2
 

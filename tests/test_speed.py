@@ -480,16 +480,16 @@ def test_x0_loss_and_min_snr_are_their_definitions(pipe):
     for prediction, guess in clean.items():
         question = objective.NoisedBatch(noisy, None, objective.target(prediction, x0, noise, kept), abar)
         squares = (guess - x0).pow(2).mean((1, 2, 3))
-        as_x0 = objective.weights(prediction, abar, "x0", 0)
+        as_x0 = objective.loss_weights(prediction, abar, "x0", 0)
         difference = (answer - question.target).pow(2).mean((1, 2, 3))
         assert torch.allclose(difference * as_x0, squares)
-        min_snr = objective.weights(prediction, abar, "prediction", 5.0)
+        min_snr = objective.loss_weights(prediction, abar, "prediction", 5.0)
         assert torch.allclose(difference * min_snr, squares * snr.clamp(max=5.0))
-        assert objective.weights(prediction, abar, "prediction", 0) is None
+        assert objective.loss_weights(prediction, abar, "prediction", 0) is None
         with pytest.raises(ValueError, match="loss is 'v'"):  # not trained as another loss
-            objective.weights(prediction, abar, "v", 0)
+            objective.loss_weights(prediction, abar, "v", 0)
         question = objective.NoisedBatch(noisy, None, question.target.float(), abar)
-        found = objective.error(answer, question, as_x0)
+        found = objective.weighted_mse(answer, question, as_x0)
         assert float(found) == pytest.approx(float(squares.mean()), rel=1e-5)
 
 

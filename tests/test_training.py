@@ -96,7 +96,7 @@ def test_objective_is_diffusers_own(prediction):
 
     probe = Probe()
     probe.prediction = prediction
-    assert objective.loss(probe, x0, StepNoise(noise, noise, t), None) < 1e-10
+    assert objective.unsplit_loss(probe, x0, StepNoise(noise, noise, t), None) < 1e-10
 
 
 def test_base_is_untouched_and_no_hook_is_left(pipe):
@@ -301,7 +301,7 @@ def test_two_processes_average_two_samples():
         drawn = [fresh.noise_source.step(k, (1, 4, 8, 8), 1000) for k in range(2)]
         latents = [fresh.pictures[0].sample(d.posterior) for d in drawn]
         pairs = zip(latents, drawn, strict=True)
-        losses = [float(objective.loss(fresh.denoiser, x, d, fresh.conditioning)) for x, d in pairs]
+        losses = [float(objective.unsplit_loss(fresh.denoiser, x, d, fresh.conditioning)) for x, d in pairs]
     assert runs[0].loss_values()[0] == pytest.approx(sum(losses) / 2, abs=1e-6)
 
 

@@ -109,7 +109,10 @@ class Denoiser(ABC):
         """All weights of the UNet, in model order, and words on them: they tell one base from another."""
 
     def use(self, mode: MemoryMode | None) -> None:
-        """Run in this memory mode from now on; None takes back everything that training attached or moved."""
+        """Run in this memory mode from now on; None takes back everything that training attached, and what it moved.
+
+        In ComfyUI moved weights are back when `own_weights` (nodes/host/weights.py) ends.
+        """
         self._attached.close()
         self._cond.cache_clear()
         self._alternate, self._placed = mode == "low", None

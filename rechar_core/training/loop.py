@@ -18,7 +18,7 @@ from .denoiser import Conditioning, Denoiser, LatentMoments
 from .job import job_of
 from .lora_layers import LoraLayers
 from .noise import SeededNoise
-from .objective import PrefetchedStep, error, weights
+from .objective import PrefetchedStep, loss_weights, weighted_mse
 from .recipe import TrainingRecipe
 
 _CHECK_EVERY = 25  # steps between looks at the loss: reading it makes a GPU wait
@@ -132,8 +132,12 @@ class Training:
         kind, rate = self.recipe.stage(prefetched.number)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        weight = weights(self.denoiser.prediction, prefetched.noised.abar, kind, self.recipe.min_snr_gamma)
-        loss = error(self.denoiser.suffix(prefetched.prefix, self.conditioning), prefetched.noised, weight)
+        weight = loss_weights(
+            self.denoiser.prediction, prefetched.noised.abar, kind, self.recipe.min_snr_gamma
+        )
+        loss = weighted_mse(
+            self.denoiser.suffix(prefetched.prefix, self.conditioning), prefetched.noised, weight
+        )
         self.scaler.scale(loss).backward()
         return loss.detach()
 

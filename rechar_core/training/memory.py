@@ -1,6 +1,6 @@
 """Memory modes: how a training step is computed, never what comes out of it.
 
-None keeps what can be had again without a matrix product or convolution (frozen_layers.py). normal also computes the
+No mode keeps what can be had again without a matrix product or convolution (frozen_layers.py). normal also computes the
 transformer blocks of the suffix twice (gradient checkpointing). low also has only one half of the UNet on the GPU at a
 time: the prefix of many steps, then their suffixes, then again.
 """

@@ -61,7 +61,7 @@ def denoised(prediction: Prediction, model_output: Tensor, noised: NoisedBatch) 
     return abar.sqrt() * noised.noisy - (1 - abar).sqrt() * model_output
 
 
-def weights(prediction: Prediction, abar: Tensor, loss: Loss, min_snr_gamma: float) -> Tensor | None:
+def loss_weights(prediction: Prediction, abar: Tensor, loss: Loss, min_snr_gamma: float) -> Tensor | None:
     """Each sample's weight (B,) on || prediction - target ||^2; None where all weigh 1.
 
     x0: || x0hat - x0 ||^2 = (1 - abar) / abar || eps_hat - eps ||^2 = (1 - abar) || v_hat - v ||^2 (ConsisLoRA).
@@ -76,19 +76,21 @@ def weights(prediction: Prediction, abar: Tensor, loss: Loss, min_snr_gamma: flo
     return in_x0 * (abar / (1 - abar)).clamp(max=min_snr_gamma) if min_snr_gamma else in_x0
 
 
-def error(model_output: Tensor, noised: NoisedBatch, weight: Tensor | None = None) -> Tensor:
+def weighted_mse(model_output: Tensor, noised: NoisedBatch, weight: Tensor | None = None) -> Tensor:
     """The loss of a model output (B, 4, h, w): a scalar with gradient."""
     if weight is None:
         return F.mse_loss(model_output.float(), noised.target)
     return (F.mse_loss(model_output.float(), noised.target, reduction="none").mean((1, 2, 3)) * weight).mean()
 
 
-def loss(denoiser: Denoiser, latents: Tensor, step_noise: StepNoise, conditioning: Conditioning) -> Tensor:
+def unsplit_loss(
+    denoiser: Denoiser, latents: Tensor, step_noise: StepNoise, conditioning: Conditioning
+) -> Tensor:
     """The published loss in one go, unweighted; latents: (B, 4, h, w) fp32. A scalar with gradient.
 
-    For tests and benchmarks. Training computes its loss in two parts, `add_noise` in prefetch.py, and `weights` and
-    `error` in loop.py, because the first part does not depend on the LoRA.
+    For tests and benchmarks. Training computes its loss in two parts, `add_noise` in prefetch.py, and
+    `loss_weights` and `weighted_mse` in loop.py, because the first part does not depend on the LoRA.
     """
     abar = denoiser.alphas_cumprod.to(latents.device)[step_noise.timesteps]
     noised = add_noise(denoiser.prediction, latents, step_noise, abar)
-    return error(denoiser.predict(noised.noisy, noised.timesteps, conditioning), noised)
+    return weighted_mse(denoiser.predict(noised.noisy, noised.timesteps, conditioning), noised)
