@@ -14,7 +14,7 @@ import functools
 import itertools
 import mmap
 import os
-from collections import Counter
+from collections import Counter, deque
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ import torch
 from . import device
 from .device import memory
 
+FREED = 64  # regions that keep their spoilt memory
 PAGE = 1 << 16  # 32 MB in the real library; small models need smaller ones
 OOM = 1  # what vbar_fault answers where the weight has to be cast for this call alone
 violations: list[str] = []
@@ -39,7 +40,8 @@ class Region:
     def __init__(self, size: int):
         size = max(size, PAGE)
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0x4000)
-        self.bytes = torch.frombuffer(mmap.mmap(-1, size, flags=flags), dtype=torch.uint8)
+        self.map = mmap.mmap(-1, size, flags=flags)
+        self.bytes = torch.frombuffer(self.map, dtype=torch.uint8)
         self.size, self.base, self.freed = size, self.bytes.data_ptr(), False
         _regions.append(self)
 
@@ -51,8 +53,17 @@ class Region:
         if self.freed:
             raise violation(f"memory of a {type(self).__name__} was used after it was freed")
 
+    def free(self, used: int) -> None:
+        """Spoil the first `used` bytes. Of what was freed long ago the real memory is given back: it reads as 0."""
+        self.freed = True
+        self.spoil(0, used)
+        _freed.append(self)
+        if len(_freed) > FREED:
+            _freed.popleft().map.madvise(mmap.MADV_DONTNEED)
+
 
 _regions: list[Region] = []
+_freed: deque[Region] = deque()
 
 
 class Vbar(Region):
@@ -195,10 +206,10 @@ class Library:
 
     def vbar_free(self, context: int, handle: int) -> None:
         bar = self._free(handle)
-        bar.freed = True
         self._vbars.remove(bar)
         for page in list(bar.serials):
             bar.drop(page)
+        bar.free(0)
 
     def vbar_prioritize(self, context: int, handle: int, clamp: int = 0) -> None:
         bar = self._get(handle)
@@ -298,8 +309,7 @@ class Library:
 
     def vrambuf_destroy(self, handle: int) -> bool:
         buffer = self._free(handle)
-        buffer.freed = True
-        buffer.spoil(0, buffer.taken)
+        buffer.free(buffer.taken)
         memory.give(buffer.taken)
         return True
 
@@ -310,8 +320,7 @@ class Library:
 
     def hostbuf_free(self, handle: int) -> None:
         buffer = self._free(handle)
-        buffer.freed = True
-        buffer.spoil(0, buffer.used)
+        buffer.free(buffer.used)
 
     def hostbuf_get_raw_address(self, handle: int) -> int:
         return self._get(handle).base
