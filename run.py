@@ -236,7 +236,10 @@ def test_all(here: bool) -> int:
     folder = ROOT / ".venv-bounds"
     with ThreadPoolExecutor(1) as beside:
         bounds = beside.submit(ready_environment, folder, "bounds")
-        status = checked(ready_environment(ROOT / ".venv", "test"), "--bounds", python_of(folder))
+        python = ready_environment(ROOT / ".venv", "test")
+        if bounds.done():
+            bounds.result()  # what went wrong, before the suite waits for it
+        status = checked(python, "--bounds", python_of(folder))
         bounds.result()
     return status
 

@@ -48,7 +48,8 @@ class ReCharGlyph(io.ComfyNode):
                     "direction",
                     options=["auto", "horizontal", "vertical", "rtl"],
                     tooltip=(
-                        "auto: the first letter of each line decides (Arabic: right to left; Mongolian: vertical). "
+                        "auto: the first letter of each line decides (Arabic: right to left); a text that begins with "
+                        "Mongolian is vertical, its columns from left to right. "
                         "horizontal: left to right. rtl: right to left. vertical: columns from top to bottom, ordered "
                         "from right to left."
                     ),
@@ -215,8 +216,8 @@ class ReCharGlyphFromImage(io.ComfyNode):
                     "threshold_mode",
                     options=["auto", "manual"],
                     tooltip=(
-                        "auto: finds the grey that best separates ink from paper (Otsu). manual: uses the threshold "
-                        "below."
+                        "auto: finds the grey that best separates ink from paper (Otsu), under a soft shadow too. "
+                        "manual: uses the threshold below."
                     ),
                 ),
                 io.Float.Input(
@@ -245,7 +246,7 @@ class ReCharGlyphFromImage(io.ComfyNode):
                     options=["remove", "keep"],
                     optional=True,
                     tooltip=(
-                        "remove: ink of another colour than most of it, such as a red seal, is left out. keep: all "
+                        "remove: ink of another colour than the writing, such as a red seal, is left out. keep: all "
                         "ink stays; for logos in several colours."
                     ),
                 ),
@@ -261,9 +262,10 @@ class ReCharGlyphFromImage(io.ComfyNode):
         cls, image: Tensor, width: int, height: int, threshold_mode: str, threshold: float, **ink: Any
     ) -> io.NodeOutput:
         from ..rechar_core.glyph import colour, from_picture, paint
+        from .host.progress import Progress
 
         level = threshold if threshold_mode == "manual" else None
-        mask = from_picture(image, (height, width), threshold=level, **ink)
+        mask = from_picture(image, (height, width), threshold=level, say=Progress(1).say, **ink)
         return io.NodeOutput(paint(mask, colour("#000000"), colour("#ffffff")), mask)
 
 

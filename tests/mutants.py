@@ -157,7 +157,11 @@ def killer(copy_of: Path, file: str) -> str:
     ends = ["-o", f"faulthandler_timeout={HANGS}", "-o", "faulthandler_exit_on_timeout=true"]
     command = [*python, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *ends, *nearest(file)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=copy_of, env=environment, capture_output=True, text=True, check=False)
+    kept = {"cwd": copy_of, "env": environment, "capture_output": True, "text": True}
+    try:
+        done = subprocess.run(command, timeout=10 * HANGS, check=False, **kept)
+    except subprocess.TimeoutExpired:
+        return "a test does not end"
     if done.returncode == 0:
         return ""
     if "Timeout (" in done.stderr:

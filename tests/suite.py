@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -36,6 +37,7 @@ class Step:
     python: str
     marker: str
     environment: dict[str, str] = field(default_factory=dict)
+    waits: bool = False  # run.py may still be making its environment
 
 
 @dataclass
@@ -51,7 +53,9 @@ class Outcome:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run all steps, print what each gave; the status of the first that failed."""
     parser = argparse.ArgumentParser(description="All tests, in every ComfyUI there is.")
-    parser.add_argument("--bounds", default="", help="Python of the environment with the lower bounds")
+    parser.add_argument(
+        "--bounds", default="", help="full path of the Python of the environment with the lower bounds"
+    )
     bounds = parser.parse_args(arguments).bounds
     found = hosts.hosts(siblings=True)
     with ThreadPoolExecutor(2) as cores:
@@ -83,7 +87,9 @@ def steps(found: Sequence[hosts.Host], bounds: str) -> Iterator[Step]:
             title = f"the pages of ComfyUI {host.version} behind frontend {newer[0]}"
             yield Step(title, sys.executable, "browser", {**there, "COMFYUI_FRONTEND": str(newer[1])})
     if bounds:
-        yield Step("with exactly the lower bounds of requirements.txt", bounds, "bounds and not host")
+        yield Step(
+            "with exactly the lower bounds of requirements.txt", bounds, "bounds and not host", waits=True
+        )
 
 
 def report(outcomes: Sequence[Outcome], found: Sequence[hosts.Host], bounds: str) -> Iterator[str]:
@@ -100,14 +106,15 @@ def report(outcomes: Sequence[Outcome], found: Sequence[hosts.Host], bounds: str
 
 def run(step: Step, *, show: bool) -> Outcome:
     """One step in a process of its own; `show`: what it prints goes to the console as it comes."""
-    wait_for(Path(step.python))
+    if step.waits:
+        wait_for(Path(step.python))
     command = [step.python, "-m", "pytest", "tests", "-m", step.marker]
     environment = os.environ | step.environment
     # without bytecode every server would compile all of torch again, ten seconds each
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     if show:
         say(step.title)
-    if not Path(step.python).is_file():
+    if not shutil.which(step.python):
         return Outcome(step.title, 2, f"there is no {step.python}", "")
     lines = []
     with subprocess.Popen(
@@ -134,9 +141,9 @@ def run(step: Step, *, show: bool) -> Outcome:
 
 
 def wait_for(python: Path) -> None:
-    """Return when run.py has made the environment of this Python, or failed to."""
-    folder = python.parents[1]
-    while folder.with_name(f"{folder.name}.lock").exists():
+    """Return when run.py has made the environment of this Python, or failed to, or after half an hour."""
+    lock, end = Path(f"{python.parents[1]}.lock"), time.monotonic() + 1800
+    while lock.exists() and time.monotonic() < end:
         time.sleep(1)
 
 

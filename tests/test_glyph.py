@@ -459,7 +459,8 @@ def test_a_missing_character_is_named_with_the_fonts_that_have_it(tmp_path):
     with pytest.raises(GlyphError) as error:
         draw("羅ي", CJK, fonts=fonts)
     assert str(error.value) == (
-        "The font ReCharCJK.otf has no glyph for 'ي' (U+064A ARABIC LETTER YEH). Fonts that have it: ReChar Arabic."
+        "The font ReCharCJK.otf has no glyph for 'ي' (U+064A ARABIC LETTER YEH). Fonts that have it: ReChar Arabic. "
+        "Choose one, or write it into fallback_fonts."
     )
     with pytest.raises(GlyphError, match="No font known here has it: put one that does into models/fonts"):
         draw("\N{SLIGHTLY SMILING FACE}", fonts=fonts)

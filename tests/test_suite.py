@@ -143,7 +143,7 @@ def test_a_step_waits_for_the_environment_that_is_being_made(tmp_path: Path):
     python, lock = tmp_path / "env" / "bin" / "python", tmp_path / "env.lock"
     lock.touch()
     threading.Timer(0.5, lock.unlink).start()
-    outcome = suite.run(suite.Step("t", str(python), "bounds"), show=False)
+    outcome = suite.run(suite.Step("t", str(python), "bounds", waits=True), show=False)
     assert not lock.exists() and outcome.status == 2 and str(python) in outcome.counts
 
 

@@ -176,13 +176,11 @@ class Client:
         """Queue an API workflow; its id. Raises: ApiError, also if only some of its nodes can run."""
         try:
             body = json.dumps({"prompt": workflow, "client_id": self.id}).encode()
-            answer = self.request("/prompt", body).decode()
-            self.prompt = json.loads(answer)["prompt_id"]
-            if json.loads(answer).get(
-                "node_errors"
-            ):  # the server would leave out these nodes and run the rest
+            answer = json.loads(self.request("/prompt", body))
+            self.prompt = answer["prompt_id"]
+            if answer.get("node_errors"):  # the server would leave out these nodes and run the rest
                 self.stop()
-                raise ApiError(answer)
+                raise ApiError(json.dumps(answer))
         except ApiError as error:
             raise ApiError(refusal(str(error), workflow)) from None
         return self.prompt

@@ -21,7 +21,7 @@ _OUTLINES = {"glyf", "CFF ", "CFF2"}
 _COLOURED = {"CBDT", "sbix", "COLR", "SVG ", "EBDT"}
 _HEADERS = (b"\0\1\0\0", b"OTTO", b"true")
 _AXIS_NAMES = {"weight": "wght", "width": "wdth", "slant": "slnt", "italic": "ital"}
-_SETTING = re.compile(r"([A-Za-z]\w{2,})\s*[=:\s]\s*([-+]?(?:\d+\.?\d*|\.\d+))(?![\w.])")
+_SETTING = re.compile(r"([A-Za-z]\w{3,})\s*[=:\s]\s*([-+]?(?:\d+\.?\d*|\.\d+))(?![\w.])")
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def _written(variations: str) -> list[tuple[str, float | None]]:
         tags, numbers = (half.split(",") for half in text.split("@", 1))
         text = ", ".join(f"{tag} {number}" for tag, number in zip_longest(tags, numbers, fillvalue="?"))
     found: list[tuple[str, float | None]] = [(t, float(n)) for t, n in _SETTING.findall(text)]
-    rest = _SETTING.sub(",", text).strip(" ,;:\n")
+    rest = re.sub(r"[\s,;:]+", " ", _SETTING.sub(",", text)).strip()
     return [*found, (rest, None)] if rest else found
 
 

@@ -37,7 +37,7 @@ class Run:
 def writing_mode(text: str, direction: str) -> str:
     """CSS's "horizontal-tb", "vertical-rl" or "vertical-lr" for a direction of `shaping.DIRECTIONS`.
 
-    Mongolian and Phags-pa, by the first letter of the text, are vertical unless the direction is horizontal.
+    A text whose first letter is Mongolian or Phags-pa is vertical, unless the direction is horizontal or rtl.
     """
     first = next((script for script in map(script_of, text) if script), None)
     if direction in ("auto", "vertical") and first in VERTICAL:
@@ -104,18 +104,22 @@ def script_of(character: str) -> str | None:
 
 
 def _fonts(line: str, faces: Sequence[Face]) -> list[int]:
-    """For every character, the number of the first face that has it and the marks on it; 0 if none has them.
-
-    Spaces stay with what is before them.
-    """
+    """For every character, the number of the face that draws it. Spaces stay with what is before them."""
     numbers: list[int] = []
     for cluster in _clusters(line):
         if cluster.isspace() and numbers:
             number = numbers[-1]
         else:
-            number = next((n for n, face in enumerate(faces) if _has(face, cluster)), 0)
+            number = _first_with(cluster, faces)
         numbers += [number] * len(cluster)
     return numbers
+
+
+def _first_with(cluster: str, faces: Sequence[Face]) -> int:
+    """The number of the first face that has all of a cluster, else of the first that has its letter, else 0."""
+    whole = (n for n, face in enumerate(faces) if _has(face, cluster))
+    letter = (n for n, face in enumerate(faces) if _has(face, cluster[0]))
+    return next(whole, next(letter, 0))
 
 
 def _clusters(line: str) -> list[str]:

@@ -67,9 +67,10 @@ def find(name: str, fonts: Mapping[str, Path]) -> Path:
 def fallback(names: str, fonts: Mapping[str, Path], first: Path) -> list[Path]:
     """The files that draw what the font `first` lacks: `names`, separated by commas or line breaks, then ours.
 
-    Raises FileError for a name that `find` does not know.
+    A path that holds a comma stands in double quotes. Raises FileError for a name that `find` does not know.
     """
-    named = [find(name, fonts) for name in re.split(r"[,;，、；\n]", names) if name.strip()]
+    written = re.findall(r'"([^"]+)"|([^",;，、；\n]+)', names)
+    named = [find(name, fonts) for name in map("".join, written) if name.strip()]
     return [path for path in dict.fromkeys([*named, *SHIPPED.values()]) if path != first]
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..errors import ImageError, check_choice
 from ..images import grey, rgb
-from .seals import paper_of
-from .seals import seals as found_seals
+from .seals import seal_mask
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,8 +16,8 @@ INVERTS = ("auto", "off", "on")
 SEALS = ("remove", "keep")
 LEAST_CONTRAST = 0.02  # of the greys; less is a picture of one colour
 _LEAST_SIDE_WITH_GRAIN = 64
-_SHADOW = 0.85  # of the brightest paper: paper that is darker somewhere lies in a shadow
-_SHADOW_ROUNDS = 6
+_SHADOW = 0.85  # of the brightest paper; where paper is darker there is a shadow
+_FITTED = 64  # the paper's surface is fitted to about this many squared pixels
 
 
 def from_picture(
@@ -28,14 +28,15 @@ def from_picture(
     invert: str = "auto",
     margin: float = 0.1,
     seals: str = "remove",
+    say: Callable[[str], object] = lambda _: None,
 ) -> Tensor:
     """The glyph in every picture as a mask (B, H, W) in 0..1, with its bounding box centred inside the margin.
 
     image: (B, h, w, 3 or 4) in 0..1, transparency over white. size: height and width in pixels.
-    threshold: grey in 0..1 that separates ink from paper; None computes it (Otsu).
+    threshold: grey in 0..1 that separates ink from paper; None computes it (Otsu), without a shadow on light paper.
     invert: "off" takes the dark side as ink, "on" the light side, "auto" the side that touches the border less.
-    margin: fraction of the shorter side, 0..0.45. seals: "remove" takes ink of another colour than most of it as
-    paper (see seals.py), "keep" as ink. Raises ImageError.
+    margin: fraction of the shorter side, 0..0.45. seals: "remove" takes a seal (see seals.py) as paper, "keep" as ink.
+    say: gets a sentence if a seal was removed. Raises ImageError.
     """
     import torch
 
@@ -47,7 +48,9 @@ def from_picture(
         raise ImageError(
             f"The picture {tuple(image.shape)} or the canvas {size} is empty; each side needs a pixel."
         )
-    fields = (_field(rgb(picture), threshold, invert, seals) for picture in image)
+    fields = (
+        _field(rgb(picture).cpu(), threshold, invert, say if seals == "remove" else None) for picture in image
+    )
     return torch.stack([_placed(field, size, margin * min(size)) for field in fields])
 
 
@@ -63,8 +66,13 @@ def ink(picture: Tensor) -> Tensor:
     return ~dark if _is_paper(dark) else dark
 
 
-def _field(picture: Tensor, threshold: float | None, invert: str, seals: str) -> Tensor:
-    """How much darker (or lighter, for light ink) than the threshold each pixel is, (H, W): positive is ink."""
+def _field(
+    picture: Tensor, threshold: float | None, invert: str, say: Callable[[str], object] | None
+) -> Tensor:
+    """How much darker (or lighter, for light ink) than the threshold each pixel is, (H, W): positive is ink.
+
+    say: what tells that a seal was removed; None removes none.
+    """
     shade = grey(picture)
     if float(shade.max() - shade.min()) < LEAST_CONTRAST:
         raise ImageError("The picture is of one colour; there is no glyph to find in it.")
@@ -75,8 +83,13 @@ def _field(picture: Tensor, threshold: float | None, invert: str, seals: str) ->
     if invert == "on" or (invert == "auto" and _is_paper(field > 0)):
         field = -field
     glyph = field > 0
-    if seals == "remove" and bool(glyph.any()) and not bool(glyph.all()):
-        field = field.masked_fill(found_seals(picture, glyph), -float(field.abs().max()))
+    if say and bool(glyph.any()) and not bool(glyph.all()):
+        seal = seal_mask(picture, glyph)
+        field = field.masked_fill(seal, -float(field.abs().max()))
+        if share := round(float((seal & glyph).sum() / glyph.sum()) * 100):
+            say(
+                f"Left out as a seal, by its colour: {share} % of the ink. Set seals to keep if it belongs there."
+            )
     field = _without_specks(field)
     glyph = field > 0
     if not bool(glyph.any()) or bool(glyph.all()):
@@ -88,19 +101,32 @@ def _field(picture: Tensor, threshold: float | None, invert: str, seals: str) ->
 
 
 def _lit_evenly(picture: Tensor, shade: Tensor, level: float) -> tuple[Tensor, Tensor, float]:
-    """The picture (H, W, 3), its greys and Otsu's grey without a shadow on light paper; as they were without one."""
-    for _ in range(_SHADOW_ROUNDS):
-        dark = shade < level
-        if bool(dark.all()) or _is_paper(dark):
-            break
-        paper = paper_of(picture, dark)
-        brightness = grey(paper)
-        if float(brightness.min()) > _SHADOW * float(brightness.max()):
-            break
-        picture = (picture / paper * float(brightness.max())).clamp(0, 1)
-        shade = grey(picture)
-        level = otsu(shade)
-    return picture, shade, level
+    """Divides out a soft shadow on light paper: the picture (H, W, 3), its greys, Otsu's grey; else what was given."""
+    dark = shade < level
+    if bool(dark.all()) or _is_paper(dark):
+        return picture, shade, level
+    paper = _paper(picture, dark)
+    brightness = grey(paper)
+    if float(brightness.min()) > _SHADOW * float(brightness.max()):
+        return picture, shade, level
+    picture = (picture / paper * float(brightness.max())).clamp(0, 1)
+    shade = grey(picture)
+    return picture, shade, otsu(shade)
+
+
+def _paper(picture: Tensor, ink: Tensor) -> Tensor:
+    """The paper's colour at every pixel, (H, W, 3): the quadratic surface nearest to what is not ink, (H, W) bool."""
+    import torch
+
+    height, width = ink.shape
+    y, x = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
+    terms = torch.stack([torch.ones_like(x), x, y, x * x, x * y, y * y], dim=-1)  # (H, W, 6)
+    step = max(1, height // _FITTED), max(1, width // _FITTED)
+    free = ~ink[:: step[0], :: step[1]]
+    left, right = (t[:: step[0], :: step[1]][free] for t in (terms, picture))
+    if len(left) < 4 * terms.shape[-1]:  # too little paper to know its shade: one colour
+        return picture[~ink].mean(dim=0).expand_as(picture)
+    return (terms @ torch.linalg.lstsq(left, right, driver="gelsd").solution).clamp(0.02, 1)
 
 
 def otsu(shade: Tensor) -> float:

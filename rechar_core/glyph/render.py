@@ -37,7 +37,7 @@ class RenderedGlyph:
     fonts: tuple[str, ...]  # the file name of the font that drew each part
 
     def report(self) -> str:
-        """Which font drew what, a line for each font: "ReChar.otf: 羅, A"."""
+        """Which font drew what, a line for each font: "ReCharCJK.otf: 羅 A"."""
         drawn: dict[str, list[str]] = {}
         for character, font in zip(self.characters, self.fonts):
             drawn.setdefault(font, []).append(character)
@@ -76,7 +76,7 @@ def render(
     fineness = 20 * max(size) / max(1, len(glyphs)) ** 0.5
     block, boxes = _block(lines, faces[0], fit, mode, line_spacing, fineness)
     if not block:
-        raise GlyphError(_inkless(text, faces[0]))
+        raise GlyphError(_inkless(text, glyphs[0].face if glyphs else faces[0]))
     pixels = _fitted(block, _bounds(boxes), size, margin * min(size), stroke)
     names = _names(text, sorted({glyph.cluster for glyph in glyphs}))
     drew = {glyph.cluster: glyph.face.name for glyph in glyphs}

@@ -1,4 +1,4 @@
-"""A scan's paper under shadow, and its seals: ink of another colour than most of the ink."""
+"""Finds the seals of a scan: ink of another colour than the writing."""
 
 from __future__ import annotations
 
@@ -7,73 +7,68 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-_LEAST_DISTANCE = (
-    0.2  # of two inks' directions; black to vermilion is about 0.5, black to a faded black below 0.1
-)
-_LEAST_SHARE = 0.002  # of the ink; less is noise
-_ROUNDS = 10
+# of two inks' directions; black to vermilion is about 0.5, black to a faded black below 0.1
+_LEAST_DISTANCE = 0.2
+_NEUTRAL = 0.15  # from the direction of black
+_WRITING = 0.25  # of the ink; so much of it in black is the writing, even if a coloured seal covers more
 _RIM = 3  # pixels around a seal
-_FITTED = 64  # the surface is fitted to about this many squared pixels
+_MOST_POINTS = 100_000  # for finding the two colours
 
 
-def paper_of(picture: Tensor, ink: Tensor) -> Tensor:
-    """The paper's colour at every pixel, (H, W, 3): the quadratic surface nearest to what is not ink.
+def seal_mask(picture: Tensor, ink: Tensor) -> Tensor:
+    """Where a seal or stamp is, (H, W) bool, with its soft edge: of the ink's two colours, the one that covers less.
 
-    picture: (H, W, 3) in 0..1. ink: (H, W) bool, not all True.
+    picture: (H, W, 3) in 0..1, evenly lit. ink: (H, W) bool, neither all True nor all False. Nothing where all ink
+    has about one colour. Black of which there is a quarter at least is always the writing.
+
+    An ink's colour is the direction from the paper's colour to the pixel's, which is the same at soft edges, where
+    ink and paper mix.
     """
     import torch
 
-    height, width = ink.shape
-    y, x = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
-    terms = torch.stack([torch.ones_like(x), x, y, x * x, x * y, y * y], dim=-1)  # (H, W, 6)
-    step = (max(1, height // _FITTED), max(1, width // _FITTED))
-    free = ~ink[:: step[0], :: step[1]]
-    left, right = (t[:: step[0], :: step[1]][free] for t in (terms, picture))
-    if len(left) < 4 * terms.shape[-1]:  # too little paper to know its shade: one colour
-        return picture[~ink].mean(dim=0).expand_as(picture)
-    return (terms @ torch.linalg.lstsq(left, right, driver="gelsd").solution).clamp(0.02, 1)
+    paper = picture[~ink].median(dim=0).values
+    directions = _unit(paper - picture[ink])
+    colours = _two_colours(directions, _unit(paper))
+    if colours is None:
+        return torch.zeros_like(ink)
+    writing, other = colours
+    seal = torch.zeros_like(ink)
+    seal[ink] = (directions - other).norm(dim=-1) < (directions - writing).norm(dim=-1)
+    contrast = (paper - picture[ink & ~seal]).norm(dim=-1).median()
+    rows, columns = (seal.any(dim=side).nonzero() for side in (1, 0))
+    around = tuple(slice(max(0, int(at[0]) - _RIM), int(at[-1]) + 1 + _RIM) for at in (rows, columns))
+    faint = (paper - picture[around]).norm(dim=-1) < contrast / 2
+    seal[around] |= _rim(seal[around], ink[around], faint)
+    return seal
 
 
-def seals(picture: Tensor, ink: Tensor) -> Tensor:
-    """Where a seal or stamp is, (H, W) bool: of two clusters of the ink's colour (2-means), the smaller one.
-
-    picture: (H, W, 3) in 0..1. ink: (H, W) bool, not all True. Nothing where all ink has about one colour. Blots
-    whose larger part is seal are seals whole; its soft edge is included.
-
-    An ink's colour is the direction from the paper's colour to the pixel's: it is the same at soft edges, where ink
-    and paper mix, and in a shadow.
-    """
+def _rim(seal: Tensor, ink: Tensor, faint: Tensor) -> Tensor:
+    """The soft edge of a seal, (H, W) bool: what is near it and no ink, too faint to have a sure colour, or alone."""
     import numpy as np
     import torch
     from scipy import ndimage
 
-    away = paper_of(picture, ink) - picture
-    contrast = away.norm(dim=-1)
-    directions = away / contrast[..., None].clamp_min(1e-6)
-    centres = _two_means(directions[ink])
-    if centres is None:
-        return torch.zeros_like(ink)
-    most, least = centres
-    nearer = (directions - least).norm(dim=-1) < (directions - most).norm(dim=-1)
-    seal = (ink & nearer).numpy()
-    labels, count = ndimage.label(ink.numpy(), np.ones((3, 3)))
-    share = ndimage.mean(seal, labels, np.arange(count + 1))
-    seal |= np.isin(labels, np.flatnonzero(share > 0.5)) & ink.numpy()
-    near = ndimage.binary_dilation(seal, np.ones((3, 3)), iterations=_RIM)
-    faint = contrast < contrast[ink & ~nearer].median() / 2  # the soft edge of a seal has no sure colour
-    return torch.from_numpy(seal | (near & faint.numpy()))
+    near = ndimage.binary_dilation(seal.numpy(), np.ones((3, 3)), iterations=_RIM)
+    specks, count = ndimage.label((ink & ~seal).numpy())
+    alone = np.isin(specks, 1 + np.flatnonzero(ndimage.minimum(near, specks, np.arange(1, count + 1))))
+    return torch.from_numpy(near) & (~ink | faint | torch.from_numpy(alone))
 
 
-def _two_means(points: Tensor) -> tuple[Tensor, Tensor] | None:
-    """The centres of the larger and the smaller cluster of points (N, 3), or None if there is only one cluster."""
-    most = points.median(dim=0).values
-    away = (points - most).norm(dim=1)
-    far = away > max(_LEAST_DISTANCE, float(away.max()) / 2)
-    for _ in range(_ROUNDS):
-        if not _LEAST_SHARE < float(far.float().mean()) < 1 - _LEAST_SHARE:
-            return None
-        most, least = points[~far].mean(dim=0), points[far].mean(dim=0)
-        if float((least - most).norm()) < _LEAST_DISTANCE:
-            return None
-        far = (points - least).norm(dim=1) < (points - most).norm(dim=1)
-    return (most, least) if int(far.sum()) * 2 <= len(points) else (least, most)
+def _unit(vectors: Tensor) -> Tensor:
+    return vectors / vectors.norm(dim=-1, keepdim=True).clamp_min(1e-6)
+
+
+def _two_colours(directions: Tensor, black: Tensor) -> tuple[Tensor, Tensor] | None:
+    """The colours of the writing and of the seal among directions (N, 3), by 2-means; None if there is only one."""
+    points = directions[:: max(1, len(directions) // _MOST_POINTS)]
+    far = (points - points.median(dim=0).values).norm(dim=1) > _LEAST_DISTANCE
+    if not bool(far.any()) or bool(far.all()):
+        return None
+    first, second = points[~far].mean(dim=0), points[far].mean(dim=0)
+    if float((first - second).norm()) < _LEAST_DISTANCE:
+        return None
+    share = float(((points - first).norm(dim=1) < (points - second).norm(dim=1)).float().mean())
+    for colour, other, covered in ((first, second, share), (second, first, 1 - share)):
+        if float((colour - black).norm()) < _NEUTRAL and covered >= _WRITING:
+            return colour, other
+    return (first, second) if share >= 0.5 else (second, first)

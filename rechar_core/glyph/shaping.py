@@ -11,15 +11,15 @@ from unicodedata import name as unicode_name
 from ..errors import check_choice, listed
 from .errors import GlyphError
 from .face import Face, covering
-from .itemize import Run, runs_of, writing_mode
+from .itemize import Run, runs_of, script_of, writing_mode
 
 if TYPE_CHECKING:
     import uharfbuzz as hb
 
 DIRECTIONS = ("auto", "horizontal", "vertical", "rtl")
 MOST_CHARACTERS = 1000
-# CSS Text 3, "cursive scripts"
-_CURSIVE = {"Adlm", "Arab", "Mand", "Mong", "Nkoo", "Phag", "Rohg", "Sogd", "Syrc"}
+# CSS Text 3, "cursive scripts", and those whose letters hang from one line
+_JOINED = {"Adlm", "Arab", "Mand", "Mong", "Nkoo", "Phag", "Rohg", "Sogd", "Syrc", "Beng", "Deva", "Guru"}
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,11 @@ def shape(
 ) -> tuple[tuple[Line, ...], str]:
     """Shapes every line of `text` (separated by newlines); the lines, and CSS's writing mode of all of them.
 
-    faces: each character is drawn by the first that has it, on the same baseline and at the same em.
-    direction: "auto" (by the first letter of each line; Mongolian and Phags-pa are vertical), "horizontal" (left to
-    right), "rtl", "vertical". language: a BCP 47 tag that selects regional forms ("zh-Hant", "ur"); empty is the
-    font's default. letter_spacing: em between two characters, -0.5..4; letters of cursive scripts stay joined.
+    faces: at least one; each character is drawn by the first that has it, on the same baseline and at the same em.
+    direction: "auto" (vertical if the first letter of all is Mongolian or Phags-pa, else by the first letter of each
+    line), "horizontal" (left to right), "rtl", "vertical". language: a BCP 47 tag that selects regional forms
+    ("zh-Hant", "ur"); empty is the font's default. letter_spacing: em between two characters, -0.5..4; letters that
+    join stay joined.
     fonts: fonts to search and suggest if a character is missing.
     Raises GlyphError if the text is empty or too long, or a character has no glyph.
     """
@@ -96,7 +97,7 @@ class _LineShaper:
         self.glyphs: list[Placed] = []
         self.missing = ""
         self._at = 0.0  # along the line
-        self._last: tuple[int, bool] | None = None  # the last glyph's cluster, and whether its letter joins
+        self._last = -1, False, 0.0  # the last cluster, whether its letter joins, where it begins
 
     def line(self) -> Line:
         """What was collected."""
@@ -106,12 +107,12 @@ class _LineShaper:
         """Shape a run and put its glyphs at the end of the line."""
         upright = self.vertical and not run.turned
         way = "ttb" if upright else ("rtl" if run.level % 2 else "ltr")
-        infos, positions = _shape_run(self.text, run, way, self.settings.language)
+        infos, positions = _shape_run(self.text, run, way, self.settings)
         scale = self.upem / run.face.upem
         extents = run.face.font.get_font_extents("ltr")
         middle = (extents.ascender + extents.descender) / 2  # lies on the centre of a column
         for info, at in zip(infos, positions):
-            self._space(info.cluster, run)
+            self._space(info.cluster)
             if upright:
                 x, y = at.x_offset * scale, at.y_offset * scale - self._at
             elif run.turned:
@@ -123,16 +124,19 @@ class _LineShaper:
             self._at += (-at.y_advance if upright else at.x_advance) * scale
         self.missing += _missing(self.text, run, infos)
 
-    def _space(self, cluster: int, run: Run) -> None:
-        """Letter spacing before a new character, unless it joins the one before."""
-        joins = run.script in _CURSIVE and not self.text[cluster].isspace()
-        if self._last and self._last[0] != cluster and not (joins and self._last[1]):
-            self._at += self.settings.letter_spacing * self.upem
-        self._last = cluster, joins
+    def _space(self, cluster: int) -> None:
+        """Letter spacing before a new character, unless it joins the one before; never back behind that one."""
+        before, joined, start = self._last
+        if before == cluster:
+            return
+        joins = script_of(self.text[cluster]) in _JOINED
+        if self.glyphs and not (joins and joined):
+            self._at = max(start, self._at + self.settings.letter_spacing * self.upem)
+        self._last = cluster, joins, self._at
 
 
 def _shape_run(
-    text: str, run: Run, way: str, language: str
+    text: str, run: Run, way: str, settings: Shaping
 ) -> tuple[Sequence[hb.GlyphInfo], Sequence[hb.GlyphPosition]]:
     """HarfBuzz's glyph infos and positions, left to right or top to bottom."""
     import uharfbuzz as hb
@@ -143,8 +147,9 @@ def _shape_run(
     if run.script:
         buffer.script = run.script
     buffer.guess_segment_properties()
-    buffer.language = language or "und"  # never the locale of the machine
-    hb.shape(run.face.font, buffer)
+    buffer.language = settings.language or "und"  # never the locale of the machine
+    # letters that are spaced form no ligature
+    hb.shape(run.face.font, buffer, {"liga": False, "clig": False} if settings.letter_spacing else {})
     return buffer.glyph_infos, buffer.glyph_positions or []
 
 
@@ -169,7 +174,8 @@ def _missing_message(missing: str, faces: Sequence[Face], fonts: Mapping[str, Pa
 def _advice(characters: list[str], fonts: Mapping[str, Path]) -> str:
     """Names the fonts that have all characters or, if there are none, fonts for each character."""
     if having := covering(characters, fonts):
-        return f"Fonts that have {'it' if len(characters) == 1 else 'them'}: {listed(having, 6)}."
+        it = "it" if len(characters) == 1 else "them"
+        return f"Fonts that have {it}: {listed(having, 6)}. Choose one, or write it into fallback_fonts."
     if len(characters) == 1:
         return "No font known here has it: put one that does into models/fonts."
     each = (f"'{c}' {listed(covering([c], fonts), 2) or 'in none'}" for c in characters[:5])
