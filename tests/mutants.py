@@ -41,10 +41,11 @@ NEAREST = {
     "rechar_core/synthesis/": "test_elements test_modes test_passes test_lettering test_renderer",
     "rechar_core/metrics/": "test_metrics",
     "rechar_core/soulstyler/": "test_soulstyler_grammar test_soulstyler_words test_soulstyler_engine",
-    "rechar_core/backend/": "test_renderer test_single_file test_stored test_training test_speed test_device test_cli",
+    "rechar_core/backend/": "test_renderer test_single_file test_stored test_training test_speed test_device test_cli "
+    "test_demo_references test_accelerator_cli",
     "rechar_core/cli/": "test_cli test_jobs test_seeds test_decorate test_soulstyler_cli test_demo",
     "rechar_core/demo/": "test_demo test_demo_extras test_demo_references",
-    "rechar_core/": "test_images test_files test_device test_layout",
+    "rechar_core/": "test_charts test_images test_files test_device test_layout",
     "nodes/host/": "test_smoke test_host_weights test_host_demo test_host_references test_server_blora "
     "test_server_references test_server_lettering test_server_soulstyler",
 }

@@ -12,9 +12,9 @@ import torch
 
 from rechar_core.backend import pipeline as base
 from rechar_core.backend.ip_adapters import control_net, ip_adapters
-from rechar_core.backend.renderer import DiffusersRenderer
+from rechar_core.backend.renderer import DiffusersIPAdapters, DiffusersRenderer
 from rechar_core.demo import build, extras
-from rechar_core.errors import FileError
+from rechar_core.errors import FileError, RecipeError
 from rechar_core.synthesis.modes import MODES, mode_named
 from rechar_core.synthesis.passes import Passes
 
@@ -37,6 +37,13 @@ def renderer(tmp_path_factory: pytest.TempPathFactory) -> Any:
         patch.setattr(extras, "CONTROLNET", folder / extras.CONTROLNET.name)
         found = ip_adapters(DEMO, DEMO, DEMO, *CPU)
         yield DiffusersRenderer(base.load("demo", *CPU), found, control_net(DEMO, *CPU))
+
+
+@pytest.mark.parametrize("given", [(Path("a"), None), (None, Path("a"))])
+def test_adapters_need_an_encoder_and_none_needs_none(given: tuple[Path | None, Path | None]):
+    with pytest.raises(RecipeError, match="--image-encoder"):
+        ip_adapters(*given, None, *CPU)
+    assert ip_adapters(None, None, None, *CPU) == DiffusersIPAdapters()
 
 
 @pytest.mark.parametrize("mode", MODES)

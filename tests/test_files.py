@@ -634,6 +634,10 @@ def test_a_scalar_that_means_nothing_is_refused():
     ("parts", "message"),
     [
         ({"hada_w1_a": random(12, 2), "hada_w1_b": random(2, 8)}, "only hada_w1_a, hada_w1_b, which is not"),
+        (
+            {**factors_of("LoHa"), "hada_t1": random(2, 2), "hada_t2": random(2, 2, 3, 3)},
+            "shapes that do not fit together, hada_w1_a",
+        ),
         ({**factors_of("LoHa"), "hada_w2_b": random(2, 9)}, "shapes that do not fit together, hada_w1_a"),
         ({"lokr_w1": random(3, 2)}, "only lokr_w1, which is not a whole layer"),
         ({"lokr_w1": torch.tensor(1.0), "lokr_w2": random(3, 2)}, "shapes that do not fit together"),
