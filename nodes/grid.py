@@ -57,7 +57,9 @@ class ReCharAlphaGrid(io.ComfyNode):
                     control_after_generate=True,
                     tooltip="Seed of the noise.",
                 ),
-                io.Int.Input("steps", default=20, min=1, max=1000, tooltip="Sampling steps of each picture."),
+                io.Int.Input(
+                    "steps", default=20, min=1, max=10000, tooltip="Sampling steps of each picture."
+                ),
                 io.Float.Input(
                     "cfg", default=5.0, min=0.0, max=100.0, step=0.1, tooltip="Classifier-free guidance."
                 ),

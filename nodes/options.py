@@ -20,14 +20,14 @@ MODES = ["tuned", "paper", "official", "references-only"]
 PASSES_SEED: dict[str, Any] = {
     "default": 0,
     "min": 0,
-    "max": 2**63,
+    "max": 2**64 - 1,
     "control_after_generate": True,
     "tooltip": "Seed of the noise. The three passes use seed, seed + 1 and seed + 2.",
 }
 PASSES_STEPS: dict[str, Any] = {
     "default": 0,
     "min": 0,
-    "max": 1000,
+    "max": 10000,
     "tooltip": "Sampling steps of each pass. 0: the mode's own value.",
 }
 PASSES_GUIDANCE: dict[str, Any] = {

@@ -195,7 +195,7 @@ class SoulstylerOptimise(io.ComfyNode):
                 ),
                 io.Int.Input("resolution", **_RESOLUTION),
                 io.Int.Input(
-                    "seed", default=0, min=0, max=2**63 - 1, tooltip="The same seed gives the same picture."
+                    "seed", default=0, min=0, max=2**64 - 1, tooltip="The same seed gives the same picture."
                 ),
                 io.Boolean.Input(
                     "keep_outside",

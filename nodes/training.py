@@ -104,7 +104,7 @@ class ReCharTrainBLoRA(io.ComfyNode):
                     "seed",
                     default=0,
                     min=0,
-                    max=2**63 - 1,
+                    max=2**64 - 1,
                     control_after_generate=False,
                     tooltip="The same seed gives the same LoRA.",
                 ),

@@ -1,4 +1,4 @@
-"""Properties of a device: its free memory, and the dtype to compute in.
+"""Properties of a device: its free memory, the dtype to compute in, the seeds of its generators.
 
 One place for the nodes and the command line, on CUDA, ROCm (which is "cuda" as well), XPU, MPS, CPU and any other
 device that torch knows. Which training mode fits into that memory says training/memory.py.
@@ -26,6 +26,14 @@ TrainingPrecision = Literal["auto", "no", "fp16", "bf16"]
 _FP16_GIVES_NAN = ("GTX 16", "T500", "T550", "T600", "T1000", "T1200", "T2000", "MX450", "MX550", "CMP 30HX")
 # MPS, cuBLAS and cuDNN raise a plain RuntimeError, which only its text tells from others
 _NO_MEMORY = re.compile(r"out of memory|_STATUS_ALLOC_FAILED|_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED")
+
+
+MOST_SEED = 2**64 - 1  # of torch's generators, and of ComfyUI's samplers
+
+
+def next_seed(seed: int, count: int) -> int:
+    """The seed that comes `count` after this one; after the largest comes 0."""
+    return (seed + count) % (MOST_SEED + 1)
 
 
 def best_device() -> torch.device:

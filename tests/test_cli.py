@@ -321,7 +321,7 @@ def test_bad_training_input_is_one_clear_sentence(tmp_path, capsys, options, wor
         (["--structure", "gone.safetensors"], "gone.safetensors"),
         (["--style", str(GLYPH)], "structure.png"),
         (["--seed", "-1"], "seed is -1"),
-        (["--seed", str(2**63)], f"seed is {2**63}"),
+        (["--seed", str(2**64)], f"seed is {2**64}"),
         (["--output", str(GLYPH / "x")], "cannot be a folder to write into"),
         (["--output", "x.png"], "'x.png' is named as a picture; --output is the folder"),
     ],

@@ -14,6 +14,13 @@ from rechar_core.device import float_named, free_memory, in_ram, render_precisio
 GIB = 2**30
 
 
+def test_seeds_go_round_where_torchs_end():
+    torch.Generator().manual_seed(device.MOST_SEED)
+    with pytest.raises((RuntimeError, ValueError)):
+        torch.Generator().manual_seed(device.MOST_SEED + 1)
+    assert [device.next_seed(device.MOST_SEED, n) for n in (0, 1, 2)] == [device.MOST_SEED, 0, 1]
+
+
 def card(monkeypatch, name="NVIDIA GeForce RTX 3060", capability=(8, 6), arch=None, **memory):
     """What torch.cuda would say of such a card; arch: an AMD card's."""
     module = types.SimpleNamespace(

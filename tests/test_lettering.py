@@ -81,6 +81,7 @@ def test_a_character_without_ink_is_named():
 def test_seeds():
     assert [seed_of("noise", 5, n) for n in range(3)] == [5, 5, 5]
     assert [seed_of("off", 5, n) for n in range(3)] == [5, 8, 11]
+    assert [seed_of("off", 2**64 - 4, n) for n in range(3)] == [2**64 - 4, 2**64 - 1, 2]
     with pytest.raises(ImageError, match="no shared style 'all'"):
         seed_of("all", 0, 0)
 

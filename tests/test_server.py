@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import shrink
 from server import PACK, ROOT, Server, api_client, host_environment
 
 pytestmark = pytest.mark.host
@@ -190,6 +191,43 @@ def test_an_error_names_node_input_and_reason(comfy: Server, workflow: Any, word
     error = comfy.run(workflow).error
     assert error and "\n" not in error
     assert [word for word in words if word not in error] == []
+
+
+TWINS = {  # our input -> an input of the host's KSampler that means the same
+    "seed": "seed",
+    "steps": "steps",
+    "cfg": "cfg",
+    "guidance": "cfg",
+    "denoise": "denoise",
+}
+
+
+def test_numbers_take_what_the_hosts_own_take(comfy: Server):
+    """A failure means that a client which fills in the seed of any KSampler is refused."""
+    info = comfy.object_info()
+    sampler = info["KSampler"]["input"]["required"]
+    ours = {name: node for name, node in info.items() if name.startswith(("ReChar", "Soulstyler"))}
+    compared = []
+    for name, node in ours.items():
+        for key, (kind, *more) in (
+            node["input"].get("required", {}) | node["input"].get("optional", {})
+        ).items():
+            if kind in ("INT", "FLOAT") and key in TWINS:
+                theirs = sampler[TWINS[key]][1]
+                assert more[0]["min"] <= theirs["min"] and more[0]["max"] >= theirs["max"], (name, key)
+                compared.append((name, key))
+    assert len(compared) >= 12
+
+
+def test_the_largest_seed_trains_and_draws(comfy: Server):
+    """The seeds after it begin again at 0."""
+    for name in ("demo_train_from_glyph", "demo_pipeline_tuned"):
+        file = ROOT / "workflows" / "api" / f"{name}.json"
+        workflow = shrink.smallest(json.loads(file.read_text(encoding="utf-8")))
+        for about in workflow.values():
+            about["inputs"] |= {"seed": 2**64 - 1} if "seed" in about["inputs"] else {}
+        made = comfy.run(workflow)
+        assert not made.error and made.images
 
 
 def test_a_workflow_is_not_run_without_the_nodes_that_are_wrong(comfy: Server):

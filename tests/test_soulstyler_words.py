@@ -245,7 +245,7 @@ def test_a_tiny_llm_from_a_folder_falls_back_to_the_rules(tmp_path):
 
 
 def test_sweeps_are_rows_of_styles():
-    recipes = sweep_recipes("cubism\n\n fire ", "3, 4", steps=2)
+    recipes = sweep_recipes("cubism\n\n fire ", "3，4", steps=2)
     assert [[(r.style, r.seed, r.steps) for r in row] for row in recipes] == [
         [("cubism", 3, 2), ("cubism", 4, 2)],
         [("fire", 3, 2), ("fire", 4, 2)],

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...rechar_core.device import next_seed
 from ...rechar_core.errors import RecipeError
 from ...rechar_core.images import sheet, to_pil, to_tensor
 from ...rechar_core.lora.blocks import BLOCKS
@@ -37,6 +38,8 @@ def candidates(model: Any, clip: Any, vae: Any, trained: Sequence[Trained], reci
         latent = torch.zeros(1, 4, side, side)
         settings = {"seed": recipe.seed, **_SAMPLING}
         picture = to_pil(sample(patched, vae, latent, prompt, empty, settings, progress))
-        cells.append((f"{number}: seed {recipe.seed + number - 1}\nlast loss {each.losses[-1]:.4f}", picture))
+        cells.append(
+            (f"{number}: seed {next_seed(recipe.seed, number - 1)}\nlast loss {each.losses[-1]:.4f}", picture)
+        )
         progress.show(number, picture)
     return to_tensor(sheet([cells[i : i + 4] for i in range(0, len(cells), 4)], recipe.prompt))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ...rechar_core import charts
-from ...rechar_core.device import in_ram, ran_out
+from ...rechar_core.device import in_ram, next_seed, ran_out
 from ...rechar_core.errors import ReCharError
 from ...rechar_core.lora import files
 from ...rechar_core.lora.blora import BLora
@@ -71,8 +71,9 @@ def train(
             mode = _mode(recipe, denoiser, moments, seeds)
             pictures = [ordinary(each, denoiser.device) for each in moments]
             conditioning = ordinary(conditioning, denoiser.device)
-            others = [replace(recipe, seed=recipe.seed + i, noise_seed=recipe.seed) for i in range(1, seeds)]
-            recipes = (recipe, *others)  # the first is the same job as alone
+            later = (next_seed(recipe.seed, i) for i in range(1, seeds))
+            # the first is the same job as alone
+            recipes = (recipe, *(replace(recipe, seed=seed, noise_seed=recipe.seed) for seed in later))
             trainings = [Training(denoiser, pictures, conditioning, each) for each in recipes]
             files_of = {
                 cache_folder() / f"{_job_hash(training)}.safetensors": training for training in trainings

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..device import RenderPrecision, render_dtype
+from ..device import RenderPrecision, next_seed, render_dtype
 from ..errors import RecipeError
 from ..glyph.picture import ink
 from ..images import fit, png, read, to_pil
@@ -86,7 +86,7 @@ def decorate(job: DecorateJob) -> list[Path]:
     texts = (job.elements, job.template, job.style_template)
     first = Passes(renderer, glyph, mask, job.mode, job.seed, *texts, structure, style, style_image)
     first.check()
-    passes = [replace(first, seed=job.seed + i) for i in range(job.images)]
+    passes = [replace(first, seed=next_seed(job.seed, i)) for i in range(job.images)]
     mine = passes[here.process_index :: here.num_processes]
     bar = tqdm(mine, desc="Drawing", unit="picture", ascii=True, disable=not here.is_main_process)
     written = [_draw(one, job) for one in bar]

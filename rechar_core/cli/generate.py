@@ -13,7 +13,7 @@ import torch
 from ..backend.pipeline import decode_latent, load
 from ..backend.placement import place
 from ..backend.processes import processes
-from ..device import RenderPrecision, render_dtype
+from ..device import MOST_SEED, RenderPrecision, next_seed, render_dtype
 from ..errors import FileError, RecipeError
 from ..images import PICTURE_SUFFIXES, png, to_pil
 from ..lora import files
@@ -93,7 +93,7 @@ def generate(job: GenerateJob) -> list[Path]:
     pipeline = load(job.model, render_dtype(job.precision, here.device), torch.device("cpu"))
     width, height = job.sampling.size(pipeline)
     place(pipeline, here.device, width * height)
-    seeds = [job.seed + i for i in range(job.images)][here.process_index :: here.num_processes]
+    seeds = [next_seed(job.seed, i) for i in range(job.images)][here.process_index :: here.num_processes]
     pictures = sample(pipeline, job.sampling, fusion, seeds)
     written = [_save(picture, job, seed) for picture, seed in zip(pictures, seeds, strict=True)]
     here.wait_for_everyone()
@@ -103,7 +103,7 @@ def generate(job: GenerateJob) -> list[Path]:
 def check_series(output: Path, images: int, seed: int) -> None:
     """Raises RecipeError or FileError unless `images` pictures from `seed` on can go into the folder `output`."""
     check_range("images", images, 1, 10_000)
-    check_range("seed", seed, 0, 2**63 - images - 1)
+    check_range("seed", seed, 0, MOST_SEED)
     if output.suffix.lower() in PICTURE_SUFFIXES and not output.is_dir():
         raise FileError(
             f"'{output}' is named as a picture; --output is the folder that the pictures go into: "

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from ..backend.pipeline import decode_latent, encode_picture, load
 from ..backend.placement import place
 from ..backend.processes import processes, say
-from ..device import RenderPrecision, render_dtype
+from ..device import MOST_SEED, RenderPrecision, render_dtype
 from ..errors import ImageError, RecipeError
 from ..images import LATENT_SCALE, png, read, to_pil
 from ..lora import files
@@ -74,7 +74,7 @@ def restyle(job: RestyleJob) -> Path:
 
     Raises ReCharError on bad input, before anything is drawn.
     """
-    check_range("seed", job.seed, 0, 2**63 - 1)
+    check_range("seed", job.seed, 0, MOST_SEED)
     check_range("guidance", job.guidance, 0, 100)
     if job.steps is not None:
         check_range("steps", job.steps, 1, 10_000)

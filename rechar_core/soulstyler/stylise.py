@@ -6,6 +6,7 @@ mask, the t of its README multiplies the background loss, and pixels outside the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..device import MOST_SEED
 from ..errors import ImageError, RecipeError
 from . import crops, losses
 from .compositing import composite, fit_mask
@@ -58,6 +60,7 @@ class StyleRecipe:
             "crops": (1, 1024),
             "crop_size": (8, 1024),
             "resolution": (_SMALLEST, 4096),
+            "seed": (0, MOST_SEED),
         }
         for name, (low, high) in ranges.items():
             if not low <= getattr(self, name) <= high:
@@ -71,7 +74,7 @@ def sweep_recipes(styles: str, seeds: str, **settings: Any) -> list[list[StyleRe
     """
     names = [line.strip() for line in styles.splitlines() if line.strip()]
     try:
-        numbers = [int(part) for part in seeds.replace("\uff0c", ",").split(",") if part.strip()]
+        numbers = [int(part) for part in re.split(r"[,;，、；\s]", seeds) if part]
     except ValueError:
         raise RecipeError(f"'{seeds}' is no list of seeds; write whole numbers, like 0, 1, 2.") from None
     if not 1 <= len(names) * len(numbers) <= 256:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..device import next_seed
 from ..errors import ImageError, check_choice
 from ..images import LATENT_SCALE
 
@@ -123,7 +124,7 @@ def _resized(images: Tensor, side: int) -> Tensor:
 def seed_of(shared_style: str, seed: int, number: int) -> int:
     """The seed of character `number`: the same for all, unless `shared_style` is "off". Raises ImageError."""
     check_choice("shared style", shared_style, SHARED_STYLES, ImageError)
-    return seed + (_SEEDS_EACH * number if shared_style == "off" else 0)
+    return next_seed(seed, _SEEDS_EACH * number if shared_style == "off" else 0)
 
 
 class SharedStyle:

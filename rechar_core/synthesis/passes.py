@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ..device import next_seed
 from ..errors import RecipeError
 from ..glyph.structure_map import structure_map
 from ..images import check_same_shape
@@ -203,7 +204,7 @@ class Passes:
                 words,
                 build_prompt(mode.negative, mode="all"),
                 (self.glyph.shape[1] // 8 * 8, self.glyph.shape[2] // 8 * 8),
-                self.seed + number,
+                next_seed(self.seed, number),
                 mode.steps,
                 mode.cfg[number],
                 **more,

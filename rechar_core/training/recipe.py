@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args, get_type_hints
 
-from ..device import Precision
+from ..device import MOST_SEED, Precision
 from ..errors import RecipeError
 from ..lora.blocks import BLOCKS, Block
 from .memory import Memory
@@ -72,7 +72,7 @@ class TrainingRecipe:
         self._check_range("batch_size", 1, 256)
         for name in ("seed", "noise_seed"):
             if name == "seed" or self.noise_seed is not None:
-                self._check_range(name, 0, 2**63 - 1)
+                self._check_range(name, 0, MOST_SEED)
         self._check_range("resolution", 64, 4096)
         if self.resolution % 8:
             raise RecipeError(f"resolution is {self.resolution}; it must be a multiple of 8, say 1024.")
