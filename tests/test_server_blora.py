@@ -314,6 +314,53 @@ def test_alpha_grid_draws_every_pair(comfy: Server, saved: dict[str, str]):
     assert made.images["sheet"].shape[1] > 3 * SIDE and made.images["sheet"].shape[2] > 2 * SIDE
 
 
+def test_the_alpha_grid_keeps_what_a_latent_carries(comfy: Server, saved: dict[str, str]):
+    """A noise mask, and the place in a batch that it was taken from: the cell is what KSampler draws."""
+    sampler = {
+        "seed": 1,
+        "steps": 4,
+        "cfg": 2.0,
+        "sampler_name": "euler",
+        "scheduler": "normal",
+        "denoise": 1.0,
+    }
+    texts = {"model": graphs.MODEL, "positive": ["p_prompt", 0], "negative": ["p_empty", 0]}
+    nodes = {
+        "glyph": graphs.glyph("木"),
+        "encoded": node("VAEEncode", pixels=["glyph", 0], vae=graphs.VAE),
+        "half": node("SolidMask", value=1.0, width=SIDE // 2, height=SIDE),
+        "whole": node("SolidMask", value=0.0, width=SIDE, height=SIDE),
+        "mask": node(
+            "MaskComposite", destination=["whole", 0], source=["half", 0], x=0, y=0, operation="add"
+        ),
+        "masked": node("SetLatentNoiseMask", samples=["encoded", 0], mask=["mask", 0]),
+        "batch": node("EmptyLatentImage", width=SIDE, height=SIDE, batch_size=3),
+        "third": node("LatentFromBatch", samples=["batch", 0], batch_index=2, length=1),
+        "b": node("ReCharLoadStyleLoRA", file=saved["style"]),
+    }
+    for name in ("masked", "third"):
+        nodes |= {
+            f"grid {name}": node(
+                "ReCharAlphaGrid",
+                **texts,
+                vae=graphs.VAE,
+                latent_image=[name, 0],
+                style=["b", 0],
+                structure_alphas="0",
+                style_alphas="0",
+                **{k: v for k, v in sampler.items() if k != "denoise"},
+            ),
+            f"sampled {name}": node("KSampler", **texts, latent_image=[name, 0], **sampler),
+            f"decoded {name}": node("VAEDecode", samples=[f"sampled {name}", 0], vae=graphs.VAE),
+            f"ours {name}": node("PreviewImage", images=[f"grid {name}", 1]),
+            f"theirs {name}": node("PreviewImage", images=[f"decoded {name}", 0]),
+        }
+    made = done(comfy.run(demo(**draw(graphs.MODEL, "p"), **nodes)))
+    for name in ("masked", "third"):
+        assert np.array_equal(made.images[f"ours {name}"], made.images[f"theirs {name}"])
+    assert not np.array_equal(made.images["ours masked"], made.images["ours third"])
+
+
 def prompt_node(**changes: Any) -> dict[str, Any]:
     settings = {"template": "A [c] in [s] style", "structure_trigger": "A [v]", "style_trigger": "A [s]"}
     return node(

@@ -35,7 +35,7 @@ def candidates(model: Any, clip: Any, vae: Any, trained: Sequence[Trained], reci
     for number, each in enumerate(trained, start=1):
         structure, style = (each.blora if block in each.blora.blocks else None for block in BLOCKS)
         patched = patch_model(model, fuse(structure, style))
-        latent = torch.zeros(1, 4, side, side)
+        latent = {"samples": torch.zeros(1, 4, side, side)}
         settings = {"seed": recipe.seed, **_SAMPLING}
         picture = to_pil(sample(patched, vae, latent, prompt, empty, settings, progress))
         cells.append(

@@ -62,7 +62,7 @@ class HostRenderer:
             positive, negative = ControlNetApplyAdvanced().apply_controlnet(
                 positive, negative, self.control_net, job.hint, job.control, 0.0, 1.0
             )
-        latent = torch.zeros(1, 4, job.size[0] // 8, job.size[1] // 8)
+        latent = {"samples": torch.zeros(1, 4, job.size[0] // 8, job.size[1] // 8)}
         settings = {"seed": job.seed, "steps": job.steps, "cfg": job.cfg, **_SAMPLER}
         return sample(model, self.vae, latent, positive, negative, settings, self.progress)[None]
 

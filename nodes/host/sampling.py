@@ -24,31 +24,50 @@ def samplers_and_schedulers() -> tuple[list[str], list[str]]:
 def sample(
     model: Any,
     vae: Any,
-    latent: Tensor,
+    latent: dict[str, Any],
     positive: Any,
     negative: Any,
     settings: dict[str, Any],
     progress: Progress,
 ) -> Tensor:
-    """One picture (H, W, 3) in 0..1 from an empty or given latent (1, 4, h, w), as KSampler and VAEDecode make it.
+    """One picture (H, W, 3) in 0..1 from the first of a LATENT, as KSampler and VAEDecode make it.
 
-    settings: seed, steps, cfg, sampler_name, scheduler. progress: shows each step, as a part of its next part, with
-    the host's previews; the user can cancel between steps.
+    latent: samples (B, 4, h, w), and what other nodes put beside them (`_first_of`). settings: seed, steps, cfg,
+    sampler_name, scheduler. progress: shows each step, as a part of its next part, with the host's previews; the user
+    can cancel between steps.
     """
     import comfy.sample
 
-    noise = comfy.sample.prepare_noise(latent, settings["seed"])
+    first = _first_of(model, latent)
+    noise = comfy.sample.prepare_noise(first["samples"], settings["seed"], first.get("batch_index"))
     denoised = comfy.sample.sample(
         model,
         noise,
         positive=positive,
         negative=negative,
-        latent_image=latent,
+        latent_image=first["samples"],
+        noise_mask=first.get("noise_mask"),
         callback=_each_step(model, progress),
         disable_pbar=True,
         **settings,
     )
     return vae.decode(denoised)[0]
+
+
+def _first_of(model: Any, latent: dict[str, Any]) -> dict[str, Any]:
+    """The first of a LATENT, with the channels and size of the model if it is empty.
+
+    Kept beside it: noise_mask (B, H, W), the part that is sampled; batch_index, which noise of the seed it gets.
+    """
+    import comfy.sample
+
+    first = {name: latent[name][:1] for name in ("samples", "noise_mask", "batch_index") if name in latent}
+    # newer hosts: how many pixels and frames a value of an empty latent stands for
+    ratios = [
+        latent[name] for name in ("downscale_ratio_spacial", "downscale_ratio_temporal") if name in latent
+    ]
+    first["samples"] = comfy.sample.fix_empty_latent_channels(model, first["samples"], *ratios)
+    return first
 
 
 def _each_step(model: Any, progress: Progress) -> Callable[[int, Tensor, Tensor, int], None]:
@@ -72,7 +91,7 @@ def alpha_grid(
     vae: Any,
     positive: Any,
     negative: Any,
-    latent_image: dict[str, Tensor],
+    latent_image: dict[str, Any],
     structure: BLora | None = None,
     style: BLora | None = None,
     **settings: Any,
@@ -81,10 +100,7 @@ def alpha_grid(
 
     Without one of the B-LoRAs its alphas change nothing, and its axis shrinks to one.
     """
-    import comfy.sample
-
     columns, rows = (columns if structure else [0.0]), (rows if style else [0.0])
-    latent = comfy.sample.fix_empty_latent_channels(model, latent_image["samples"][:1])
     progress = Progress(len(columns) * len(rows))
     for sentence in filter(None, map(decimal_comma, (columns, rows))):
         progress.say(sentence)
@@ -93,7 +109,7 @@ def alpha_grid(
         cells.append([])
         for structure_alpha in columns:
             patched = patch_model(model, fuse(structure, style, structure_alpha, style_alpha))
-            picture = sample(patched, vae, latent, positive, negative, settings, progress)
+            picture = sample(patched, vae, latent_image, positive, negative, settings, progress)
             cells[-1].append((f"structure {structure_alpha:g}\nstyle {style_alpha:g}", picture))
             progress.show(progress.done + 1, to_pil(picture))
     return labelled_sheet(cells, f"seed {settings['seed']}")
