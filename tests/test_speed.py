@@ -234,6 +234,14 @@ def test_out_of_memory_goes_down_one_rung_and_on_from_the_last_step(pipe):
     assert (deltas(run.blora()) - theirs).norm() / theirs.norm() < 1e-4
 
 
+def test_a_lost_step_keeps_the_scale_of_the_loss(pipe):
+    """A failure means that fp16 starts from a scale of 65,536 again, at which steps are left out."""
+    run = tiny.training(pipe, {"steps": 4, "precision": "fp16"})
+    run.scaler.load_state_dict({**run.scaler.state_dict(), "scale": 8.0})
+    run.forget_step()
+    assert run.scaler.get_scale() == 8
+
+
 def fused(training):
     """A training whose AdamW is that of CUDA cards; torch has one for the CPU, too."""
     training.optimizer.param_groups[0].update(fused=True, foreach=False)
