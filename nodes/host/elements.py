@@ -16,25 +16,27 @@ Tokens = dict[str, list[list[tuple[Any, float]]]]
 def element_conditioning(clip: Any, words: tuple[PromptToken, ...], region: Tensor | None) -> list[Any]:
     """CONDITIONING of the words; with a region (MASK) the elements act inside it only.
 
-    Outside the region the same prompt without its elements is used; both parts tile the picture exactly.
+    Of a CLIP with hooks on a schedule there is an entry for each part of it, as from CLIPTextEncode. Outside the region
+    the same prompt without its elements is used; inside and outside tile the picture exactly.
     Raises ModelError if CLIP is not SDXL's.
     """
     check_clip(clip)
     if region is None:
-        return [_encode(clip, words)]
+        return _encode(clip, words)
     region = batch_of(region)
     inside, outside = _encode(clip, words), _encode(clip, without_elements(words))
-    for (_, options), mask in ((inside, region), (outside, 1 - region)):
-        options.update(mask=mask, mask_strength=1.0, set_area_to_bounds=False)
-    return [inside, outside]
+    for entries, mask in ((inside, region), (outside, 1 - region)):
+        for _, options in entries:
+            options.update(mask=mask, mask_strength=1.0, set_area_to_bounds=False)
+    return [*inside, *outside]
 
 
 def _encode(clip: Any, words: tuple[PromptToken, ...]) -> list[Any]:
     tokens, rows = _tokens(clip, words)
-    context, pooled = clip.encode_from_tokens(tokens, return_pooled=True)  # (1, 77 * chunks, width)
-    if not all(w.kept for w in words):
-        context = context[:, rows]
-    return [context, {"pooled_output": pooled}]
+    entries: list[Any] = clip.encode_from_tokens_scheduled(tokens)  # context: (1, 77 * chunks, width)
+    if all(w.kept for w in words):
+        return entries
+    return [[context[:, rows], options] for context, options in entries]
 
 
 def _tokens(clip: Any, words: tuple[PromptToken, ...]) -> tuple[Tokens, list[int]]:

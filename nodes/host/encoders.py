@@ -17,11 +17,16 @@ from .progress import Progress
 from .weights import own_weights
 
 
-def encode_prompt(clip: Any, prompt: str, resolution: int) -> Conditioning:
-    """The conditioning of one prompt at `resolution` squared, as the reference: (R, R, 0, 0, R, R)."""
-    context, pooled = clip.encode_from_tokens(clip.tokenize(prompt), return_pooled=True)
+def encode_prompt(clip: Any, prompt: str, resolution: int, progress: Progress | None = None) -> Conditioning:
+    """The conditioning of one prompt at `resolution` squared, as the reference: (R, R, 0, 0, R, R).
+
+    Of a CLIP with hooks on a schedule it is the first part's, which `progress` says.
+    """
+    (context, options), *later = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
+    if later and progress:
+        progress.say("CLIP has a schedule: only its first part is used in training.")
     side = float(resolution)
-    return Conditioning(context, pooled, torch.tensor([[side, side, 0, 0, side, side]]))
+    return Conditioning(context, options["pooled_output"], torch.tensor([[side, side, 0, 0, side, side]]))
 
 
 def encode_pictures(

@@ -58,7 +58,7 @@ def train(
     check_trainable(model, clip, vae)
     setup = Progress(_SETUP_PARTS)
     setup.say("Encoding the prompt")
-    conditioning = encode_prompt(clip, recipe.prompt, recipe.resolution)
+    conditioning = encode_prompt(clip, recipe.prompt, recipe.resolution, setup)
     setup.show(1)
     setup.say("Encoding the pictures")
     scale = model.model.latent_format.scale_factor

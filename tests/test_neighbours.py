@@ -1,0 +1,125 @@
+"""What other packs and the host's own nodes put into CLIP, MODEL and LATENT is kept: each against the host's own node.
+
+A failure means that a picture is another one than the graph says, without a word.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import graphs
+import numpy as np
+import pytest
+import torch
+from graphs import node
+from safetensors.torch import save_file
+from server import Run, Server
+
+from rechar_core.demo.build import read_config
+
+pytestmark = pytest.mark.host
+
+TEXT = "the letter B in cyan neon style, with stars"
+SAMPLER = {"seed": 1, "steps": 4, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
+
+
+def done(run: Run) -> Run:
+    assert not run.error, run.error
+    return run
+
+
+@pytest.fixture(scope="module")
+def te_lora(comfy: Server) -> str:
+    """A LoRA file that moves the first text encoder alone."""
+    width = read_config()["text_encoder"]["hidden_size"]
+    random = torch.Generator().manual_seed(0)
+    key = "lora_te1_text_model_encoder_layers_0_mlp_fc1"
+    inner = read_config()["text_encoder"]["intermediate_size"]
+    sides = {"lora_down": (4, width), "lora_up": (inner, 4)}
+    tensors = {f"{key}.{side}.weight": torch.randn(*shape, generator=random) for side, shape in sides.items()}
+    path: Path = comfy.base / "models" / "loras" / "moves_clip.safetensors"
+    save_file(tensors, path)
+    return path.name
+
+
+def hooked(lora: str, *, schedule: bool) -> dict[str, Any]:
+    """CLIP on the wire ["hooked", 0]: with the LoRA up to half of the steps, then without."""
+    return {
+        "lora": node("CreateHookLora", lora_name=lora, strength_model=0.0, strength_clip=1.0),
+        "first": node("CreateHookKeyframe", strength_mult=1.0, start_percent=0.0),
+        "second": node("CreateHookKeyframe", strength_mult=0.0, start_percent=0.5, prev_hook_kf=["first", 0]),
+        "timed": node("SetHookKeyframes", hooks=["lora", 0], hook_kf=["second", 0]),
+        "hooked": node(
+            "SetClipHooks",
+            clip=graphs.CLIP,
+            apply_to_conds=True,
+            schedule_clip=schedule,
+            hooks=["timed" if schedule else "lora", 0],
+        ),
+    }
+
+
+def drawn(name: str, positive: list[Any]) -> dict[str, Any]:
+    """Nodes that draw with this CONDITIONING; the picture is that of node `name`."""
+    return {
+        "none": node("CLIPTextEncode", clip=graphs.CLIP, text=""),
+        "size": node("EmptyLatentImage", width=graphs.SIDE, height=graphs.SIDE, batch_size=1),
+        f"{name} sampler": node(
+            "KSampler",
+            model=graphs.MODEL,
+            positive=positive,
+            negative=["none", 0],
+            latent_image=["size", 0],
+            **SAMPLER,
+        ),
+        f"{name} decoded": node("VAEDecode", samples=[f"{name} sampler", 0], vae=graphs.VAE),
+        name: node("PreviewImage", images=[f"{name} decoded", 0]),
+    }
+
+
+def elements(clip: list[Any], **changes: Any) -> dict[str, Any]:
+    texts = {"structure_trigger": "", "style_trigger": "", "elements": "", "element_weight": 1.0}
+    return node("ReCharElementPrompt", clip=clip, template=TEXT, **{**texts, "keep": "all", **changes})
+
+
+@pytest.mark.parametrize("schedule", [False, True], ids=["hooks", "schedule"])
+def test_element_prompt_keeps_a_clips_hooks(comfy: Server, te_lora: str, schedule: bool):
+    nodes = {
+        **hooked(te_lora, schedule=schedule),
+        "ours": elements(["hooked", 0]),
+        "theirs": node("CLIPTextEncode", clip=["hooked", 0], text=TEXT),
+        "plain": elements(graphs.CLIP),
+    }
+    for name in ("ours", "theirs", "plain"):
+        nodes |= drawn(f"picture {name}", [name, 0])
+    made = done(comfy.run(graphs.demo(**nodes)))
+    assert np.array_equal(made.images["picture ours"], made.images["picture theirs"])
+    assert not np.array_equal(made.images["picture ours"], made.images["picture plain"])
+
+
+def test_dropped_tokens_and_regions_are_of_every_part_of_a_schedule(comfy: Server, te_lora: str):
+    """Two parts, each of them inside and outside the region; fewer tokens than the whole prompt."""
+    few = {"keep": "auto", "elements": "stars", "structure_trigger": "A [v]"}
+    nodes = {
+        **hooked(te_lora, schedule=True),
+        "region": node("SolidMask", value=1.0, width=graphs.SIDE, height=graphs.SIDE),
+        "inside": elements(["hooked", 0], **few, region=["region", 0]),
+        "whole": elements(["hooked", 0], **few),
+        "plain": elements(graphs.CLIP, **few),
+    }
+    for name in ("inside", "whole", "plain"):
+        nodes |= drawn(f"picture {name}", [name, 0])
+    made = done(comfy.run(graphs.demo(**nodes)))
+    assert not np.array_equal(made.images["picture whole"], made.images["picture plain"])
+    # a region of the whole picture is none
+    apart = np.abs(made.images["picture inside"].astype(int) - made.images["picture whole"].astype(int))
+    assert apart.max() <= 1
+
+
+def test_training_says_that_it_takes_the_first_part_of_a_schedule(comfy: Server, te_lora: str):
+    train = {**graphs.train(seed=97, steps=2)}
+    train["inputs"]["clip"] = ["hooked", 0]
+    nodes = {"glyph": graphs.glyph(), "train": train, "seen": node("PreviewAny", source=["train", 3])}
+    done(comfy.run(graphs.demo(**hooked(te_lora, schedule=True), **nodes)))
+    assert "CLIP has a schedule: only its first part is used in training." in comfy.log()
