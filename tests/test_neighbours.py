@@ -123,3 +123,38 @@ def test_training_says_that_it_takes_the_first_part_of_a_schedule(comfy: Server,
     nodes = {"glyph": graphs.glyph(), "train": train, "seen": node("PreviewAny", source=["train", 3])}
     done(comfy.run(graphs.demo(**hooked(te_lora, schedule=True), **nodes)))
     assert "CLIP has a schedule: only its first part is used in training." in comfy.log()
+
+
+def trained(model: list[Any], **settings: Any) -> dict[str, Any]:
+    """Nodes that train on this MODEL; the losses are the text of node "seen"."""
+    train = graphs.train(seed=98, steps=2, **settings)
+    train["inputs"]["model"] = model
+    return {"glyph": graphs.glyph(), "train": train, "seen": node("PreviewAny", source=["train", 3])}
+
+
+def test_a_model_with_injections_is_refused_and_not_the_bare_one_from_the_cache(comfy: Server):
+    """ComfyUI's LoRA loader that changes no weight puts its code into the layers."""
+    width = read_config()["unet"]["block_out_channels"][-1]
+    key = "lora_unet_output_blocks_0_1_transformer_blocks_0_attn1_to_q"
+    sides = {"lora_down": (4, width), "lora_up": (width, 4)}
+    tensors = {f"{key}.{side}.weight": torch.ones(*shape) for side, shape in sides.items()}
+    save_file(tensors, comfy.base / "models" / "loras" / "bypassed.safetensors")
+    done(comfy.run(graphs.demo(**trained(graphs.MODEL))))
+    if "LoraLoaderBypassModelOnly" not in comfy.object_info():
+        pytest.skip("this ComfyUI has no Load LoRA (Bypass)")
+    bypass = node(
+        "LoraLoaderBypassModelOnly", model=graphs.MODEL, lora_name="bypassed.safetensors", strength_model=1.0
+    )
+    error = comfy.run(graphs.demo(bypass=bypass, **trained(["bypass", 0]))).error
+    assert "puts code of its own into this MODEL" in error and "\n" not in error
+
+
+def test_attention_patches_are_left_out_of_training_and_named(comfy: Server):
+    """FreeU's stand for those of any pack: the LoRA is that of the bare MODEL."""
+    bare = done(comfy.run(graphs.demo(**trained(graphs.MODEL))))
+    said = "Training uses MODEL without its attention patches and wrappers"
+    before = comfy.log().count(said)
+    freeu = node("FreeU_V2", model=graphs.MODEL, b1=1.3, b2=1.4, s1=0.9, s2=0.2)
+    patched = done(comfy.run(graphs.demo(freeu=freeu, **trained(["freeu", 0]))))
+    assert patched.text("seen") == bare.text("seen")
+    assert comfy.log().count(said) == before + 1

@@ -38,11 +38,29 @@ def check_trainable(model: Any, clip: Any, vae: Any) -> None:
         raise ModelError(
             f"This SDXL takes {channels} channels (an inpainting or editing model); train on a plain SDXL checkpoint."
         )
+    if getattr(model, "injections", None):
+        raise ModelError(
+            "A node puts code of its own into this MODEL (such as Load LoRA (Bypass)), which training cannot use: take "
+            "MODEL from before that node, or load the LoRA with Load LoRA."
+        )
     check_clip(clip)
     encoder = getattr(vae, "first_stage_model", None)
     if getattr(encoder, "quant_conv", None) is None or vae.latent_channels != _LATENT_CHANNELS:
         kind = "missing" if vae is None else f"a {type(encoder).__name__}"
         raise ModelError(f"The VAE is {kind}; training needs SDXL's own: use Load VAE with sdxl_vae.")
+
+
+def not_trained(model: Any) -> str:
+    """A sentence on what other nodes put around MODEL's UNet and training leaves out; "" if there is nothing."""
+    options = model.model_options.get("transformer_options", {})
+    found = [
+        name for name in ("patches", "patches_replace", "wrappers") if any(options.get(name, {}).values())
+    ]
+    if "model_function_wrapper" in model.model_options or found:
+        return (
+            "Training uses MODEL without its attention patches and wrappers (such as IPAdapter's or FreeU's)."
+        )
+    return ""
 
 
 def prediction_of(model: Any) -> Prediction:

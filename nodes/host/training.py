@@ -19,7 +19,7 @@ from ...rechar_core.errors import ReCharError
 from ...rechar_core.lora import files
 from ...rechar_core.lora.blora import BLora
 from ...rechar_core.storage import drop_oldest
-from ...rechar_core.training.denoiser import LatentMoments, Prefix
+from ...rechar_core.training.denoiser import Conditioning, LatentMoments, Prefix
 from ...rechar_core.training.loop import Training
 from ...rechar_core.training.memory import MemoryMode, choose_mode
 from ...rechar_core.training.objective import NoisedBatch, add_noise, denoised
@@ -28,7 +28,7 @@ from ...rechar_core.training.run import Step, TrainingRun
 from .denoiser import HostDenoiser, computed_in, ordinary, precision_of, trainable
 from .encoders import encode_pictures, encode_prompt
 from .folders import cache_folder
-from .inputs import check_trainable
+from .inputs import check_trainable, not_trained
 from .progress import Progress, throw_if_cancelled
 from .weights import is_quantised
 
@@ -57,13 +57,7 @@ def train(
     """
     check_trainable(model, clip, vae)
     setup = Progress(_SETUP_PARTS)
-    setup.say("Encoding the prompt")
-    conditioning = encode_prompt(clip, recipe.prompt, recipe.resolution, setup)
-    setup.show(1)
-    setup.say("Encoding the pictures")
-    scale = model.model.latent_format.scale_factor
-    moments = encode_pictures(vae, images, recipe.resolution, scale, setup)
-    setup.show(2)
+    conditioning, moments = _encoded(model, clip, vae, images, recipe, setup)
     setup.say("Loading the UNet")
     recipe = replace(recipe, precision=precision_of(model))  # the MODEL's, not the user's
     try:
@@ -86,6 +80,22 @@ def train(
     finally:  # the states of cancelled trainings count too
         drop_oldest(cache_folder(), _CACHE_BYTES)
     return [trained[file] for file in files_of]
+
+
+def _encoded(
+    model: Any, clip: Any, vae: Any, images: Tensor, recipe: TrainingRecipe, setup: Progress
+) -> tuple[Conditioning, list[LatentMoments]]:
+    """The prompt and the pictures, as the first two parts of the set-up."""
+    if sentence := not_trained(model):
+        setup.say(sentence)
+    setup.say("Encoding the prompt")
+    conditioning = encode_prompt(clip, recipe.prompt, recipe.resolution, setup)
+    setup.show(1)
+    setup.say("Encoding the pictures")
+    scale = model.model.latent_format.scale_factor
+    moments = encode_pictures(vae, images, recipe.resolution, scale, setup)
+    setup.show(2)
+    return conditioning, moments
 
 
 def _run(run: TrainingRun, cached: list[Path]) -> dict[Path, Trained]:
