@@ -122,13 +122,15 @@ def neighbours(model, one, scales, plain):
     alone = predict(HOST.apply_references(model, [one], LAYOUT(), scales), "square")
     with_theirs = predict(ours, "square")
     blocks = len(calls)
-    joined = HOST.apply_references(model, [one], LAYOUT(), scales)
+    cached = HOST.apply_references(model, [one], LAYOUT(), scales)
+    joined = cached.clone()  # as another pack's node, behind ours, does with what the host keeps in its cache
     patch = joined.model_options["transformer_options"]["patches_replace"]["attn2"][("output", 0, 0)]
     patch.add(lambda out, q, k, v, options, **_: torch.ones_like(out), sigma_start=20.0, sigma_end=0.5)
     return {
         "their_calls": blocks,
         "beside_theirs": (with_theirs - alone).abs().max().item(),
         "joined": (predict(joined, "square", sigma=1.0) - alone).abs().max().item(),
+        "joined_again": torch.equal(predict(cached.clone(), "square", sigma=1.0), alone),
         "joined_outside": torch.equal(predict(joined, "square", sigma=0.1), alone),
     }
 

@@ -238,6 +238,7 @@ def test_other_packs_patches_keep_working(both: Both):
     """A patch that was there runs in its layers (2 + 2 + 2), one that joins afterwards is added while it is on."""
     assert both.about["their_calls"] == 6 and both.about["beside_theirs"] < 1e-5
     assert both.about["joined"] > 1e-3 and both.about["joined_outside"]
+    assert both.about["joined_again"]  # what another pack adds stays out of the MODEL in the host's cache
 
 
 def test_the_encoder_and_the_tokens_are_those_of_transformers(both: Both):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -23,6 +23,7 @@ from .inputs import check_sdxl
 from .layers import Layer, block_weights, layers_of
 
 CATEGORY = "ipadapter"
+ON_CLONE = "on_clone"  # comfy.patcher_extension.CallbacksMP
 NONE = "none"
 # The published names are listed even if the files are missing: the error then says where they belong.
 PUBLISHED = ("ip_plus_composition_sdxl.safetensors", "ip-adapter_sdxl_vit-h.safetensors")
@@ -113,7 +114,20 @@ def apply_references(
             previous = existing.get((*block, layer.index)) or existing.get(block)
             patch = ReferencePatch(branches, layout, window, previous)
             patched.set_model_attn2_replace(patch, *block, layer.index)
+    patched.remove_callbacks_with_key(ON_CLONE, CATEGORY)
+    patched.add_callback_with_key(ON_CLONE, CATEGORY, _own_patches)
     return patched
+
+
+def _own_patches(_: Any, clone: Any) -> None:
+    """Gives a clone patches of its own: other packs add to those that they find in it (`ReferencePatch.add`).
+
+    The host's clone shares all objects but lists and dictionaries, with the MODEL in its cache too.
+    """
+    patches = clone.model_options["transformer_options"]["patches_replace"]["attn2"]
+    for block, patch in patches.items():
+        if isinstance(patch, ReferencePatch):
+            patches[block] = replace(patch, joined=list(patch.joined))
 
 
 def _log_ignored_attention(model: Any) -> None:

@@ -61,7 +61,8 @@ def _first_of(model: Any, latent: dict[str, Any]) -> dict[str, Any]:
     """
     import comfy.sample
 
-    first = {name: latent[name][:1] for name in ("samples", "noise_mask", "batch_index") if name in latent}
+    kept = ("samples", "noise_mask", "batch_index")
+    first: dict[str, Any] = {name: latent[name][:1] for name in kept if name in latent}
     # newer hosts: how many pixels and frames a value of an empty latent stands for
     ratios = [
         latent[name] for name in ("downscale_ratio_spacial", "downscale_ratio_temporal") if name in latent
