@@ -10,6 +10,8 @@ from importlib import import_module
 
 from comfy_api.latest import ComfyExtension, io
 
+from .host.gate import gate
+
 _MODULES = (
     "glyph",
     "training",
@@ -44,7 +46,7 @@ def _nodes_of(name: str) -> list[type[io.ComfyNode]]:
     try:
         nodes = list(import_module(f".{name}", __name__).NODES)
         for node in nodes:
-            node.GET_SCHEMA()
+            gate(node, node.GET_SCHEMA())
         return nodes
     except ImportError as error:
         if (error.name or "").partition(".")[0] not in _HOST:

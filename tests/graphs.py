@@ -10,7 +10,7 @@ SIDE = 128  # pixels: small enough to be quick, large enough for the glyph to be
 RECIPE = {"steps": 3, "learning_rate": 1e-2, "rank": 4, "resolution": SIDE, "batch_size": 1, "seed": 0}
 
 
-def node(kind: str, **inputs: Any) -> dict[str, Any]:
+def node(kind: str, /, **inputs: Any) -> dict[str, Any]:
     return {"class_type": kind, "inputs": inputs, "_meta": {"title": kind}}
 
 

@@ -235,5 +235,7 @@ class Server:
 @pytest.fixture(scope="session")
 def comfy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The real server with this pack, one for the whole run; a test module says `pytest_plugins = ["server"]`."""
-    with Server(find_host(), base_directory(tmp_path_factory.mktemp("comfyui"))) as running:
+    base = base_directory(tmp_path_factory.mktemp("comfyui"))
+    shutil.copy(Path(__file__).with_name("neighbour_nodes.py"), base / "custom_nodes")
+    with Server(find_host(), base) as running:
         yield running

@@ -158,3 +158,67 @@ def test_attention_patches_are_left_out_of_training_and_named(comfy: Server):
     patched = done(comfy.run(graphs.demo(freeu=freeu, **trained(["freeu", 0]))))
     assert patched.text("seen") == bare.text("seen")
     assert comfy.log().count(said) == before + 1
+
+
+def odd(kind: str, **nodes: Any) -> dict[str, Any]:
+    """The glyph's IMAGE on ["odd", 0] and MASK on ["odd", 1], as another pack hands them on."""
+    return graphs.demo(odd=node("NeighbourOdd", image=["glyph", 0], mask=["glyph", 1], kind=kind), **nodes)
+
+
+USES = {
+    "Element Prompt": {"used": elements(graphs.CLIP, region=["odd", 1]), **drawn("seen", ["used", 0])},
+    "Train": {**trained(graphs.MODEL)},
+    "Structure Map": {
+        "used": node("ReCharStructureMap", kind="skeleton", image=["odd", 0]),
+        "seen": node("PreviewImage", images=["used", 0]),
+    },
+    "Prepare": {
+        "used": node(
+            "SoulstylerPrepare", model=graphs.MODEL, vae=graphs.VAE, image=["odd", 0], mask=["odd", 1]
+        ),
+        "decoded": node("VAEDecode", samples=["used", 1], vae=graphs.VAE),
+        "seen": node("PreviewImage", images=["decoded", 0]),
+    },
+}
+USES["Train"].pop("glyph")
+USES["Train"]["train"]["inputs"]["image"] = ["odd", 0]
+
+
+@pytest.mark.parametrize("use", USES)
+def test_every_layout_is_the_same_picture_and_what_is_none_is_one_sentence(comfy: Server, use: str):
+    def result(kind: str) -> Any:
+        made = comfy.run(odd(kind, **USES[use]))
+        return made.error or (made.text("seen") if use == "Train" else made.images["seen"].tobytes())
+
+    plain = result("plain")
+    same = ("255", "channels", "single", "last", "bool")
+    assert [kind for kind in same if result(kind) != plain] == []
+    for kind, words in (("nan", "NaN"), ("negative", "values from -"), ("empty", "is empty")):
+        error = result(kind)
+        assert words in error and "\n" not in error and "Connect" in error
+
+
+def test_a_patch_behind_apply_references_stays_out_of_the_hosts_cache(comfy: Server):
+    """Run, change, run again: each picture is that of a weight that came first."""
+    nodes = {
+        "adapters": node("ReCharDemoReferences"),
+        "reference": node(
+            "ReCharEncodeReference", adapters=["adapters", 0], image=["glyph", 0], role="style", uncond="diffusers",
+            weight=1.0,
+        ),
+        "applied": node(
+            "ReCharApplyReferences", model=graphs.MODEL, references=["reference", 0], structure_scale=0.0,
+            style_scale=0.6, start=0.0, end=1.0, block_weights="",
+        ),
+    }  # fmt: skip
+    without = done(comfy.run(graphs.demo(**nodes, **graphs.draw(["applied", 0], "bare"))))
+    seen = {}
+    for weight in (0.0, 0.5, 0.0, 1.0, 0.5, 0.0):
+        patch = node("NeighbourPatch", model=["applied", 0], weight=weight)
+        made = done(comfy.run(graphs.demo(**nodes, patch=patch, **graphs.draw(["patch", 0], "more"))))
+        picture = made.images["more"]
+        assert np.array_equal(seen.setdefault(weight, picture), picture)
+    assert np.array_equal(seen[0.0], without.images["bare"])
+    assert not np.array_equal(seen[0.0], seen[0.5])
+    again = done(comfy.run(graphs.demo(**nodes, **graphs.draw(["applied", 0], "bare"))))
+    assert np.array_equal(again.images["bare"], without.images["bare"])
