@@ -296,10 +296,20 @@ def encoded(model, vae):
     return {"apart": float((moments.mean - mean).abs().max()), "traces": changed, "copies": copies}
 
 
+def prompted(clip):
+    """What the UNet is told of size and place, and which parts of the prompt's encoding are kept."""
+    made = part("nodes.host.encoders").encode_prompt(clip, "A [v]", 256)
+    context, pooled = clip.encode_from_tokens(clip.tokenize("A [v]"), return_pooled=True)
+    return {
+        "ids": made.time_ids.tolist(),
+        "same": torch.equal(made.context, context) and torch.equal(made.pooled, pooled),
+    }
+
+
 def main():
     draw = torch.Generator().manual_seed(11)
     with torch.inference_mode():  # as in a node
-        model, _, vae = part("nodes.host.demo_model").shared_demo()
+        model, clip, vae = part("nodes.host.demo_model").shared_demo()
         for tensor in model.model.diffusion_model.parameters():  # the shipped ones are partly silent
             tensor.add_(torch.randn(tensor.shape, generator=draw) * (0.1 if tensor.ndim == 1 else 0.02))
         about = {"patched": patched_values(model), "wrapped": wrapped_value(model), "traces": traces(model)}
@@ -308,6 +318,7 @@ def main():
             losses(each)[1] for each in (model, with_lora(model), with_lora(model, 0.3), model)
         ]
         about["packed"], about["schedules"] = packed(model), schedules(model)
+        about["prompted"] = prompted(clip)
         about["encoded"], about["compute_dtype"] = encoded(model, vae), in_compute_dtype(model)
         try:
             about["quantised"] = quantised(model)

@@ -55,4 +55,21 @@ class NeighbourPatch:
         return (made,)
 
 
-NODE_CLASS_MAPPINGS = {"NeighbourOdd": NeighbourOdd, "NeighbourPatch": NeighbourPatch}
+class NeighbourInjection:
+    """Code that is put into the MODEL while it is in use."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "injected", ("MODEL",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"model": ("MODEL",)}}
+
+    def injected(self, model: Any) -> tuple[Any]:
+        from comfy.patcher_extension import PatcherInjection
+
+        made = model.clone()
+        made.set_injections("neighbour", [PatcherInjection(inject=lambda _: None, eject=lambda _: None)])
+        return (made,)
+
+
+NODE_CLASS_MAPPINGS = {each.__name__: each for each in (NeighbourOdd, NeighbourPatch, NeighbourInjection)}

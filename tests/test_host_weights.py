@@ -37,6 +37,11 @@ def test_every_module_is_the_hosts_own_again(about):
     assert about["encoded"]["traces"] == 0
 
 
+def test_the_prompt_is_encoded_as_the_host_does_and_the_size_is_the_trainings(about):
+    """Original height and width, crop, target height and width."""
+    assert about["prompted"] == {"ids": [[256.0, 256.0, 0.0, 0.0, 256.0, 256.0]], "same": True}
+
+
 def test_a_weight_that_cannot_be_given_back_keeps_none_of_the_others(about):
     """A failure means a host whose layers keep our tensors, or do not cast, after its card was full."""
     assert about["failure"] == {"said": "broken off", "traces": 0}

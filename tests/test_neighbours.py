@@ -5,6 +5,7 @@ A failure means that a picture is another one than the graph says, without a wor
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -132,20 +133,30 @@ def trained(model: list[Any], **settings: Any) -> dict[str, Any]:
     return {"glyph": graphs.glyph(), "train": train, "seen": node("PreviewAny", source=["train", 3])}
 
 
-def test_a_model_with_injections_is_refused_and_not_the_bare_one_from_the_cache(comfy: Server):
-    """ComfyUI's LoRA loader that changes no weight puts its code into the layers."""
+def test_a_lora_in_bypass_mode_is_trained_over(comfy: Server):
+    """ComfyUI's LoRA loader that changes no weight puts its code into the layers; the bare job is in the cache."""
     width = read_config()["unet"]["block_out_channels"][-1]
     key = "lora_unet_output_blocks_0_1_transformer_blocks_0_attn1_to_q"
     sides = {"lora_down": (4, width), "lora_up": (width, 4)}
     tensors = {f"{key}.{side}.weight": torch.ones(*shape) for side, shape in sides.items()}
     save_file(tensors, comfy.base / "models" / "loras" / "bypassed.safetensors")
-    done(comfy.run(graphs.demo(**trained(graphs.MODEL))))
+    bare = done(comfy.run(graphs.demo(**trained(graphs.MODEL))))
     if "LoraLoaderBypassModelOnly" not in comfy.object_info():
         pytest.skip("this ComfyUI has no Load LoRA (Bypass)")
-    bypass = node(
-        "LoraLoaderBypassModelOnly", model=graphs.MODEL, lora_name="bypassed.safetensors", strength_model=1.0
-    )
-    error = comfy.run(graphs.demo(bypass=bypass, **trained(["bypass", 0]))).error
+    lora = {"model": graphs.MODEL, "lora_name": "bypassed.safetensors", "strength_model": 20.0}
+    losses = []
+    for kind in ("LoraLoaderBypassModelOnly", "LoraLoaderModelOnly"):
+        made = done(comfy.run(graphs.demo(lora=node(kind, **lora), **trained(["lora", 0]))))
+        losses.append(json.loads(made.text("seen"))["loss"])
+    without = json.loads(bare.text("seen"))["loss"]
+    for bypassed, loaded, plain in zip(*losses, without, strict=True):
+        assert abs(bypassed - loaded) < abs(loaded - plain) / 5
+
+
+def test_a_model_with_another_packs_injections_is_refused_and_not_the_bare_one_from_the_cache(comfy: Server):
+    done(comfy.run(graphs.demo(**trained(graphs.MODEL))))
+    injected = node("NeighbourInjection", model=graphs.MODEL)
+    error = comfy.run(graphs.demo(injected=injected, **trained(["injected", 0]))).error
     assert "puts code of its own into this MODEL" in error and "\n" not in error
 
 

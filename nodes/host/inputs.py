@@ -38,10 +38,12 @@ def check_trainable(model: Any, clip: Any, vae: Any) -> None:
         raise ModelError(
             f"This SDXL takes {channels} channels (an inpainting or editing model); train on a plain SDXL checkpoint."
         )
-    if getattr(model, "injections", None):
+    # the host's own, bypassed LoRAs, are trained over
+    injections = [each for several in getattr(model, "injections", {}).values() for each in several]
+    if not all(each.inject.__module__.startswith("comfy.") for each in injections):
         raise ModelError(
-            "A node puts code of its own into this MODEL (such as Load LoRA (Bypass)), which training cannot use: take "
-            "MODEL from before that node, or load the LoRA with Load LoRA."
+            "A node of another pack puts code of its own into this MODEL, which training cannot tell from other code: "
+            "take MODEL from before that node."
         )
     check_clip(clip)
     encoder = getattr(vae, "first_stage_model", None)
