@@ -21,6 +21,7 @@ PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", "
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean and deviation of each colour
 CLIP: Statistics = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IMAGENET: Statistics = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+LEAST_CONTRAST = 0.02  # less is a picture of one colour
 LATENT_SCALE = 8  # pixels a latent cell, SDXL's VAE
 # labels name Chinese and Japanese characters, which Pillow's own font lacks
 LABEL_FONT = Path(__file__).parent / "fonts" / "ReCharCJK.otf"
@@ -150,6 +151,12 @@ def fit(image: Tensor, resolution: int) -> Tensor:
     if size != (height, width):
         image = F.interpolate(image.movedim(-1, 1), size, mode="bilinear", antialias=True).movedim(1, -1)
     return image.clamp(0, 1)
+
+
+def check_drawn(image: Tensor, what: str, advice: str) -> None:
+    """Raises ImageError if a picture (1, H, W, 3) in 0..1 is of one colour: a LoRA would learn nothing from it."""
+    if float((image.amax(dim=(1, 2)) - image.amin(dim=(1, 2))).max()) < LEAST_CONTRAST:
+        raise ImageError(f"{what} is of one colour; there is nothing to learn in it. {advice}")
 
 
 def to_pil(image: Tensor) -> Image:

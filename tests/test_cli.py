@@ -289,6 +289,14 @@ def test_a_base_that_is_not_sdxl_is_refused_by_name(tmp_path, capsys, index, wor
     assert not out.exists()
 
 
+def test_a_picture_of_one_colour_is_refused(tmp_path, capsys):
+    Image.new("RGB", (80, 80), "white").save(tmp_path / "white.png")
+    given = ["--model", str(tiny.MODEL), "--image", str(tmp_path / "white.png"), "--prompt", "A [v]"]
+    assert main(["train", *given, "--output", str(tmp_path / "x.safetensors")]) == 1
+    assert "'white.png' is of one colour; there is nothing to learn in it." in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["white.png"]
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -233,3 +233,17 @@ def test_a_patch_behind_apply_references_stays_out_of_the_hosts_cache(comfy: Ser
     assert not np.array_equal(seen[0.0], seen[0.5])
     again = done(comfy.run(graphs.demo(**nodes, **graphs.draw(["applied", 0], "bare"))))
     assert np.array_equal(again.images["bare"], without.images["bare"])
+
+
+def test_a_drawing_on_transparent_ground_is_not_trained_on_as_solid_black(comfy: Server):
+    """Load Image leaves the transparency out of IMAGE; Join Image with Alpha puts it back."""
+    pixels = np.zeros((96, 96, 4), np.uint8)
+    pixels[24:72, 40:56, 3] = 255
+    load = node("LoadImage", image=comfy.upload("transparent.png", pixels))
+    train = {**trained(graphs.MODEL), "loaded": load}
+    train["train"]["inputs"]["image"] = ["loaded", 0]
+    error = comfy.run(graphs.demo(**train)).error
+    assert "Picture 1 is of one colour" in error and "Join Image with Alpha" in error
+    joined = node("JoinImageWithAlpha", image=["loaded", 0], alpha=["loaded", 1])
+    train["train"]["inputs"]["image"] = ["joined", 0]
+    done(comfy.run(graphs.demo(**train, joined=joined)))

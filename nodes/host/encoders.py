@@ -10,11 +10,16 @@ from torch import Tensor
 
 from ...rechar_core.device import or_on_cpu
 from ...rechar_core.errors import ImageError
-from ...rechar_core.images import fit, rgb
+from ...rechar_core.images import check_drawn, fit, rgb
 from ...rechar_core.training.denoiser import Conditioning, LatentMoments
 from ...rechar_core.training.progress import watched
 from .progress import Progress
 from .weights import own_weights
+
+_TRANSPARENT = (
+    "If it is a drawing on transparent ground, connect image and mask of Load Image to Join Image with Alpha, and that "
+    "to image."
+)
 
 
 def encode_prompt(clip: Any, prompt: str, resolution: int, progress: Progress | None = None) -> Conditioning:
@@ -38,11 +43,14 @@ def encode_pictures(
     copies of its weights. The host has rounded them to 16 bits on most cards, unless it was started with --fp32-vae.
     If the card's memory does not suffice, the CPU computes the same, slowly.
     progress: shows each layer, as a part of its next part, and may cancel.
-    Raises ImageError if there is no picture.
+    Raises ImageError if there is no picture, or one of a single colour.
     """
     if not len(images):
         raise ImageError("The batch of pictures is empty; connect at least one picture.")
-    pictures = [(fit(rgb(image[None]), resolution) * 2 - 1).movedim(-1, 1) for image in images]
+    fitted = [fit(rgb(image[None]), resolution) for image in images]
+    for number, image in enumerate(fitted, 1):
+        check_drawn(image, f"Picture {number}", _TRANSPARENT)
+    pictures = [(image * 2 - 1).movedim(-1, 1) for image in fitted]
     encoder, quant_conv = vae.first_stage_model.encoder, vae.first_stage_model.quant_conv
     moments: list[LatentMoments] = []
 

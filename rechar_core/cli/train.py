@@ -21,7 +21,7 @@ from ..backend.pipeline import cast, encode_picture, encode_prompt, load, weight
 from ..backend.processes import processes, say, shown
 from ..device import empty_cache, float_named, forget_peak, free_memory, in_ram, or_on_cpu, peak_memory
 from ..errors import RecipeError
-from ..images import fit, jpeg, list_pictures, read
+from ..images import check_drawn, fit, jpeg, list_pictures, read
 from ..lora import files
 from ..lora.blora import BLora
 from ..lora.fusion import applied, fuse
@@ -116,8 +116,12 @@ def load_base(job: TrainJob) -> StableDiffusionXLPipeline:
 
 
 def read_pictures(job: TrainJob) -> list[Tensor]:
-    """The job's pictures, each IMAGE (1, H, W, 3)."""
-    return [fit(read(path), job.recipe.resolution) for path in list_pictures(job.image)]
+    """The job's pictures, each IMAGE (1, H, W, 3). Raises ImageError."""
+    pictures = []
+    for path in list_pictures(job.image):
+        pictures.append(fit(read(path), job.recipe.resolution))
+        check_drawn(pictures[-1], f"'{path.name}'", "Is it the right file?")
+    return pictures
 
 
 def train_on(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..errors import ImageError, check_choice
-from ..images import grey, rgb
+from ..images import LEAST_CONTRAST, grey, rgb
 from .seals import seal_mask
 
 if TYPE_CHECKING:
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 INVERTS = ("auto", "off", "on")
 SEALS = ("remove", "keep")
-LEAST_CONTRAST = 0.02  # of the greys; less is a picture of one colour
 _LEAST_SIDE_WITH_GRAIN = 64
 _SHADOW = 0.85  # of the brightest paper; where paper is darker there is a shadow
 _FITTED = 64  # the paper's surface is fitted to about this many squared pixels

@@ -43,7 +43,8 @@ def otsu_masks(picture: Array) -> tuple[Array, Array]:
     import numpy as np
     import torch
 
-    from ..glyph.picture import LEAST_CONTRAST, otsu
+    from ..glyph.picture import otsu
+    from ..images import LEAST_CONTRAST
 
     shade = grey(picture)
     if float(np.ptp(shade)) < LEAST_CONTRAST:
