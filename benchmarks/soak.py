@@ -209,7 +209,7 @@ def grown(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 def unwanted(log: str) -> list[str]:
     """The last lines of the log's tracebacks that are of no error of ours and of no cancelled prompt."""
     ends = re.findall(r"Traceback \(most recent call last\):\n(?:[ \t].*\n|\n)*(\S.*)", log)
-    wanted = re.compile(r"\S*(rechar_core\.\w*\.?\w*Error:|InterruptProcessingException)")
+    wanted = re.compile(r"\S*(rechar_core(\.\w+)*\.\w+Error:|InterruptProcessingException)")
     return [f"traceback: {end[:200]}" for end in dict.fromkeys(ends) if not wanted.match(end)]
 
 

@@ -1,6 +1,7 @@
 """Faults that nobody chose: put one into a copy of the code, run the tests nearest to it, and see whether they notice.
 
     python tests/mutants.py --count 120 --seed 1 --out mutants.json [--part 0/2]
+    python tests/mutants.py --table mutants.json more.json     the results as the table of docs/testing.md
 
 Each fault is one of: a comparison turned, a constant or an index moved by one, a sign or an operator changed, a
 condition negated, two arguments swapped, a call's statement dropped. They are drawn evenly over rechar_core and
@@ -171,15 +172,33 @@ def killer(copy_of: Path, file: str) -> str:
     return named[1] if named else "the tests do not start"
 
 
+def table(results: list[Path]) -> Iterator[str]:
+    """The lines of a Markdown table of what each fault was and which test noticed it."""
+    known = {
+        name: each for file in results for name, each in json.loads(file.read_text(encoding="utf-8")).items()
+    }
+    killed = sum(bool(each["killed by"]) for each in known.values())
+    yield f"{killed} of {len(known)} were noticed.\n"
+    yield "| file | fault | noticed by |"
+    yield "|---|---|---|"
+    for name, each in sorted(known.items()):
+        fault, test = (each[key].replace("|", "\\|") for key in ("fault", "killed by"))
+        yield f"| `{name.rpartition(':')[0]}` | {fault} | {f'`{test}`' if test else '**nothing**'} |"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--count", type=int, default=120)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("mutants.json"))
+    parser.add_argument("--table", type=Path, nargs="+", help="print these results and run nothing")
     parser.add_argument("--part", default="0/1", help="K/N: every N-th fault from number K")
     options = parser.parse_args()
+    if options.table:
+        print("\n".join(table(options.table)))
+        return 0
     known = json.loads(options.out.read_text(encoding="utf-8")) if options.out.is_file() else {}
     first, step = map(int, options.part.split("/"))
     with tempfile.TemporaryDirectory() as folder:
