@@ -163,3 +163,11 @@ def test_list_pictures(tmp_path):
 def test_to_pil_round_trip():
     picture = torch.randint(0, 256, (5, 7, 3)) / 255
     assert torch.equal(images.to_tensor(images.to_pil(picture))[0], picture)
+
+
+def test_the_statistics_of_encoders_are_those_of_transformers():
+    from transformers import image_utils
+
+    clip = image_utils.OPENAI_CLIP_MEAN, image_utils.OPENAI_CLIP_STD
+    imagenet = image_utils.IMAGENET_DEFAULT_MEAN, image_utils.IMAGENET_DEFAULT_STD
+    assert tuple(map(tuple, clip)) == images.CLIP and tuple(map(tuple, imagenet)) == images.IMAGENET

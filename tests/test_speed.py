@@ -488,6 +488,8 @@ def test_x0_loss_and_min_snr_are_their_definitions(pipe):
     for prediction, guess in clean.items():
         question = objective.NoisedBatch(noisy, None, objective.target(prediction, x0, noise, kept), abar)
         squares = (guess - x0).pow(2).mean((1, 2, 3))
+        assert torch.allclose(objective.denoised(prediction, answer, question), guess)
+        assert torch.allclose(objective.denoised(prediction, question.target, question), x0)
         as_x0 = objective.loss_weights(prediction, abar, "x0", 0)
         difference = (answer - question.target).pow(2).mean((1, 2, 3))
         assert torch.allclose(difference * as_x0, squares)
