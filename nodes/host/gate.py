@@ -29,14 +29,18 @@ def gate(node: Any, schema: Any) -> None:
 
     @wraps(execute)
     def checked(cls: Any, **inputs: Any) -> Any:
-        from .progress import Progress
-
         for name, taken in given.items():
             if inputs.get(name) is not None:
-                inputs[name] = taken(inputs[name], name, Progress(1).say)
+                inputs[name] = taken(inputs[name], name, _say)
         return execute(cls, **inputs)
 
     node.execute = classmethod(checked)
+
+
+def _say(text: str) -> None:
+    from .progress import Progress
+
+    Progress(1).say(text)
 
 
 def picture(value: Any, name: str, say: Say) -> Tensor:
