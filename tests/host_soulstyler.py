@@ -59,13 +59,14 @@ def main():
     about["segmenter"] = sorted(models & {"clipseg", "grounding_dino", "sam2"})
     states = state()
     search = {"threshold": 0.05, "grow": 0, "feather": 0, "on_empty": "error"}
-    about["found"] = bool(found["SoulstylerMask"].execute(image, seg, "car", **search)[1])
+    named = {"image": image, "segmenter": seg, "object_name": "car"}
+    about["found"] = bool(found["SoulstylerMask"].execute(**named, **search)[1])
     guide = found["SoulstylerLoadGuide"].execute("clip-vit-base-patch32", "vgg19.safetensors")[0]
     recipe = {"t": 0.7, "steps": 2, "learning_rate": 5e-4, "crops": 4, "crop_size": 16, "resolution": 48}
-    found["SoulstylerOptimise"].execute(guide, image, mask, "cubism", True, seed=1, **recipe)
-    found["SoulstylerSweep"].execute(
-        guide, image, mask, "cubism", "0, 1", t=0.7, steps=1, crops=4, resolution=48
-    )
+    wires = {"guide": guide, "image": image, "mask": mask}
+    found["SoulstylerOptimise"].execute(**wires, style_text="cubism", keep_outside=True, seed=1, **recipe)
+    few = {"t": 0.7, "steps": 1, "crops": 4, "resolution": 48}
+    found["SoulstylerSweep"].execute(**wires, styles="cubism", seeds="0, 1", **few)
     about["generators"] = state() == states
     print(json.dumps(about))
 
