@@ -22,7 +22,8 @@ _BYTES = 255
 def gate(node: Any, schema: Any) -> None:
     """Makes `execute` of a node class get each IMAGE from `picture` and each MASK from `mask`."""
     gates = {"IMAGE": picture, "MASK": mask}
-    given = {each.id: gates[kind] for each in schema.inputs if (kind := each.get_io_type()) in gates}
+    inputs = schema.inputs or ()  # None in the oldest hosts
+    given = {each.id: gates[kind] for each in inputs if (kind := each.get_io_type()) in gates}
     if not given:
         return
     execute = node.execute.__func__
