@@ -298,8 +298,14 @@ def encoded(model, vae):
 
 def prompted(clip):
     """What the UNet is told of size and place, and which parts of the prompt's encoding are kept."""
-    made = part("nodes.host.encoders").encode_prompt(clip, "A [v]", 256)
-    context, pooled = clip.encode_from_tokens(clip.tokenize("A [v]"), return_pooled=True)
+    text = r"A (red:1.1) [v] \(x\) ((very)) \ painting"
+    made = part("nodes.host.encoders").encode_prompt(clip, text, 256)
+    tokens = clip.tokenize("")  # then transformers' own tokens in it, each of weight 1
+    for key, (chunk,) in tokens.items():
+        words = getattr(clip.tokenizer, f"clip_{key}").tokenizer(text)["input_ids"][1:-1]
+        given = [chunk[0], *((word, 1.0) for word in words), chunk[1]]
+        tokens[key] = [[*given, *[chunk[-1]] * (len(chunk) - len(given))]]
+    context, pooled = clip.encode_from_tokens(tokens, return_pooled=True)
     return {
         "ids": made.time_ids.tolist(),
         "same": torch.equal(made.context, context) and torch.equal(made.pooled, pooled),

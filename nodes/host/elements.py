@@ -46,7 +46,7 @@ def _tokens(clip: Any, words: tuple[PromptToken, ...]) -> tuple[Tokens, list[int
     the padding depend on all words, so they are dropped too.
     """
     empty = clip.tokenize("")
-    per_word = [clip.tokenize(_escaped(w.text), return_word_ids=True) for w in words]
+    per_word = [clip.tokenize(literal(w.text), return_word_ids=True) for w in words]
     tokens: Tokens = {key: [] for key in empty}
     rows: list[int] = [0]
     for key, chunks in empty.items():
@@ -61,5 +61,6 @@ def _tokens(clip: Any, words: tuple[PromptToken, ...]) -> tuple[Tokens, list[int
     return tokens, rows
 
 
-def _escaped(text: str) -> str:
+def literal(text: str) -> str:
+    """The text as the host's tokenizer must get it so that its parentheses are words, not weights."""
     return text.replace("(", "\\(").replace(")", "\\)")
