@@ -262,10 +262,10 @@ class ReCharGlyphFromImage(io.ComfyNode):
         cls, image: Tensor, width: int, height: int, threshold_mode: str, threshold: float, **ink: Any
     ) -> io.NodeOutput:
         from ..rechar_core.glyph import colour, from_picture, paint
-        from .host.progress import Progress
+        from .host.progress import say
 
         level = threshold if threshold_mode == "manual" else None
-        mask = from_picture(image, (height, width), threshold=level, say=Progress(1).say, **ink)
+        mask = from_picture(image, (height, width), threshold=level, say=say, **ink)
         return io.NodeOutput(paint(mask, colour("#000000"), colour("#ffffff")), mask)
 
 

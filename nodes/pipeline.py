@@ -109,7 +109,6 @@ class ReCharPipeline(io.ComfyNode):
         adapters: IPAdapters | None = None,
         control_net: Any = None,
     ) -> io.NodeOutput:
-        from ..rechar_core.images import batch_of
         from ..rechar_core.synthesis.modes import mode_named
         from ..rechar_core.synthesis.passes import Passes
         from .host.loras import as_blora
@@ -121,7 +120,7 @@ class ReCharPipeline(io.ComfyNode):
         texts: dict[str, Any] = {"elements": elements, "template": template, "style_template": style_prompt}
         references: dict[str, Any] = {"style_image": style_image}
         references |= {"structure": as_blora(structure), "style": as_blora(style)}
-        passes = Passes(renderer, glyph[:1], batch_of(glyph_mask)[:1], mode, seed, **texts, **references)
+        passes = Passes(renderer, glyph[:1], glyph_mask[:1], mode, seed, **texts, **references)
         first = {"glyph": f"the first of {len(glyph)}"} if len(glyph) > 1 else {}
         return io.NodeOutput(*passes.run(progress.show), mode.settings(seed=seed, **texts, **first))
 

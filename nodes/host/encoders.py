@@ -14,7 +14,7 @@ from ...rechar_core.images import check_drawn, fit, rgb
 from ...rechar_core.training.denoiser import Conditioning, LatentMoments
 from ...rechar_core.training.progress import watched
 from .elements import literal
-from .progress import Progress
+from .progress import Progress, say
 from .weights import own_weights
 
 _TRANSPARENT = (
@@ -23,15 +23,15 @@ _TRANSPARENT = (
 )
 
 
-def encode_prompt(clip: Any, prompt: str, resolution: int, progress: Progress | None = None) -> Conditioning:
+def encode_prompt(clip: Any, prompt: str, resolution: int) -> Conditioning:
     """The conditioning of one prompt at `resolution` squared, as the reference: (R, R, 0, 0, R, R).
 
     The prompt is taken word for word, as by Element Prompt and the command line: its parentheses are no weights. Of a
-    CLIP with hooks on a schedule it is the first part's, which `progress` says.
+    CLIP with hooks on a schedule it is the first part's, which is said on the node.
     """
     (context, options), *later = clip.encode_from_tokens_scheduled(clip.tokenize(literal(prompt)))
-    if later and progress:
-        progress.say("CLIP has a schedule: only its first part is used in training.")
+    if later:
+        say("CLIP has a schedule: only its first part is used in training.")
     side = float(resolution)
     return Conditioning(context, options["pooled_output"], torch.tensor([[side, side, 0, 0, side, side]]))
 

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
+from .progress import say
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -32,16 +34,10 @@ def gate(node: Any, schema: Any) -> None:
     def checked(cls: Any, **inputs: Any) -> Any:
         for name, taken in given.items():
             if inputs.get(name) is not None:
-                inputs[name] = taken(inputs[name], name, _say)
+                inputs[name] = taken(inputs[name], name, say)
         return execute(cls, **inputs)
 
     node.execute = classmethod(checked)
-
-
-def _say(text: str) -> None:
-    from .progress import Progress
-
-    Progress(1).say(text)
 
 
 def picture(value: Any, name: str, say: Say) -> Tensor:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from ...rechar_core.errors import RecipeError
-from ...rechar_core.images import batch_of
 from ...rechar_core.lora.blocks import STRUCTURE
 from ...rechar_core.lora.blora import BLora
 from ...rechar_core.synthesis.lettering import (
@@ -48,7 +47,7 @@ class Lettering:
     @property
     def parts(self) -> int:
         """The number of pictures to generate or pass on, three for each character."""
-        return _PASSES * len(batch_of(self.characters))
+        return _PASSES * len(self.characters)
 
     def draw(
         self, renderer: HostRenderer, mode: PipelineConfig, seed: int, matte: str, **common: Any
@@ -57,7 +56,7 @@ class Lettering:
 
         matte: see `lettering.mattes_of`. common: the fields of Passes that are the same for all characters.
         """
-        characters = batch_of(self.characters)
+        characters = self.characters
         masks, places = cells(characters, self.side, self.margin)
         recipe = self._recipe(renderer, mode)
         statistics, pictures, style, progress = SharedStyle(), [], None, renderer.progress

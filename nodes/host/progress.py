@@ -15,6 +15,20 @@ def throw_if_cancelled() -> None:
     comfy.model_management.throw_exception_if_processing_interrupted()
 
 
+def say(text: str) -> None:
+    """Shows on the running node and in the log what is being done. Raises the host's interrupt if it was cancelled."""
+    import logging
+
+    from comfy_execution.utils import get_executing_context
+    from server import PromptServer
+
+    throw_if_cancelled()
+    logging.getLogger(__name__).info("ReChar: %s", text)
+    context, server = get_executing_context(), getattr(PromptServer, "instance", None)
+    if context and server:
+        server.send_progress_text(text, context.node_id)
+
+
 class Progress:
     """A node's progress bar of `total` parts. Each call raises the host's interrupt if the user cancelled."""
 
@@ -23,19 +37,6 @@ class Progress:
 
         self.total, self.done = total, 0
         self.bar = comfy.utils.ProgressBar(total)
-
-    def say(self, text: str) -> None:
-        """Shows on the node and in the log what is being done."""
-        import logging
-
-        from comfy_execution.utils import get_executing_context
-        from server import PromptServer
-
-        throw_if_cancelled()
-        logging.getLogger(__name__).info("ReChar: %s", text)
-        context, server = get_executing_context(), getattr(PromptServer, "instance", None)
-        if context and server:
-            server.send_progress_text(text, context.node_id)
 
     def show(self, step: int, preview: Image | None = None) -> None:
         """Step `step` of the total is done; a preview picture may go with it."""

@@ -11,7 +11,7 @@ from ...rechar_core.images import labelled_sheet, to_pil
 from ...rechar_core.lora.blora import BLora
 from ...rechar_core.lora.fusion import decimal_comma, fuse
 from .patch import patch_model
-from .progress import Progress
+from .progress import Progress, say
 
 
 def samplers_and_schedulers() -> tuple[list[str], list[str]]:
@@ -104,7 +104,7 @@ def alpha_grid(
     columns, rows = (columns if structure else [0.0]), (rows if style else [0.0])
     progress = Progress(len(columns) * len(rows))
     for sentence in filter(None, map(decimal_comma, (columns, rows))):
-        progress.say(sentence)
+        say(sentence)
     cells: list[list[tuple[str, Tensor]]] = []
     for style_alpha in rows:
         cells.append([])

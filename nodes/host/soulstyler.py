@@ -20,7 +20,7 @@ from ...rechar_core.soulstyler.segment import find as find_object
 from ...rechar_core.soulstyler.segmenters import ClipSeg, Grounded
 from ...rechar_core.soulstyler.stylise import Restyling, StyleRecipe
 from .folders import roots
-from .progress import Progress
+from .progress import Progress, say
 
 if TYPE_CHECKING:
     from ...rechar_core.soulstyler.grammar import Request
@@ -98,7 +98,7 @@ def warn_if_empty(mask: Tensor, on_empty: str) -> None:
     Raises ImageError if one would, and on_empty is "error".
     """
     if sentence := check_object(mask, on_empty):
-        Progress(1).say(sentence)
+        say(sentence)
 
 
 def restyle(guide: Guide, restylings: Sequence[Restyling], on_empty: str) -> list[float]:

@@ -29,7 +29,7 @@ from .denoiser import HostDenoiser, computed_in, ordinary, precision_of, trainab
 from .encoders import encode_pictures, encode_prompt
 from .folders import cache_folder
 from .inputs import check_trainable, not_trained
-from .progress import Progress, throw_if_cancelled
+from .progress import Progress, say, throw_if_cancelled
 from .weights import is_quantised
 
 _SETUP_PARTS = 3  # of the first progress bar: the prompt, the pictures, the UNet
@@ -58,7 +58,7 @@ def train(
     check_trainable(model, clip, vae)
     setup = Progress(_SETUP_PARTS)
     conditioning, moments = _encoded(model, clip, vae, images, recipe, setup)
-    setup.say("Loading the UNet")
+    say("Loading the UNet")
     recipe = replace(recipe, precision=precision_of(model))  # the MODEL's, not the user's
     try:
         with trainable(model, throw_if_cancelled) as denoiser:
@@ -87,11 +87,11 @@ def _encoded(
 ) -> tuple[Conditioning, list[LatentMoments]]:
     """The prompt and the pictures, as the first two parts of the set-up."""
     if sentence := not_trained(model):
-        setup.say(sentence)
-    setup.say("Encoding the prompt")
-    conditioning = encode_prompt(clip, recipe.prompt, recipe.resolution, setup)
+        say(sentence)
+    say("Encoding the prompt")
+    conditioning = encode_prompt(clip, recipe.prompt, recipe.resolution)
     setup.show(1)
-    setup.say("Encoding the pictures")
+    say("Encoding the pictures")
     scale = model.model.latent_format.scale_factor
     moments = encode_pictures(vae, images, recipe.resolution, scale, setup)
     setup.show(2)
